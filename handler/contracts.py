@@ -1,0 +1,422 @@
+"""What callers send and get: frozen values, tagged by `operation`. `parse` is the door; nothing behind it checks again.
+
+Knows no model: whether a prompt fits its context is told where the tokens are counted.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from handler.errors import InvalidRequest
+
+
+class Contract(BaseModel):
+    """Nothing unknown is let in, nothing is coerced, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _stop_strings(value: object) -> object:
+    return (value,) if isinstance(value, str) else _as_tuple(value)
+
+
+#: what the worker applies to a field that was not sent, unless `sampling_defaults` says `model`
+WORKER_DEFAULTS: Mapping[str, float | int] = {"temperature": 0.7, "top_p": 0.9}
+#: what does nothing; the ground both defaults stand on
+NEUTRAL: Mapping[str, float | int] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+#: completion tokens where `max_tokens` was not sent (fewer where the context ends before)
+DEFAULT_MAX_TOKENS: Mapping[str, int] = {"chat": 512, "generate": 512, "enhance": 200}
+
+
+def _unicode(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("unicode", "holds a lone surrogate, which is no character") from None
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("blank", "must hold more than white space")
+    return value
+
+
+def _echo(value: JsonValue) -> JsonValue:
+    try:
+        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    except (ValueError, RecursionError):
+        raise PydanticCustomError("echo", "cannot be passed back: not JSON, or nested too deeply") from None
+    if size > MAX_ECHO_BYTES:
+        raise PydanticCustomError(
+            "echo", "is too large to be passed back: {limit} bytes at most", {"limit": MAX_ECHO_BYTES}
+        )
+    return value
+
+
+#: bytes of JSON that a field which is only passed back may have
+MAX_ECHO_BYTES = 65_536
+
+Text = Annotated[str, AfterValidator(_unicode)]
+NonBlank = Annotated[Text, AfterValidator(_not_blank)]
+#: JSON of the caller's, passed back untouched
+Echo = Annotated[JsonValue, AfterValidator(_echo)]
+StopString = Annotated[Text, Field(min_length=1, max_length=200)]
+
+
+class Message(Contract):
+    """One turn, exactly as the model reads it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text = Field(description="Text; control tokens typed in it stay text. May be empty.")
+
+
+Messages = Annotated[tuple[Message, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=10_000)]
+
+
+class TextRequest(Contract):
+    """What chat, generate and enhance share: how tokens are drawn and how the request runs."""
+
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="Completion tokens, at most.", examples=[256])
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.", examples=[0.7])
+    top_p: float | None = Field(None, gt=0, le=1, description="1 is off.", examples=[0.9])
+    top_k: int | None = Field(None, ge=0, le=1_000_000, description="0 is off.", examples=[20])
+    min_p: float | None = Field(None, ge=0, le=1, description="0 is off.", examples=[0.05])
+    repetition_penalty: float | None = Field(None, gt=0, le=10, description="1 is off.", examples=[1.05])
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="0 is off.", examples=[0.5])
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="0 is off.", examples=[0.5])
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Same request and seed, same answer.", examples=[7])
+    stop: Annotated[tuple[StopString, ...], BeforeValidator(_stop_strings)] | None = Field(
+        None,
+        max_length=16,
+        description="A string or a list; the answer ends before the first that completes.",
+        examples=["\n\n"],
+    )
+    stream: bool = Field(False, description="Send the text as it comes; needs a worker with `STREAMING=true`.")
+    deadline_ms: int | None = Field(
+        None,
+        ge=1,
+        le=604_800_000,
+        description="Answer with what there is after this time, waiting included.",
+        examples=[20000],
+    )
+    dry_run: bool = Field(False, description="Answer what the model would read, without running it.")
+    sampling_defaults: Literal["worker", "model"] = Field(
+        "worker",
+        description="Where values that were not sent come from: the worker's, or the model's generation_config.",
+    )
+
+
+class Turn(Contract):
+    """One turn of a conversation as chat applications store it."""
+
+    sender: Literal["user", "assistant"]
+    content: Text
+    created_at: Text | None = Field(None, description="Passed back untouched.", examples=["2026-11-20T12:00:00+00:00"])
+
+
+class ChatRequest(TextRequest):
+    """A conversation to continue: `messages`, or `message` with what belongs to it."""
+
+    operation: Literal["chat"]
+    messages: Messages | None = Field(
+        None, description="The whole conversation.", examples=[[{"role": "user", "content": "hi"}]]
+    )
+    message: NonBlank | None = Field(None, description="The new turn of the user.", examples=["hi"])
+    system_prompt: Text | None = Field(
+        None, description="With `message`: the system turn.", examples=["Answer in verse."]
+    )
+    conversation_history: Annotated[tuple[Turn, ...], BeforeValidator(_as_tuple)] | None = Field(
+        None, max_length=10_000, description="With `message`: the turns before it, oldest first."
+    )
+    conversation_id: Echo = Field(None, description="Passed back untouched.", examples=["c-1"])
+    context_type: Echo = Field(None, description="Passed back untouched.", examples=["support"])
+    project_id: Echo = Field(None, description="Passed back untouched.", examples=["p-1"])
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "ChatRequest":
+        _exactly_one(self, "messages", "message")
+        if self.messages is not None:
+            _none_of(self, "messages", "system_prompt", "conversation_history")
+            _ends_with_a_question(self.messages)
+        return self
+
+
+class GenerateRequest(TextRequest):
+    """Text to continue: `messages` through the model's template, or a raw `prompt` without one."""
+
+    operation: Literal["generate"]
+    messages: Messages | None = Field(
+        None, description="Rendered by the template.", examples=[[{"role": "user", "content": "hi"}]]
+    )
+    prompt: Text | None = Field(
+        None, min_length=1, description="Read by the model as it stands.", examples=["Once upon a time"]
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "GenerateRequest":
+        _exactly_one(self, "messages", "prompt")
+        if self.messages is not None:
+            _ends_with_a_question(self.messages)
+        return self
+
+
+class EnhanceRequest(TextRequest):
+    """A short prompt to rewrite: `messages`, or `prompt` with `system_prompt`, or `prompt` with an entry of a pack."""
+
+    operation: Literal["enhance"]
+    messages: Messages | None = Field(
+        None, description="Run as sent; the last user turn counts as the original prompt."
+    )
+    prompt: NonBlank | None = Field(None, description="The user's prompt.", examples=["a fox in the snow"])
+    system_prompt: Text | None = Field(
+        None, description="With `prompt`: the system turn, as sent.", examples=["Rewrite for SDXL."]
+    )
+    context: Annotated[dict[str, JsonValue], AfterValidator(_echo)] | None = Field(
+        None, description="Passed back untouched.", examples=[{"scene": 3}]
+    )
+    job_type: Text | None = Field(
+        None, description="With `prompt`: names an entry of a pack.", examples=["sdxl_image_fast"]
+    )
+    target_model: Text | None = Field(None, description="With `prompt`: names entries of a pack.", examples=["sdxl"])
+    quality: Literal["fast", "high"] | None = Field(
+        None, description="With `job_type` or `target_model`.", examples=["fast"]
+    )
+    enhancement_type: Echo = Field(None, description="Passed back untouched.", examples=["image"])
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "EnhanceRequest":
+        _exactly_one(self, "messages", "prompt")
+        pack_fields = ("job_type", "target_model", "quality")
+        if self.messages is not None:
+            _none_of(self, "messages", "system_prompt", *pack_fields)
+            _ends_with_a_question(self.messages)
+        elif self.system_prompt is not None:
+            _none_of(self, "system_prompt", *pack_fields)
+        elif self.job_type is None and self.target_model is None:
+            raise InvalidRequest(
+                "prompt comes with system_prompt, or with job_type or target_model", field="system_prompt"
+            )
+        return self
+
+
+Section = Literal["worker", "model", "health", "memory", "enhancement", "startup"]
+SECTIONS: tuple[Section, ...] = ("worker", "model", "health", "memory", "enhancement", "startup")
+
+
+class InfoRequest(Contract):
+    """A look at the worker; waits for no other job."""
+
+    operation: Literal["info"]
+    sections: Annotated[tuple[Section, ...], BeforeValidator(_as_tuple)] | None = Field(
+        None,
+        min_length=1,
+        description="What to tell; all of it where this is not sent.",
+        examples=[["worker", "model"]],
+    )
+
+
+Request = ChatRequest | GenerateRequest | EnhanceRequest | InfoRequest
+#: the requests that run the model
+Generation = ChatRequest | GenerateRequest | EnhanceRequest
+
+REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="operation")])
+
+
+def parse(payload: object) -> Request:
+    """Turn a job's `input` into one request.
+
+    Raises:
+        InvalidRequest: naming the field at fault.
+    """
+    if not isinstance(payload, dict):
+        raise InvalidRequest("a job's input is a JSON object", field="input")
+    try:
+        return REQUEST.validate_python(payload)
+    except ValidationError as error:
+        raise _refusal(error) from None
+    except RecursionError:
+        raise InvalidRequest("nested too deeply", field="input") from None
+
+
+def _refusal(error: ValidationError) -> InvalidRequest:
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    first = errors[0]
+    if first["type"].startswith("union_tag"):
+        return InvalidRequest("operation is one of chat, generate, enhance, info", field="operation")
+    path = ".".join(str(part)[:100] for part in first["loc"][1:]) or "input"
+    told = "unknown field" if first["type"] == "extra_forbidden" else first["msg"]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return InvalidRequest(f"{path}: {told}{more}", field=path)
+
+
+def _exactly_one(request: Contract, one: str, other: str) -> None:
+    given = [name for name in (one, other) if getattr(request, name) is not None]
+    if len(given) == 2:
+        raise InvalidRequest(f"send {one} or {other}, not both", field=other)
+    if not given:
+        raise InvalidRequest(f"send {one} or {other}", field=one)
+
+
+def _none_of(request: Contract, given: str, *names: str) -> None:
+    for name in names:
+        if getattr(request, name) is not None:
+            raise InvalidRequest(f"{name} does not go with {given}", field=name)
+
+
+def _ends_with_a_question(messages: tuple[Message, ...]) -> None:
+    if messages[-1].role == "assistant":
+        raise InvalidRequest(
+            "the last message has the role assistant: there is nothing to answer",
+            field=f"messages.{len(messages) - 1}.role",
+        )
+
+
+class Usage(Contract):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int = Field(description="Prompt tokens that were already in the KV cache.")
+
+
+class Sampling(Contract):
+    """How tokens were drawn, every field as it was applied."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+    stop: tuple[str, ...]
+
+
+class Timing(Contract):
+    """Milliseconds in the engine."""
+
+    queue_ms: float = Field(description="Until the first step of this request began.")
+    ttft_ms: float | None = Field(description="Until its first token.")
+    total_ms: float = Field(description="Until its end.")
+    tokens_per_second: float | None = Field(description="Completion tokens over the time after the queue.")
+
+
+class ModelFacts(Contract):
+    """Which model answered."""
+
+    name: str
+    revision: str | None
+    dtype: str
+    max_model_len: int
+
+
+class Reply(Contract):
+    """What every reply has."""
+
+    success: Literal[True] = True
+
+
+class TextReply(Reply):
+    """The tail of every reply that ran the model."""
+
+    finish_reason: Literal["stop", "length", "deadline", "cancelled"]
+    usage: Usage
+    sampling: Sampling
+    model_info: ModelFacts
+    timing: Timing
+    processing_time: float = Field(description="Seconds in the worker, from job to reply.")
+
+
+class ChatReply(TextReply):
+    """The answer to a chat."""
+
+    response: str
+    system_prompt_used: str | None = Field(description="The system turn as sent; null where none was.")
+    conversation_history: tuple[Turn, ...] | None = Field(description="With the two new turns; null for `messages`.")
+    conversation_id: JsonValue
+    context_type: JsonValue
+    project_id: JsonValue
+    message_id: str
+
+
+class GenerateReply(TextReply):
+    """The continued text."""
+
+    text: str
+
+
+class EnhanceReply(TextReply):
+    """The rewritten prompt."""
+
+    original_prompt: str
+    enhanced_prompt: str
+    enhancement_source: Literal["edge_function"]
+    cache_hit: bool
+    context: dict[str, JsonValue] | None
+    enhancement_type: JsonValue
+    generation_time: float = Field(description="Seconds in the engine.")
+
+
+class DryRunUsage(Contract):
+    """Token counts of a prompt that did not run."""
+
+    prompt_tokens: int
+
+
+class DryRunReply(Reply):
+    """What the model would have read."""
+
+    dry_run: Literal[True] = True
+    messages: tuple[Message, ...] | None = Field(description="As built; null for a raw prompt.")
+    rendered: str
+    token_ids: tuple[int, ...]
+    usage: DryRunUsage
+    sampling: Sampling
+    model_info: ModelFacts
+
+
+class InfoReply(Reply):
+    """The sections that were asked for, the others left out."""
+
+    worker: dict[str, Any] | None = None
+    model: dict[str, Any] | None = None
+    health: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    enhancement: dict[str, Any] | None = None
+    startup: dict[str, Any] | None = None
+
+
+def to_wire(reply: Reply) -> dict[str, Any]:
+    """A reply as JSON-ready values, its own fields before those that every reply has."""
+    wire: dict[str, Any] = reply.model_dump(mode="json", exclude_unset=isinstance(reply, InfoReply))
+    tail = {name: wire.pop(name) for name in TextReply.model_fields if name in wire}
+    return {"success": True, **wire, **tail}

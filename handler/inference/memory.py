@@ -1,0 +1,36 @@
+"""What memory there is, on the host and on the device; read, never reserved."""
+
+import resource
+from pathlib import Path
+
+import torch
+
+
+def read() -> dict[str, int | None]:
+    """Bytes. Device figures are None without a GPU, `host_available` where the kernel does not tell."""
+    cuda = torch.cuda.is_available()
+    free, total = torch.cuda.mem_get_info() if cuda else (None, None)
+    return {
+        "rss": _resident(),
+        "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "host_available": _host_available(),
+        "device_total": total,
+        "device_free": free,
+        "device_allocated": torch.cuda.memory_allocated() if cuda else None,
+        "device_reserved": torch.cuda.memory_reserved() if cuda else None,
+    }
+
+
+def _resident() -> int | None:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return None
+
+
+def _host_available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

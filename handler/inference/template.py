@@ -1,0 +1,175 @@
+"""Messages to token ids: exactly, and only, what was sent.
+
+The checkpoint's own chat template decides the frame around the contents, and nothing else enters: no default system
+prompt, and no control token out of a caller's text. Knows no request; runs on any thread.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel
+from transformers import PreTrainedTokenizerFast
+
+from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
+from handler.inference.engine import Prompt
+
+
+class Turn(NamedTuple):
+    """One message: who speaks, and the text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt as text, for people, and as the token ids that the model reads."""
+
+    text: str
+    prompt: Prompt
+
+
+class Template:
+    """The tokenizer and chat template of one checkpoint.
+
+    Raises:
+        StartError: the checkpoint has no chat template of the ChatML kind, or no byte-level tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        if not tokenizer.chat_template:
+            raise StartError("the model's tokenizer has no chat template; an instruct model is needed")
+        backend: Tokenizer = tokenizer.backend_tokenizer
+        if not isinstance(backend.decoder, ByteLevel):
+            raise StartError(
+                "the model's tokenizer is not byte-level BPE as Qwen's; this worker serves Qwen2, 2.5 and 3"
+            )
+        self._tokenizer = tokenizer
+        self._backend = backend
+        self._plain = _without_added_tokens(backend)
+        added = backend.get_added_tokens_decoder()
+        self._added_bytes = {id_: b"" if token.special else token.content.encode() for id_, token in added.items()}
+        self._control_ids = {token.content: id_ for id_, token in added.items()}
+        self._control = re.compile(
+            "|".join(re.escape(text) for text in sorted(self._control_ids, key=len, reverse=True))
+        )
+        self._known_bytes: dict[int, bytes] = {}
+        #: ids from this one on have no token, though the model's embedding may have rows for them
+        self.tokens_in_vocab = len(tokenizer)
+        self._longest_token = max(map(len, backend.get_vocab(with_added_tokens=False)))
+        self._frame = lru_cache(maxsize=256)(self._render_frame)
+        *_, self._turn_end = self._pieces(("system", "user"), answer=False)
+        if self._frame(("user",))[0] != "<|im_start|>user\n":
+            raise StartError("the model's chat template is not of the ChatML kind")
+
+    def chat(self, turns: Sequence[Turn], max_tokens: int) -> Rendered:
+        """Render turns, ending where the assistant's answer begins.
+
+        Raises:
+            ContextLengthExceeded: more than `max_tokens` prompt tokens.
+        """
+        frame = self._frame(tuple(turn.role for turn in turns))
+        contents = [*(turn.content for turn in turns), ""]
+        self._refuse_hopeless(sum(map(len, contents)), max_tokens)
+        text: list[str] = []
+        token_ids: list[int] = []
+        pending = ""
+        # Text runs from one control token of the frame to the next are encoded whole: white space that a caller's
+        # text begins with then merges with the frame's, as it does where the model's makers render the template.
+        for piece, content in zip(frame, contents, strict=True):
+            text += piece, content
+            position = 0
+            for control in self._control.finditer(piece):
+                token_ids += self._encode(pending + piece[position : control.start()])
+                token_ids.append(self._control_ids[control.group()])
+                pending, position = "", control.end()
+            pending += piece[position:] + content
+        token_ids += self._encode(pending)
+        return _rendered("".join(text), token_ids, max_tokens)
+
+    def raw(self, text: str, max_tokens: int) -> Rendered:
+        """Encode text without a template; control tokens typed in it stay text.
+
+        Raises:
+            ContextLengthExceeded: more than `max_tokens` prompt tokens.
+        """
+        self._refuse_hopeless(len(text), max_tokens)
+        return _rendered(text, self._encode(text), max_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a generated token adds to the answer: none for special tokens and for ids without a token."""
+        known = self._known_bytes.get(token_id)
+        if known is None:
+            known = self._known_bytes[token_id] = self._look_up_bytes(token_id)
+        return known
+
+    def _look_up_bytes(self, token_id: int) -> bytes:
+        if token_id in self._added_bytes:
+            return self._added_bytes[token_id]
+        token = self._backend.id_to_token(token_id)
+        return b"" if token is None else bytes(_BYTE_OF[character] for character in token)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids if text else []
+        return ids
+
+    def _refuse_hopeless(self, characters: int, max_tokens: int) -> None:
+        """A text too long whatever its tokens are is refused before time is spent on encoding it."""
+        # Twice the longest token: normalising to NFC can shorten a text, by less than half.
+        if characters > 2 * max_tokens * self._longest_token:
+            raise ContextLengthExceeded(
+                f"a prompt of {characters} characters cannot fit the {max_tokens} tokens there is room for"
+            )
+
+    def _render_frame(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+        """What the template puts around contents: a piece before each, and one after the last."""
+        if roles[0] == "system":
+            return self._pieces(roles, answer=True)
+        # Qwen2.5's template puts a system prompt of its own where none was sent. Render one of ours, and cut it off.
+        _, first, *rest = self._pieces(("system", *roles), answer=True)
+        return (first.removeprefix(self._turn_end), *rest)
+
+    def _pieces(self, roles: tuple[str, ...], answer: bool) -> tuple[str, ...]:
+        marks = [f"\ue000{index}\ue001" for index in range(len(roles))]
+        conversation = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        text = self._tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=answer, enable_thinking=False
+        )
+        pieces: list[str] = []
+        for mark in marks:
+            piece, found, text = str(text).partition(mark)
+            if not found:
+                raise InvalidRequest(
+                    f"the model's chat template does not render the roles {', '.join(roles)} in this order"
+                )
+            pieces.append(piece)
+        return (*pieces, str(text))
+
+
+def _rendered(text: str, token_ids: list[int], max_tokens: int) -> Rendered:
+    if len(token_ids) > max_tokens:
+        raise ContextLengthExceeded(f"the prompt has {len(token_ids)} tokens, and there is room for {max_tokens}")
+    return Rendered(text, Prompt(tuple(token_ids)))
+
+
+def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
+    """The same encoding, for which `<|im_end|>` and its like are ordinary characters."""
+    plain = Tokenizer(backend.model)
+    plain.normalizer = backend.normalizer
+    plain.pre_tokenizer = backend.pre_tokenizer
+    return plain
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's table: byte-level BPE writes each byte as a printable character (openai/gpt-2, encoder.py)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_of_character()

@@ -1,0 +1,53 @@
+"""What `info` tells: read from values at hand, waiting for no job and no step."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, assert_never
+
+from handler.contracts import SECTIONS, InfoReply, InfoRequest, Section
+from handler.inference import memory
+from handler.inference.engine import Engine, ModelInfo
+from handler.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """The worker's own facts, section by section."""
+
+    engine: Engine
+    model: ModelInfo
+    report: Report
+    #: the worker's version, its libraries' versions, its face: what does not change while it runs
+    worker: Mapping[str, object]
+
+    def reply(self, request: InfoRequest) -> InfoReply:
+        """The sections asked for, or all of them."""
+        return InfoReply.model_validate({name: self._section(name) for name in request.sections or SECTIONS})
+
+    def _section(self, name: Section) -> dict[str, Any]:
+        match name:
+            case "worker":
+                return {**self.worker, **self.report.counters()}
+            case "model":
+                stops = list(self.model.stop_token_ids)
+                defaults = dict(self.model.sampling_defaults)
+                max_model_len = self.engine.max_model_len
+                facts = {**asdict(self.model), "stop_token_ids": stops, "sampling_defaults": defaults}
+                return {**facts, "max_model_len": max_model_len}
+            case "health":
+                status = self.engine.status()
+                return {
+                    "alive": status.alive,
+                    "running": status.running,
+                    "waiting": status.waiting,
+                    "heartbeat_age_s": round(status.heartbeat_age_s, 3),
+                    "engine": dict(status.details),
+                }
+            case "memory":
+                return dict(memory.read())
+            case "enhancement":
+                return {"packs": []}
+            case "startup":
+                return self.report.startup()
+            case _:
+                assert_never(name)

@@ -1,0 +1,125 @@
+"""One job: a dict in, a dict (or chunks) out. The one boundary for errors and for cancelling."""
+
+import asyncio
+import json
+import logging
+import time
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from handler.contracts import Reply, TextReply, parse, to_wire
+from handler.errors import Internal, Unsupported, WorkerError
+from handler.operations import Operations
+from handler.report import JobRecord, Report
+
+Json = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """The two faces over the same line. RunPod tells them apart by the kind of function it is given.
+
+    `answer` returns one object. `stream` yields `{"index", "delta"}` chunks and then the whole reply, from which a
+    client can repair what it missed.
+    """
+
+    operations: Operations
+    report: Report
+    #: False where the worker serves `answer`: a request that asks to be streamed is then refused, not quietly folded
+    streaming: bool
+    clock: Callable[[], float] = time.monotonic
+
+    async def answer(self, job: Mapping[str, Any]) -> Json:
+        """The JSON face: fold the line to its reply."""
+        whole: Json = {}
+        async with aclosing(self._line(job)) as events:
+            async for event in events:
+                if not isinstance(event, str):
+                    whole = event
+        return whole
+
+    async def stream(self, job: Mapping[str, Any]) -> AsyncIterator[Json]:
+        """The streaming face: indexed chunks, then the reply. Text comes only where `stream` was asked for."""
+        line = self._line(job)
+        _close_when_task_ends(line)
+        index = 0
+        async for event in line:
+            if isinstance(event, str):
+                yield {"index": index, "delta": event}
+                index += 1
+            elif "error" in event:
+                # The SDK does not send a chunk that holds `error`; one that does not tells `/stream` why it ended.
+                yield {"index": index, "failure": json.loads(event["error"])}
+                yield event
+            else:
+                yield event
+
+    async def _line(self, job: Mapping[str, Any]) -> AsyncGenerator[str | Json, None]:
+        """Parse, run, and turn whatever comes into what RunPod may be given."""
+        started = self.clock()
+        job_id = str(job.get("id", ""))
+        record = JobRecord(job_id, None, "cancelled", 0)
+        try:
+            request = parse(job.get("input"))
+            record = replace(record, operation=request.operation)
+            wants_text = getattr(request, "stream", False)
+            if wants_text and not self.streaming:
+                raise Unsupported("this worker does not stream; it was started without STREAMING=true", field="stream")
+            async with aclosing(self.operations.run(request)) as events:
+                async for event in events:
+                    if isinstance(event, Reply):
+                        record = _with_reply(record, event)
+                        yield to_wire(event)
+                    elif wants_text:
+                        yield event
+        except WorkerError as error:
+            record = replace(record, outcome=error.code)
+            yield _failure(error)
+        except Exception as error:
+            # Where it broke, without the exception's own words: they may quote the caller.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("job %s failed on a defect: %s\n%s", job_id, type(error).__name__, frames)
+            record = replace(record, outcome=Internal.code)
+            yield _failure(Internal("the worker failed on a defect of its own; the log of this job tells more"))
+        finally:
+            self.report.job_done(replace(record, total_ms=round((self.clock() - started) * 1000, 2)))
+
+
+def _failure(error: WorkerError) -> Json:
+    """RunPod marks a job FAILED by a top-level `error`, and keeps it whole only as text."""
+    return {"error": json.dumps(error.to_wire())}
+
+
+def _with_reply(record: JobRecord, reply: Reply) -> JobRecord:
+    if not isinstance(reply, TextReply):
+        return replace(record, outcome="ok")
+    return replace(
+        record,
+        outcome="ok",
+        prompt_tokens=reply.usage.prompt_tokens,
+        completion_tokens=reply.usage.completion_tokens,
+        queue_ms=reply.timing.queue_ms,
+        ttft_ms=reply.timing.ttft_ms,
+        finish_reason=reply.finish_reason,
+    )
+
+
+def _close_when_task_ends(line: AsyncGenerator[Any, None]) -> None:
+    """Close the line with the task that consumes it.
+
+    A cancelled job's generator is left by the SDK where it stands, most often in a chunk's POST: no CancelledError,
+    no `finally`. The end of its task is the one sure sign.
+    """
+    task = asyncio.current_task()
+    if task is None:
+        return
+    closing: list[asyncio.Task[None]] = []  # the loop keeps only weak references to tasks
+
+    async def close() -> None:
+        await line.aclose()
+
+    task.add_done_callback(lambda ended: closing.append(ended.get_loop().create_task(close())))

@@ -1,0 +1,251 @@
+"""chat, generate, enhance and info: a request in, its text and then the reply out. Knows no job and no SDK."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from random import SystemRandom
+from typing import Any, assert_never
+from uuid import uuid4
+
+from handler import contracts
+from handler.contracts import (
+    ChatRequest,
+    EnhanceRequest,
+    GenerateRequest,
+    Generation,
+    InfoRequest,
+    Message,
+    Reply,
+    Request,
+)
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, NoPack
+from handler.inference.engine import Completion, Delta, Engine, Finish, ModelInfo, Prompt, Sampling
+from handler.inference.template import Rendered, Template, Turn
+from handler.info import Info
+
+
+def draw_seed() -> int:
+    """A seed for a request that brought none; below 2**53, so that it comes back whole through JavaScript."""
+    return SystemRandom().randrange(2**53)
+
+
+def utc_now() -> str:
+    """The time of a new turn, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """The four operations over one engine."""
+
+    engine: Engine
+    template: Template
+    model: ModelInfo
+    info: Info
+    clock: Callable[[], float] = time.monotonic
+    draw_seed: Callable[[], int] = draw_seed
+    now: Callable[[], str] = utc_now
+    new_id: Callable[[], str] = field(default=lambda: str(uuid4()))
+
+    async def run(self, request: Request) -> AsyncGenerator[str | Reply, None]:
+        """Yield the text as it comes, then the whole reply. Closing the iterator cancels the request.
+
+        Raises:
+            WorkerError: whatever the caller should read instead of a reply.
+        """
+        started = self.clock()
+        if isinstance(request, InfoRequest):
+            yield self.info.reply(request)
+            return
+        messages = _messages(request)
+        rendered, sampling = await self._prepare(request, messages)
+        if request.dry_run:
+            yield self._dry_run(messages, rendered, sampling)
+            return
+        deadline = None if request.deadline_ms is None else started + request.deadline_ms / 1000
+        completion = None
+        async for event in self._complete(rendered.prompt, sampling, deadline):
+            if isinstance(event, Completion):
+                completion = event
+            else:
+                yield event
+        if completion is None:
+            raise EngineFailed("the stream ended without a finish")
+        yield self._reply(request, messages, sampling, completion, self.clock() - started)
+
+    async def _prepare(self, request: Generation, messages: tuple[Message, ...]) -> tuple[Rendered, Sampling]:
+        """Render, encode and fit to the context, in a thread: a long prompt takes a while, other jobs go on."""
+        context = self.engine.max_model_len
+        room = context - (request.max_tokens or 1)
+        if room < 1:
+            raise ContextLengthExceeded(
+                f"max_tokens is {request.max_tokens}, and prompt and answer share a context of {context} tokens",
+                field="max_tokens",
+            )
+        encode: Callable[[], Rendered]
+        match request:
+            case GenerateRequest(prompt=str() as raw):
+                encode = partial(self.template.raw, raw, room)
+            case _:
+                encode = partial(self.template.chat, [Turn(turn.role, turn.content) for turn in messages], room)
+        try:
+            rendered = await asyncio.to_thread(encode)
+        except ContextLengthExceeded as error:
+            raise ContextLengthExceeded(error.message, field=_prompt_field(request)) from None
+        return rendered, self._sampling(request, context - len(rendered.prompt.token_ids))
+
+    def _sampling(self, request: Generation, room: int) -> Sampling:
+        """What the caller sent; what was not sent, from the defaults the caller chose; nothing from anywhere else."""
+        defaults = self.model.sampling_defaults if request.sampling_defaults == "model" else contracts.WORKER_DEFAULTS
+        values: dict[str, Any] = {**contracts.NEUTRAL, **defaults}
+        values |= {name: sent for name in contracts.NEUTRAL if (sent := getattr(request, name)) is not None}
+        return Sampling(
+            max_tokens=request.max_tokens or min(contracts.DEFAULT_MAX_TOKENS[request.operation], room),
+            seed=self.draw_seed() if request.seed is None else request.seed,
+            stop=request.stop or (),
+            **values,
+        )
+
+    async def _complete(
+        self, prompt: Prompt, sampling: Sampling, deadline: float | None
+    ) -> AsyncGenerator[str | Completion, None]:
+        """The engine's stream as text, then the whole of it."""
+        text: list[str] = []
+        token_ids: list[int] = []
+        stream = self.engine.stream(prompt, sampling, deadline=deadline)
+        try:
+            async for event in stream:
+                match event:
+                    case Delta():
+                        text.append(event.text)
+                        token_ids += event.token_ids
+                        if event.text:
+                            yield event.text
+                    case Finish():
+                        if event.reason == "deadline" and not token_ids:
+                            raise DeadlineExceeded("the deadline passed before the first token")
+                        yield Completion("".join(text), tuple(token_ids), event)
+                    case _:
+                        assert_never(event)
+        finally:
+            stream.cancel()
+
+    def _reply(
+        self,
+        request: Generation,
+        messages: tuple[Message, ...],
+        sampling: Sampling,
+        completion: Completion,
+        seconds: float,
+    ) -> Reply:
+        tail = self._tail(sampling, completion.finish, seconds)
+        match request:
+            case ChatRequest():
+                return self._chat_reply(request, messages, completion.text, tail)
+            case GenerateRequest():
+                return contracts.GenerateReply(text=completion.text, **tail)
+            case EnhanceRequest():
+                return contracts.EnhanceReply(
+                    original_prompt=_original_prompt(request),
+                    enhanced_prompt=completion.text,
+                    enhancement_source="edge_function",
+                    cache_hit=False,
+                    context=request.context,
+                    enhancement_type=request.enhancement_type,
+                    generation_time=round(completion.finish.timing.total_s, 4),
+                    **tail,
+                )
+            case _:
+                assert_never(request)
+
+    def _chat_reply(
+        self, request: ChatRequest, messages: tuple[Message, ...], text: str, tail: dict[str, Any]
+    ) -> contracts.ChatReply:
+        history = None
+        if request.message is not None:
+            asked = contracts.Turn(sender="user", content=request.message, created_at=self.now())
+            answered = contracts.Turn(sender="assistant", content=text, created_at=self.now())
+            history = (*(request.conversation_history or ()), asked, answered)
+        return contracts.ChatReply(
+            response=text,
+            system_prompt_used=messages[0].content if messages[0].role == "system" else None,
+            conversation_history=history,
+            conversation_id=request.conversation_id,
+            context_type=request.context_type,
+            project_id=request.project_id,
+            message_id=self.new_id(),
+            **tail,
+        )
+
+    def _tail(self, sampling: Sampling, finish: Finish, seconds: float) -> dict[str, Any]:
+        """What every reply that ran the model ends with."""
+        usage, timing = finish.usage, finish.timing
+        generating = timing.total_s - timing.queue_s
+        return {
+            "finish_reason": finish.reason,
+            "usage": contracts.Usage(**asdict(usage), total_tokens=usage.prompt_tokens + usage.completion_tokens),
+            "sampling": contracts.Sampling(**asdict(sampling)),
+            "model_info": self._model_facts(),
+            "timing": contracts.Timing(
+                queue_ms=round(timing.queue_s * 1000, 2),
+                ttft_ms=None if timing.ttft_s is None else round(timing.ttft_s * 1000, 2),
+                total_ms=round(timing.total_s * 1000, 2),
+                tokens_per_second=round(usage.completion_tokens / generating, 2) if generating > 0 else None,
+            ),
+            "processing_time": round(seconds, 4),
+        }
+
+    def _model_facts(self) -> contracts.ModelFacts:
+        model = self.model
+        return contracts.ModelFacts(
+            name=model.name, revision=model.revision, dtype=model.dtype, max_model_len=self.engine.max_model_len
+        )
+
+    def _dry_run(self, messages: tuple[Message, ...], rendered: Rendered, sampling: Sampling) -> contracts.DryRunReply:
+        return contracts.DryRunReply(
+            messages=messages or None,
+            rendered=rendered.text,
+            token_ids=rendered.prompt.token_ids,
+            usage=contracts.DryRunUsage(prompt_tokens=len(rendered.prompt.token_ids)),
+            sampling=contracts.Sampling(**asdict(sampling)),
+            model_info=self._model_facts(),
+        )
+
+
+def _messages(request: Generation) -> tuple[Message, ...]:
+    """The conversation that a request stands for, with nothing added; none for a raw prompt."""
+    if request.messages is not None:
+        return request.messages
+    turns: list[tuple[str, str]]
+    match request:
+        case ChatRequest():
+            history = [(turn.sender, turn.content) for turn in request.conversation_history or ()]
+            turns = [*history, ("user", request.message or "")]
+        case EnhanceRequest():
+            if request.system_prompt is None:
+                raise NoPack("this worker has no enhancement pack; send messages, or system_prompt with prompt")
+            turns = [("user", request.prompt or "")]
+        case GenerateRequest():
+            return ()
+        case _:
+            assert_never(request)
+    if request.system_prompt is not None:
+        turns.insert(0, ("system", request.system_prompt))
+    return tuple(Message.model_validate({"role": role, "content": content}) for role, content in turns)
+
+
+def _prompt_field(request: Generation) -> str:
+    """The field that holds what the model reads."""
+    if request.messages is not None:
+        return "messages"
+    return "message" if isinstance(request, ChatRequest) else "prompt"
+
+
+def _original_prompt(request: EnhanceRequest) -> str:
+    """What the user asked for: the prompt, or the last user turn."""
+    if request.prompt is not None:
+        return request.prompt
+    return next((message.content for message in reversed(request.messages or ()) if message.role == "user"), "")

@@ -1,0 +1,56 @@
+"""The environment, read once into a frozen value. A bad value stops the start and names itself."""
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from handler.errors import StartError
+
+
+class Settings(BaseModel):
+    """What an operator may set; each field is the environment variable of the same name in capitals.
+
+    An empty variable counts as unset, as endpoint templates leave them. `None` means: what suits the device and model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_path: str | None = Field(None, description="Checkpoint directory, or `demo` for the embedded demo model.")
+    model_name: str | None = Field(None, description="Public name of the model in replies; else told by the directory.")
+    model_revision: str | None = Field(
+        None, description="Commit of the snapshot in replies; else told by the directory."
+    )
+    streaming: bool = Field(False, description="Serve the streaming face (`/stream`) instead of the JSON face.")
+    max_concurrent_requests: PositiveInt | None = Field(None, description="Requests that share the device at a time.")
+    max_model_len: PositiveInt | None = Field(None, description="Prompt and completion tokens of a request, at most.")
+    kv_cache_gb: PositiveFloat | None = Field(None, description="Memory for keys and values, in GB (10^9 bytes).")
+    prefill_chunk: PositiveInt | None = Field(None, description="Prompt tokens computed beside decoding in one step.")
+    attention: Literal["auto", "reference", "kernel"] = Field(
+        "auto", description="`kernel` needs CUDA; `reference` runs anywhere; `auto` takes the kernel where it works."
+    )
+    graph_buckets: str | None = Field(
+        None,
+        description="Batch sizes captured as CUDA graphs, as `1,2,4`; `off` for none.",
+        pattern=r"^(off|\d+(,\d+)*)$",
+    )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """Read the variables named after the fields.
+
+        Raises:
+            StartError: a variable holds what its field does not allow.
+        """
+        given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0]).upper()
+            raise StartError(f"{name}={first['input']!r}: {first['msg']}") from None
+
+
+def on_runpod(environ: Mapping[str, str]) -> bool:
+    """True where the platform started this process: it names the URL to take jobs from."""
+    return bool(environ.get("RUNPOD_WEBHOOK_GET_JOB"))

@@ -1,0 +1,51 @@
+"""Fixtures that several files share."""
+
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from handler.inference.engine import ModelInfo
+from handler.inference.template import Template
+from handler.inference.weights import DEMO
+from handler.info import Info
+from handler.operations import Operations
+from handler.report import Report
+from tests.fakes import ScriptedEngine
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The demo model's tokenizer."""
+    return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(DEMO, local_files_only=True))
+
+
+@pytest.fixture(scope="session")
+def template(tokenizer: PreTrainedTokenizerFast) -> Template:
+    """The demo model's template."""
+    return Template(tokenizer)
+
+
+@pytest.fixture
+def line(template: Template) -> Callable[[ScriptedEngine], Operations]:
+    """The operations over a scripted engine, with clockwork in place of chance."""
+    model = ModelInfo(
+        name="scripted",
+        revision=None,
+        source="path",
+        architecture="qwen2",
+        dtype="float32",
+        device="cpu",
+        parameters=0,
+        vocab_size=2048,
+        context_length=1000,
+        stop_token_ids=(0,),
+        sampling_defaults={},
+    )
+
+    def build(engine: ScriptedEngine) -> Operations:
+        info = Info(engine, model, Report(), {"version": "test"})
+        return Operations(engine, template, model, info, draw_seed=lambda: 4242, now=lambda: "now", new_id=lambda: "id")
+
+    return build

@@ -1,0 +1,186 @@
+"""The door: what may come in comes in unchanged, everything else is refused with the path of its field."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handler.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest, parse
+from handler.errors import InvalidRequest
+
+HI = [{"role": "user", "content": "hi"}]
+CHAT: dict[str, Any] = {"operation": "chat", "messages": HI}
+TURN = {"sender": "user", "content": "a"}
+
+
+def refusal(payload: object) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(payload)
+    return caught.value
+
+
+def test_every_form_of_every_operation_is_let_in() -> None:
+    assert isinstance(parse(CHAT), ChatRequest)
+    assert isinstance(
+        parse({"operation": "chat", "message": "hi", "system_prompt": "", "conversation_history": [TURN]}), ChatRequest
+    )
+    assert isinstance(parse({"operation": "generate", "messages": HI}), GenerateRequest)
+    assert isinstance(parse({"operation": "generate", "prompt": "Once"}), GenerateRequest)
+    assert isinstance(parse({"operation": "enhance", "messages": HI}), EnhanceRequest)
+    assert isinstance(parse({"operation": "enhance", "prompt": "a fox", "system_prompt": "x"}), EnhanceRequest)
+    assert isinstance(parse({"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"}), EnhanceRequest)
+    assert isinstance(parse({"operation": "info", "sections": ["model"]}), InfoRequest)
+
+
+def test_what_was_not_sent_stays_open_and_null_counts_as_not_sent() -> None:
+    request = parse({**CHAT, "temperature": None})
+    assert isinstance(request, ChatRequest)
+    assert (request.temperature, request.seed, request.max_tokens, request.stop) == (None, None, None, None)
+
+
+def test_numbers_keep_their_kind_an_integer_may_stand_for_a_float() -> None:
+    request = parse({**CHAT, "temperature": 1, "top_k": 5, "seed": 2**63 - 1})
+    assert isinstance(request, ChatRequest)
+    assert (request.temperature, request.top_k, request.seed) == (1.0, 5, 2**63 - 1)
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("END", ("END",)), (["a", "b"], ("a", "b")), ([], ())])
+def test_stop_is_a_string_or_a_list(sent: object, kept: tuple[str, ...]) -> None:
+    request = parse({**CHAT, "stop": sent})
+    assert isinstance(request, ChatRequest)
+    assert request.stop == kept
+
+
+OUT_OF_RANGE: list[tuple[str, list[object]]] = [
+    ("max_tokens", [0, -1, 10**7, 1.5, "5", True, []]),
+    ("temperature", [-0.1, 2.1, "0.7", float("nan"), float("inf"), {}]),
+    ("top_p", [0, -1, 1.01, "1", float("nan")]),
+    ("top_k", [-1, 10**7, 2.5, "5", False]),
+    ("min_p", [-0.1, 1.1, "0"]),
+    ("repetition_penalty", [0, -1, 11, "1"]),
+    ("presence_penalty", [-2.1, 2.1, "0"]),
+    ("frequency_penalty", [-2.1, 2.1, "0"]),
+    ("seed", [-1, 2**63, 10**30, 1.5, "7"]),
+    ("stop", ["", [""], [1], 5, ["x"] * 17, "x" * 201, {}]),
+    ("stream", ["true", 1, "x"]),
+    ("deadline_ms", [0, -5, 1.5, 10**12, "1000"]),
+    ("dry_run", ["yes", 1]),
+    ("sampling_defaults", ["mine", 1]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OUT_OF_RANGE for value in values])
+@pytest.mark.parametrize("operation", ["chat", "generate", "enhance"])
+def test_a_shared_field_out_of_bounds_or_of_the_wrong_type_is_refused_by_name(
+    operation: str, name: str, value: object
+) -> None:
+    error = refusal({"operation": operation, "messages": HI, name: value})
+    assert error.field is not None
+    assert error.field.split(".")[0] == name
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        (None, "input"),
+        ([], "input"),
+        ("hi", "input"),
+        ({}, "operation"),
+        ({"operation": "sing"}, "operation"),
+        ({"operation": 5}, "operation"),
+        ({"operation": "chat"}, "messages"),
+        ({"operation": "generate"}, "messages"),
+        ({"operation": "enhance"}, "messages"),
+        ({**CHAT, "max_token": 5}, "max_token"),
+        ({**CHAT, "message": "hi"}, "message"),
+        ({**CHAT, "system_prompt": "x"}, "system_prompt"),
+        ({**CHAT, "conversation_history": []}, "conversation_history"),
+        ({"operation": "chat", "messages": []}, "messages"),
+        ({"operation": "chat", "messages": "hi"}, "messages"),
+        ({"operation": "chat", "messages": ["hi"]}, "messages.0"),
+        ({"operation": "chat", "messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"operation": "chat", "messages": [{"content": "hi"}]}, "messages.0.role"),
+        ({"operation": "chat", "messages": [{"role": "developer", "content": "hi"}]}, "messages.0.role"),
+        ({"operation": "chat", "messages": [{"role": "user", "content": ["hi"]}]}, "messages.0.content"),
+        ({"operation": "chat", "messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"operation": "chat", "messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content"),
+        ({"operation": "chat", "messages": [*HI, {"role": "user", "content": "a", "name": "b"}]}, "messages.1.name"),
+        ({"operation": "chat", "messages": [*HI, {"role": "assistant", "content": "a"}]}, "messages.1.role"),
+        ({"operation": "chat", "message": " \n"}, "message"),
+        ({"operation": "chat", "message": 5}, "message"),
+        ({"operation": "chat", "message": "hi", "system_prompt": 5}, "system_prompt"),
+        ({"operation": "chat", "message": "hi", "conversation_history": [{}]}, "conversation_history.0.sender"),
+        (
+            {"operation": "chat", "message": "hi", "conversation_history": [{**TURN, "sender": "bot"}]},
+            "conversation_history.0.sender",
+        ),
+        (
+            {"operation": "chat", "message": "hi", "conversation_history": [{**TURN, "created_at": 5}]},
+            "conversation_history.0.created_at",
+        ),
+        ({"operation": "generate", "messages": HI, "prompt": "x"}, "prompt"),
+        ({"operation": "generate", "prompt": ""}, "prompt"),
+        ({"operation": "generate", "prompt": "x", "conversation_id": "c"}, "conversation_id"),
+        ({"operation": "enhance", "messages": HI, "prompt": "x"}, "prompt"),
+        ({"operation": "enhance", "messages": HI, "system_prompt": "x"}, "system_prompt"),
+        ({"operation": "enhance", "messages": HI, "job_type": "x"}, "job_type"),
+        ({"operation": "enhance", "prompt": "  "}, "prompt"),
+        ({"operation": "enhance", "prompt": "x"}, "system_prompt"),
+        ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "job_type": "z"}, "job_type"),
+        ({"operation": "enhance", "prompt": "x", "job_type": "z", "quality": "best"}, "quality"),
+        ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "context": []}, "context"),
+        ({**CHAT, "conversation_id": "\udfff"}, "conversation_id"),
+        ({**CHAT, "project_id": "x" * 70_000}, "project_id"),
+        ({**CHAT, "stop": ["a", "\ud800"]}, "stop.1"),
+        ({"operation": "info", "sections": []}, "sections"),
+        ({"operation": "info", "sections": ["secrets"]}, "sections.0"),
+        ({"operation": "info", "stream": True}, "stream"),
+    ],
+)
+def test_what_is_missing_unknown_or_contradictory_is_refused_by_its_path(payload: object, field: str) -> None:
+    error = refusal(payload)
+    assert error.field == field
+    assert field.strip(".0123456789").rpartition(".")[2] in error.message
+
+
+def test_a_refusal_never_quotes_what_was_sent() -> None:
+    error = refusal({"operation": "chat", "messages": [{"role": "the secret", "content": "the secret"}]})
+    assert "secret" not in json.dumps(error.to_wire())
+
+
+def test_passed_back_fields_take_any_json() -> None:
+    request = parse({**CHAT, "conversation_id": {"a": [1, None]}, "project_id": 5})
+    assert isinstance(request, ChatRequest)
+    assert (request.conversation_id, request.project_id) == ({"a": [1, None]}, 5)
+
+
+def test_nesting_without_end_is_refused_and_does_not_crash() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    refusal({**CHAT, "conversation_id": deep})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=10,
+)
+FIELDS = st.sampled_from(sorted({*ChatRequest.model_fields, *EnhanceRequest.model_fields, *InfoRequest.model_fields}))
+
+
+@given(st.sampled_from(["chat", "generate", "enhance", "info", ""]), st.dictionaries(FIELDS, JSON, max_size=5))
+def test_any_json_is_either_parsed_or_refused_with_a_field(operation: str, fields: dict[str, Any]) -> None:
+    try:
+        parse({**fields, "operation": operation})
+    except InvalidRequest as error:
+        refused = error
+    else:
+        return
+    assert refused.field
+
+
+def test_a_field_name_without_end_is_cut_in_the_refusal() -> None:
+    assert len(json.dumps(refusal({**CHAT, "x" * 10**6: 1}).to_wire())) < 1000

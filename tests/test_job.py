@@ -1,0 +1,187 @@
+"""A job: one dict in; one dict, or chunks, out; whatever happens on the way."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from handler.errors import EngineFailed, WorkerError
+from handler.job import Jobs
+from handler.operations import Operations
+from handler.report import Report
+from tests.fakes import ScriptedEngine
+
+HI: dict[str, Any] = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}]}
+Line = Callable[[ScriptedEngine], Operations]
+
+
+def answer(operations: Operations, job: dict[str, Any]) -> dict[str, Any]:
+    return asyncio.run(Jobs(operations, Report(), streaming=False).answer(job))
+
+
+def chunks(operations: Operations, job: dict[str, Any]) -> list[dict[str, Any]]:
+    async def gather() -> list[dict[str, Any]]:
+        return [chunk async for chunk in Jobs(operations, Report(), streaming=True).stream(job)]
+
+    return asyncio.run(gather())
+
+
+def error_of(output: dict[str, Any]) -> dict[str, Any]:
+    assert set(output) == {"error"}
+    told: dict[str, Any] = json.loads(output["error"])
+    return told
+
+
+def test_the_json_face_answers_with_one_object_the_answer_first(line: Line) -> None:
+    reply = answer(line(ScriptedEngine()), {"id": "j", "input": HI})
+    assert list(reply)[:2] == ["success", "response"]
+    assert (reply["success"], reply["response"]) == (True, "Hello, world!")
+    json.dumps(reply, allow_nan=False)
+
+
+def test_streamed_chunks_are_indexed_and_fold_to_the_last_one(line: Line) -> None:
+    *deltas, reply = chunks(line(ScriptedEngine(step_s=0.01)), {"id": "j", "input": {**HI, "stream": True}})
+    assert [chunk["index"] for chunk in deltas] == list(range(len(deltas)))
+    assert len(deltas) > 1
+    assert "".join(chunk["delta"] for chunk in deltas) == reply["response"] == "Hello, world!"
+
+
+def test_a_slow_consumer_gets_fewer_and_larger_chunks(line: Line) -> None:
+    async def dawdle() -> list[dict[str, Any]]:
+        got = []
+        jobs = Jobs(line(ScriptedEngine(["x"] * 50, step_s=0.001)), Report(), streaming=True)
+        async for chunk in jobs.stream({"id": "j", "input": {**HI, "stream": True}}):
+            got.append(chunk)
+            await asyncio.sleep(0.05)
+        return got
+
+    *deltas, reply = asyncio.run(dawdle())
+    assert len(deltas) < 25
+    assert "".join(chunk["delta"] for chunk in deltas) == reply["response"] == "x" * 50
+
+
+def test_a_request_that_does_not_ask_to_be_streamed_gets_the_reply_alone_on_either_face(line: Line) -> None:
+    assert [chunk["response"] for chunk in chunks(line(ScriptedEngine()), {"id": "j", "input": HI})] == [
+        "Hello, world!"
+    ]
+
+
+def test_the_json_face_refuses_to_stream_instead_of_ignoring_the_wish(line: Line) -> None:
+    told = error_of(answer(line(ScriptedEngine()), {"id": "j", "input": {**HI, "stream": True}}))
+    assert (told["code"], told["field"]) == ("unsupported", "stream")
+
+
+@pytest.mark.parametrize("job", [{"id": "j"}, {"id": "j", "input": None}, {"id": "j", "input": {"operation": "x"}}, {}])
+def test_a_bad_job_is_answered_with_json_text_that_names_the_field(line: Line, job: dict[str, Any]) -> None:
+    told = error_of(answer(line(ScriptedEngine()), job))
+    assert (told["code"], told["retryable"]) == ("invalid_request", False)
+    assert told["field"] in ("input", "operation")
+
+
+def test_an_error_ends_a_stream_with_a_failure_chunk_and_then_the_error(line: Line) -> None:
+    engine = ScriptedEngine(["a", "b", EngineFailed("broken")], step_s=0.01)
+    *deltas, failure, last = chunks(line(engine), {"id": "j", "input": {**HI, "stream": True}})
+    assert "".join(chunk["delta"] for chunk in deltas) == "ab"
+    assert failure == {"index": len(deltas), "failure": error_of(last)}
+    assert error_of(last)["code"] == "engine_failed"
+
+
+SECRET = "what a user sent"
+
+
+class Defect(ScriptedEngine):
+    """An engine with a defect of ours, whose words quote a caller."""
+
+    def stream(self, *args: object, **kwargs: object) -> Any:
+        raise RuntimeError(SECRET)
+
+
+def test_a_defect_is_answered_without_a_traceback_and_logged_without_the_words_of_the_exception(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = answer(line(Defect()), {"id": "j-1", "input": HI})
+    assert error_of(output)["code"] == "internal"
+    assert SECRET not in json.dumps(output) + caplog.text
+    assert "Traceback" not in json.dumps(output)
+    assert "j-1" in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+def test_a_name_that_is_no_character_does_not_spoil_the_error_text(line: Line) -> None:
+    output = answer(line(ScriptedEngine()), {"id": "j", "input": {**HI, "\ud800": 1}})
+    json.dumps(output, ensure_ascii=False).encode()
+
+
+def test_cancelling_the_json_face_stops_the_engine(line: Line) -> None:
+    engine = ScriptedEngine(["x"] * 1000, step_s=0.001)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(Jobs(line(engine), Report(), streaming=False).answer({"id": "j", "input": HI}))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0.05)
+
+    asyncio.run(cancel())
+    assert (engine.cancelled, engine.running) == (1, 0)
+
+
+def test_cancelling_a_job_whose_generator_stands_still_stops_the_engine(line: Line) -> None:
+    """As the SDK does it: the task is cancelled in a chunk's POST, and the generator is neither closed nor resumed."""
+    engine = ScriptedEngine(["x"] * 1000, step_s=0.001)
+    abandoned: list[object] = []
+
+    async def run_job() -> None:
+        generator = Jobs(line(engine), Report(), streaming=True).stream({"id": "j", "input": {**HI, "stream": True}})
+        abandoned.append(generator)  # a reference, so that no garbage collection helps
+        async for _ in generator:
+            await asyncio.sleep(3600)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(run_job())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0.05)
+        assert (engine.cancelled, engine.running) == (1, 0)
+
+    asyncio.run(cancel())
+
+
+@pytest.mark.parametrize(
+    ("script", "fields", "outcome"),
+    [(["a"], {}, "ok"), ([EngineFailed("x")], {}, "engine_failed"), (["a"], {"top_p": 5}, "invalid_request")],
+)
+def test_every_job_is_counted_and_logged_without_its_content(
+    line: Line,
+    capsys: pytest.CaptureFixture[str],
+    script: list[str | WorkerError],
+    fields: dict[str, Any],
+    outcome: str,
+) -> None:
+    report = Report()
+    asyncio.run(
+        Jobs(line(ScriptedEngine(script)), report, streaming=False).answer({"id": "j-7", "input": {**HI, **fields}})
+    )
+    assert report.counters()["jobs"] == {outcome: 1}
+    logged = json.loads(capsys.readouterr().err)
+    assert logged["requestId"] == "j-7"
+    assert f"outcome={outcome}" in logged["message"]
+
+
+def test_a_cancelled_job_is_counted_as_cancelled(line: Line) -> None:
+    report = Report()
+
+    async def cancel() -> None:
+        jobs = Jobs(line(ScriptedEngine(["x"] * 1000, step_s=0.001)), report, streaming=False)
+        task = asyncio.create_task(jobs.answer({"id": "j", "input": HI}))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(cancel())
+    assert report.counters()["jobs"] == {"cancelled": 1}

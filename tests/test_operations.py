@@ -1,0 +1,243 @@
+"""Operations: what was sent reaches the engine, what the engine said reaches the caller, nothing else does."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from handler.contracts import ChatReply, DryRunReply, EnhanceReply, GenerateReply, InfoReply, Reply, parse
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, NoPack, OutOfMemory
+from handler.inference.engine import Sampling
+from handler.operations import Operations
+from tests.fakes import ScriptedEngine
+
+HI = [{"role": "user", "content": "hi"}]
+Line = Callable[[ScriptedEngine], Operations]
+Read = Callable[[ScriptedEngine], str]
+
+
+def run(operations: Operations, **fields: Any) -> tuple[list[str], Reply]:
+    """The text as it came, and the reply."""
+
+    async def gather() -> list[str | Reply]:
+        return [event async for event in operations.run(parse(fields))]
+
+    *text, reply = asyncio.run(gather())
+    assert isinstance(reply, Reply)
+    return [piece for piece in text if isinstance(piece, str)], reply
+
+
+@pytest.fixture
+def read(tokenizer: PreTrainedTokenizerFast) -> Callable[[ScriptedEngine], str]:
+    """What an engine was given to read last, as text."""
+    return lambda engine: str(tokenizer.decode(list(engine.seen[-1][0].token_ids)))
+
+
+def test_a_chat_answers_with_the_whole_text_and_says_how(line: Line) -> None:
+    text, reply = run(line(ScriptedEngine()), operation="chat", messages=HI)
+    assert isinstance(reply, ChatReply)
+    assert "".join(text) == reply.response == "Hello, world!"
+    assert (reply.finish_reason, reply.usage.completion_tokens) == ("stop", 4)
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + 4
+    assert (reply.system_prompt_used, reply.conversation_history) == (None, None)
+
+
+def test_the_message_form_reads_history_and_system_prompt_and_returns_the_history_with_two_turns_more(
+    line: Line, read: Read
+) -> None:
+    engine = ScriptedEngine()
+    operations = line(engine)
+    old = [{"sender": "user", "content": "a", "created_at": "then"}, {"sender": "assistant", "content": "b"}]
+    _, reply = run(
+        operations, operation="chat", message="c", system_prompt="s", conversation_history=old, conversation_id=[1]
+    )
+    assert isinstance(reply, ChatReply)
+    assert reply.conversation_history is not None
+    assert [(turn.sender, turn.content, turn.created_at) for turn in reply.conversation_history] == [
+        ("user", "a", "then"),
+        ("assistant", "b", None),
+        ("user", "c", "now"),
+        ("assistant", "Hello, world!", "now"),
+    ]
+    assert (reply.system_prompt_used, reply.conversation_id, reply.message_id) == ("s", [1], "id")
+    turns = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")]
+    frame = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
+    assert read(engine) == f"{frame}<|im_start|>assistant\n"
+
+
+def test_generate_reads_a_raw_prompt_as_it_stands(line: Line, read: Read) -> None:
+    engine = ScriptedEngine()
+    _, reply = run(line(engine), operation="generate", prompt="<|im_start|>Once")
+    assert isinstance(reply, GenerateReply)
+    assert (reply.text, read(engine)) == ("Hello, world!", "<|im_start|>Once")
+
+
+def test_enhance_runs_prompt_and_system_prompt_as_two_messages_and_echoes_the_rest(line: Line, read: Read) -> None:
+    engine = ScriptedEngine([" a fox,", " in snow "])
+    operations = line(engine)
+    _, reply = run(operations, operation="enhance", prompt=" a fox", system_prompt="Rewrite.", context={"n": 1})
+    assert isinstance(reply, EnhanceReply)
+    assert (reply.original_prompt, reply.enhanced_prompt) == (" a fox", " a fox, in snow ")
+    assert (reply.enhancement_source, reply.cache_hit, reply.context) == ("edge_function", False, {"n": 1})
+    assert "system\nRewrite.<|im_end|>\n<|im_start|>user\n a fox<|im_end|>" in read(engine)
+
+
+def test_enhance_takes_the_last_user_turn_of_messages_for_the_original_prompt(line: Line) -> None:
+    turns = [*HI, {"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]
+    _, reply = run(line(ScriptedEngine()), operation="enhance", messages=turns)
+    assert isinstance(reply, EnhanceReply)
+    assert reply.original_prompt == "b"
+
+
+def test_enhance_by_job_type_is_refused_while_there_is_no_pack(line: Line) -> None:
+    with pytest.raises(NoPack):
+        run(line(ScriptedEngine()), operation="enhance", prompt="a fox", job_type="sdxl_image_fast")
+
+
+def test_sampling_is_the_workers_default_where_nothing_was_sent(line: Line) -> None:
+    engine = ScriptedEngine()
+    run(line(engine), operation="chat", messages=HI)
+    assert engine.seen[0][1] == Sampling(512, 0.7, 0.9, 0, 0.0, 1.0, 0.0, 0.0, 4242, ())
+
+
+def test_sampling_defaults_model_takes_the_generation_config_and_only_for_what_was_not_sent(line: Line) -> None:
+    engine = ScriptedEngine()
+    operations = line(engine)
+    theirs = {"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.05}
+    operations = replace(operations, model=replace(operations.model, sampling_defaults=theirs))
+    run(operations, operation="enhance", messages=HI, sampling_defaults="model", temperature=0)
+    assert engine.seen[0][1] == Sampling(200, 0.0, 1.0, 20, 0.0, 1.05, 0.0, 0.0, 4242, ())
+
+
+def test_every_sampling_field_that_was_sent_reaches_the_engine_and_is_echoed(line: Line) -> None:
+    engine = ScriptedEngine()
+    sent = {
+        "max_tokens": 3,
+        "temperature": 1.5,
+        "top_p": 0.5,
+        "top_k": 7,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "presence_penalty": 0.3,
+        "frequency_penalty": -0.4,
+        "seed": 11,
+        "stop": ["x", "y"],
+    }
+    _, reply = run(line(engine), operation="generate", prompt="a", **sent)
+    assert isinstance(reply, GenerateReply)
+    assert {**reply.sampling.model_dump(), "stop": list(reply.sampling.stop)} == sent
+    assert engine.seen[0][1] == Sampling(**{**sent, "stop": ("x", "y")})  # type: ignore[arg-type]
+    assert reply.finish_reason == "length"
+
+
+def test_default_max_tokens_shrink_to_the_room_that_the_prompt_leaves(line: Line) -> None:
+    engine = ScriptedEngine(max_model_len=50)
+    run(line(engine), operation="chat", messages=HI)
+    prompt, sampling, _ = engine.seen[0]
+    assert len(prompt.token_ids) + sampling.max_tokens == 50
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"messages": [{"role": "user", "content": "word " * 200}]}, "messages"),
+        ({"message": "word " * 200}, "message"),
+        ({"messages": HI, "max_tokens": 99}, "messages"),
+        ({"messages": HI, "max_tokens": 100}, "max_tokens"),
+    ],
+)
+def test_what_does_not_fit_the_context_is_refused_with_its_field_before_the_engine_sees_it(
+    line: Line, fields: dict[str, Any], field: str
+) -> None:
+    engine = ScriptedEngine(max_model_len=100)
+    with pytest.raises(ContextLengthExceeded) as caught:
+        run(line(engine), operation="chat", **fields)
+    assert (caught.value.field, engine.seen) == (field, [])
+
+
+def test_dry_run_tells_what_the_model_would_read_and_runs_nothing(
+    line: Line, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = ScriptedEngine()
+    operations = line(engine)
+    _, reply = run(operations, operation="chat", messages=HI, dry_run=True, seed=5)
+    assert isinstance(reply, DryRunReply)
+    assert reply.rendered == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(list(reply.token_ids)) == reply.rendered
+    assert (reply.usage.prompt_tokens, reply.sampling.seed, engine.seen) == (len(reply.token_ids), 5, [])
+
+
+def test_a_raw_prompts_dry_run_has_no_messages(line: Line) -> None:
+    _, reply = run(line(ScriptedEngine()), operation="generate", prompt="Once", dry_run=True)
+    assert isinstance(reply, DryRunReply)
+    assert (reply.messages, reply.rendered) == (None, "Once")
+
+
+def test_a_deadline_returns_what_there_is(line: Line) -> None:
+    engine = ScriptedEngine(["word "] * 100, step_s=0.01)
+    _, reply = run(line(engine), operation="chat", messages=HI, deadline_ms=300)
+    assert isinstance(reply, ChatReply)
+    assert reply.finish_reason == "deadline"
+    assert reply.response == "word " * reply.usage.completion_tokens
+
+
+def test_a_deadline_before_the_first_token_is_an_error(line: Line) -> None:
+    with pytest.raises(DeadlineExceeded):
+        run(line(ScriptedEngine(step_s=0.2)), operation="chat", messages=HI, deadline_ms=50)
+
+
+def test_an_engines_error_reaches_the_caller_as_it_is(line: Line) -> None:
+    with pytest.raises(OutOfMemory, match="full"):
+        run(line(ScriptedEngine(["a", OutOfMemory("full")])), operation="chat", messages=HI)
+
+
+def test_closing_the_iterator_cancels_the_request(line: Line) -> None:
+    engine = ScriptedEngine(["word "] * 1000, step_s=0.001)
+
+    async def leave_early() -> None:
+        events = line(engine).run(parse({"operation": "chat", "messages": HI}))
+        assert isinstance(await anext(events), str)
+        await events.aclose()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(leave_early())
+    assert (engine.cancelled, engine.running) == (1, 0)
+
+
+def test_rendering_and_encoding_leave_the_event_loops_thread(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    operations = line(ScriptedEngine(max_model_len=1_000_000))
+    threads: list[threading.Thread] = []
+    encode = operations.template._encode
+
+    def spy(text: str) -> list[int]:
+        threads.append(threading.current_thread())
+        return encode(text)
+
+    monkeypatch.setattr(operations.template, "_encode", spy)
+    long = [{"role": "user", "content": "many words " * 20_000}]
+    _, reply = run(operations, operation="chat", messages=long)
+    assert isinstance(reply, ChatReply)
+    assert reply.usage.prompt_tokens > 20_000
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_info_tells_every_section_or_those_asked_for_without_the_engine(line: Line) -> None:
+    engine = ScriptedEngine()
+    operations = line(engine)
+    _, whole = run(operations, operation="info")
+    _, part = run(operations, operation="info", sections=["model", "memory"])
+    assert isinstance(whole, InfoReply)
+    assert isinstance(part, InfoReply)
+    sections = {"worker", "model", "health", "memory", "enhancement", "startup"}
+    assert whole.model_fields_set == sections
+    assert part.model_fields_set == {"model", "memory"}
+    assert part.model is not None
+    assert part.model["name"] == "scripted"
+    assert part.memory is not None
+    assert part.memory["rss"] > 10**6
+    assert engine.seen == []

@@ -1,0 +1,50 @@
+"""Settings: the environment read once, and every wrong value named."""
+
+import pytest
+
+from handler.errors import StartError
+from handler.settings import Settings, on_runpod
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_environment({}) == Settings()
+
+
+def test_values_are_read_by_the_field_names_in_capitals() -> None:
+    environ = {"MODEL_PATH": "/models/x", "STREAMING": "true", "KV_CACHE_GB": "1.5", "MAX_MODEL_LEN": "4096"}
+    settings = Settings.from_environment(environ)
+    assert (settings.model_path, settings.streaming) == ("/models/x", True)
+    assert (settings.kv_cache_gb, settings.max_model_len) == (1.5, 4096)
+
+
+def test_an_empty_variable_counts_as_unset_and_foreign_ones_are_left_alone() -> None:
+    assert Settings.from_environment({"MAX_MODEL_LEN": "", "STREAMING": "", "HOME": "/root"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STREAMING", "perhaps"),
+        ("MAX_CONCURRENT_REQUESTS", "0"),
+        ("MAX_CONCURRENT_REQUESTS", "many"),
+        ("MAX_MODEL_LEN", "-1"),
+        ("KV_CACHE_GB", "nan"),
+        ("KV_CACHE_GB", "0"),
+        ("PREFILL_CHUNK", "1.5"),
+        ("ATTENTION", "flash"),
+        ("GRAPH_BUCKETS", "1;2"),
+    ],
+)
+def test_a_bad_value_stops_the_start_and_names_itself(name: str, value: str) -> None:
+    with pytest.raises(StartError, match=f"{name}='{value}'"):
+        Settings.from_environment({name: value})
+
+
+def test_settings_cannot_change_later() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().streaming = True  # type: ignore[misc]
+
+
+def test_runpod_is_told_by_the_url_it_gives_to_take_jobs_from() -> None:
+    assert on_runpod({"RUNPOD_WEBHOOK_GET_JOB": "http://…"})
+    assert not on_runpod({"RUNPOD_POD_ID": "x"})
