@@ -21,6 +21,13 @@ def read() -> dict[str, int | None]:
     }
 
 
+def free(device: torch.device) -> int:
+    """Bytes that a KV cache on this device could grow into."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return _host_available() or 0
+
+
 def _resident() -> int | None:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

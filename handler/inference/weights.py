@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import (
@@ -38,8 +38,7 @@ class Snapshot:
     revision: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A model that is ready to run."""
 
     model: PreTrainedModel
@@ -75,17 +74,24 @@ def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | 
         raise StartError(f"{snapshot.name}: model_type {config.get('model_type')!r} is not one of {ARCHITECTURES}")
     if "quantization_config" in config:
         raise StartError(f"{snapshot.name}: quantised checkpoints are not supported; take the bf16 one")
+    if not any((snapshot.path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise StartError(f"{snapshot.name}: no tokenizer there (tokenizer.json, or vocab.json with merges.txt)")
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         tokenizer = AutoTokenizer.from_pretrained(snapshot.path, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             snapshot.path, local_files_only=True, dtype=dtype or "auto", device_map={"": target}
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # the libraries raise whatever the damaged file makes them raise
         raise StartError(f"{snapshot.name}: the checkpoint cannot be loaded: {_first_line(error)}") from error
     model.eval().requires_grad_(False)
     template = Template(cast(PreTrainedTokenizerFast, tokenizer))
-    return Loaded(model, template, describe(model, snapshot))
+    info = describe(model, snapshot)
+    if template.tokens_in_vocab > info.vocab_size:
+        raise StartError(
+            f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, the model {info.vocab_size} rows for them"
+        )
+    return Loaded(model, template, info)
 
 
 def describe(model: PreTrainedModel, snapshot: Snapshot) -> ModelInfo:

@@ -1,0 +1,174 @@
+"""Paged attention: every token's key and value lives in a page, and a row reads only its own pages.
+
+Registered with transformers' attention interface, so that Qwen2 and Qwen3 run unchanged: `layout` and `pages` travel
+as keyword arguments through `model.forward(input_ids, position_ids, use_cache=False, layout=…, pages=…)`. Two
+implementations share one contract: `paged_reference` is plain SDPA on any device; `paged_kernel` is FlashAttention
+and a Triton kernel on CUDA. Knows no request, no scheduler and no sampling.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from handler.inference import reference
+
+if TYPE_CHECKING:
+    from handler.inference.kernels import Packed
+
+Name = Literal["paged_reference", "paged_kernel"]
+
+
+class KVPages:
+    """Keys and values of all layers: `k[layer]` and `v[layer]` are [pages, page_size, kv_heads, head_dim].
+
+    Page 0 is scratch, where padded tokens write; it is never given to a request. Memory begins as zeros because the
+    reference path multiplies what it masks by zero, and zero times an uninitialised NaN would be NaN.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        pages: int,
+        page_size: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        shape = (pages, page_size, kv_heads, head_dim)
+        self.page_size = page_size
+        self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+
+    @staticmethod
+    def bytes_per_page(layers: int, page_size: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
+        """Device memory of one page, keys and values of all layers."""
+        return 2 * layers * page_size * kv_heads * head_dim * dtype.itemsize
+
+    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store key and value [tokens, kv_heads, head_dim] at flat `slots` [tokens]."""
+        self.k[layer].flatten(0, 1).index_copy_(0, slots, key)
+        self.v[layer].flatten(0, 1).index_copy_(0, slots, value)
+
+    def read(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of `pages` [n], each [n * page_size, kv_heads, head_dim] (a copy)."""
+        return self.k[layer].index_select(0, pages).flatten(0, 1), self.v[layer].index_select(0, pages).flatten(0, 1)
+
+
+@dataclass(slots=True)
+class Layout:
+    """What attention must know of one step. Its new tokens are packed, rows in order, decode rows (one token) first.
+
+    Make a new one for each step: what a step derives from it once is kept for its other layers.
+    """
+
+    #: int64 [tokens]: flat cache slot (page * page_size + offset) of each new token; padded tokens name slots of page 0
+    slots: Tensor
+    #: int32 [rows, max_pages]: the pages of each row, in order; entries past its last page are ignored
+    block_tables: Tensor
+    #: int32 [rows]: tokens of each row in the cache once this step's are written; 0 is a padded row
+    context_lens: Tensor
+    #: int32 [rows + 1]: where each row's tokens begin
+    query_starts: Tensor
+    #: the lengths again, on the host, where the prefill rows and the reference path read them
+    query_lens: list[int]
+    context_lens_host: list[int]
+    #: rows [0, decode_rows) have exactly one new token
+    decode_rows: int
+    #: derived by the first layer that needs them
+    groups: list[reference.Group] | None = field(default=None, repr=False)
+    chunks: list[reference.Chunk] | None = field(default=None, repr=False)
+    packed: "Packed | None" = field(default=None, repr=False)
+
+
+def _attention(kernel: bool) -> Callable[..., tuple[Tensor, None]]:
+    def paged_attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        *,
+        layout: Layout,
+        pages: KVPages,
+        sliding_window: int | None = None,
+        **_: object,
+    ) -> tuple[Tensor, None]:
+        """Write this step's keys and values, then attend; shapes are transformers' own.
+
+        query is [1, heads, tokens, head_dim], key and value [1, kv_heads, tokens, head_dim]; returns
+        [1, tokens, heads, head_dim]. Host lengths decide all shapes: nothing waits for the device, and a step of
+        decode rows alone has fixed shapes under a CUDA graph.
+        """
+        if attention_mask is not None or sliding_window is not None or dropout:
+            raise NotImplementedError("paged attention is causal over the whole context: no mask, window or dropout")
+        layer = module.layer_idx
+        assert isinstance(layer, int)
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+        pages.write(layer, layout.slots, key, value)
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        if rows := layout.decode_rows:
+            if kernel:
+                from handler.inference.kernels import paged_decode
+
+                tables, lengths = layout.block_tables[:rows], layout.context_lens[:rows]
+                paged_decode(query[:rows], pages.k[layer], pages.v[layer], tables, lengths, scaling, out[:rows])
+            else:
+                reference.decode(layer, query[:rows], out[:rows], scaling, layout, pages)
+        if rows < len(layout.query_lens):
+            # FlashAttention takes no float32: there the prefill stays with SDPA.
+            if kernel and query.dtype.itemsize == 2:
+                from handler.inference.kernels import flash_prefill
+
+                flash_prefill(layer, query, key, value, out, scaling, layout, pages)
+            else:
+                reference.prefill(layer, query, key, value, out, scaling, layout, pages)
+        return out[None], None
+
+    return paged_attention
+
+
+def register() -> None:
+    """Make both implementations known to transformers, by name. Idempotent.
+
+    No mask function is registered on purpose: for a name without one transformers builds no mask at all
+    (`masking_utils._preprocess_mask_arguments`), nor does it look for packed sequences in the position ids.
+    """
+    ALL_ATTENTION_FUNCTIONS.register("paged_reference", _attention(kernel=False))
+    ALL_ATTENTION_FUNCTIONS.register("paged_kernel", _attention(kernel=True))
+
+
+def choose(
+    wish: Literal["auto", "reference", "kernel"], device: torch.device, config: PreTrainedConfig
+) -> tuple[Name, str]:
+    """Which implementation serves, and why: the ledger at start quotes it.
+
+    Raises:
+        ValueError: `kernel` was wished for and cannot run here.
+    """
+    if wish == "reference":
+        return "paged_reference", "asked for"
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    obstacle = None
+    if device.type != "cuda":
+        obstacle = f"the kernels need CUDA, not {device.type}"
+    elif find_spec("triton") is None:
+        obstacle = "triton is not installed"
+    elif torch.cuda.get_device_capability(device) < (8, 0):
+        obstacle = "the kernels need compute capability 8.0"
+    elif head_dim not in (16, 32, 64, 128, 256):
+        obstacle = f"no kernel for head_dim {head_dim}"
+    if obstacle is None:
+        return "paged_kernel", "asked for" if wish == "kernel" else "CUDA with Triton"
+    if wish == "kernel":
+        raise ValueError(f"attention kernel: {obstacle}")
+    return "paged_reference", obstacle

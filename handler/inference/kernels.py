@@ -1,0 +1,165 @@
+"""Paged attention on CUDA: FlashAttention through torch for prefill, a split-KV Triton kernel for decode.
+
+Imported only where it is used, since it needs Triton. Nothing here waits for the device; a decode call has shapes
+fixed by its arguments', so it can live in a CUDA graph.
+"""
+
+# Triton compiles the functions below from their source: their arguments carry no types, constants are in capitals.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ruff: noqa: N803
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from handler.inference.attention import KVPages, Layout
+
+#: positions a program of the decode kernel attends at a time
+BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """All prefill rows as FlashAttention takes them: packed queries, packed keys, where each row begins."""
+
+    query_starts: Tensor
+    key_starts: Tensor
+    longest_query: int
+    longest_context: int
+    #: int64 [keys]: cache slots to gather the keys from; None where every chunk begins its sequence
+    slots: Tensor | None
+
+
+def flash_prefill(
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    scaling: float,
+    layout: "Layout",
+    pages: "KVPages",
+) -> None:
+    """The same by FlashAttention 2, all rows in one call (the operator has kept this signature from torch 2.11 on)."""
+    if layout.packed is None:
+        layout.packed = _packed(layout, pages.page_size)
+    packed, decode_rows = layout.packed, layout.decode_rows
+    if packed.slots is None:
+        k, v = key[decode_rows:], value[decode_rows:]
+    else:
+        k, v = (cache[layer].flatten(0, 1).index_select(0, packed.slots) for cache in (pages.k, pages.v))
+    out[decode_rows:] = torch.ops.aten._flash_attention_forward(
+        query[decode_rows:], k, v, packed.query_starts, packed.key_starts, packed.longest_query,
+        packed.longest_context, 0.0, True, False, scale=scaling,
+    )[0]  # fmt: skip
+
+
+def _packed(layout: "Layout", page_size: int) -> Packed:
+    first, device = layout.decode_rows, layout.slots.device
+    queries, contexts = layout.query_lens[first:], layout.context_lens_host[first:]
+    query_starts = layout.query_starts[first:] - layout.query_starts[first]
+    if queries == contexts:
+        return Packed(query_starts, query_starts, max(queries), max(contexts), None)
+    lengths, total = layout.context_lens[first:], sum(contexts)
+    key_starts = torch.zeros_like(query_starts)
+    key_starts[1:] = lengths.cumsum(0)
+    rows = torch.repeat_interleave(torch.arange(len(contexts), device=device), lengths, output_size=total)
+    positions = torch.arange(total, device=device) - key_starts[rows]
+    pages = layout.block_tables[first:][rows, positions // page_size].long()
+    slots = pages * page_size + positions % page_size
+    return Packed(query_starts, key_starts, max(queries), max(contexts), slots)
+
+
+def paged_decode(
+    query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, scaling: float, out: Tensor
+) -> None:
+    """Attend one query token per row over its pages (flash-decoding: splits of a context, then their combination).
+
+    query, out [rows, heads, head_dim]; keys, values [pages, page_size, kv_heads, head_dim], any page size; tables
+    int32 [rows, max_pages]; lengths int32 [rows], the new token included. A row of length 0 comes out as zeros.
+    float32, float16 or bfloat16; head_dim a power of two >= 16. Softmax and sums in float32.
+    """
+    rows, heads, head_dim = query.shape
+    page_size, kv_heads = keys.shape[1:3]
+    group = heads // kv_heads
+    group_padded = max(16, triton.next_power_of_2(group))  # a tensor-core tile has 16 rows at least
+    # Enough programs for two waves on 132 multiprocessors. Not by the lengths: they are on the device.
+    splits = 1
+    while splits < 32 and rows * kv_heads * splits < 264:
+        splits *= 2
+    partial = torch.empty(rows, kv_heads, splits, group_padded, head_dim, dtype=torch.float32, device=query.device)
+    lse = torch.empty(rows, kv_heads, splits, group_padded, dtype=torch.float32, device=query.device)
+    _attend_split[(rows, kv_heads, splits)](
+        query, keys, values, tables, lengths, partial, lse, query.stride(0), query.stride(1), keys.stride(0),
+        keys.stride(1), keys.stride(2), tables.stride(0), scaling, kv_heads, GROUP=group, PADDED=group_padded,
+        HEAD_DIM=head_dim, PAGE=page_size, BLOCK=BLOCK, SPLITS=splits, num_warps=4,
+    )  # fmt: skip
+    _combine[(rows, heads)](
+        partial, lse, out, out.stride(0), out.stride(1), kv_heads, GROUP=group, PADDED=group_padded,
+        HEAD_DIM=head_dim, SPLITS=splits, num_warps=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def _attend_split(
+    query, keys, values, tables, lengths, partial, lse, q_row, q_head, c_page, c_token, c_head, t_row, scaling,
+    kv_heads, GROUP: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """One row, one key head with the query heads that share it, one split of the context."""
+    row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    length = tl.load(lengths + row)
+    per_split = tl.cdiv(tl.cdiv(length, SPLITS), BLOCK) * BLOCK
+    begin = split * per_split
+    end = tl.minimum(begin + per_split, length)
+    member = tl.arange(0, PADDED)
+    dim = tl.arange(0, HEAD_DIM)
+    q_at = query + row * q_row + (head * GROUP + member)[:, None] * q_head + dim[None, :]
+    q = tl.load(q_at, mask=(member < GROUP)[:, None], other=0.0)
+    best = tl.full([PADDED], float("-inf"), tl.float32)
+    total = tl.zeros([PADDED], tl.float32)
+    acc = tl.zeros([PADDED, HEAD_DIM], tl.float32)
+    for start in range(begin, end, BLOCK):
+        position = start + tl.arange(0, BLOCK)
+        valid = position < end
+        # int64 from here: a cache may be larger than 2**31 elements.
+        page = tl.load(tables + row * t_row + position // PAGE, mask=valid, other=0).to(tl.int64)
+        at = (page * c_page + (position % PAGE) * c_token + head * c_head)[:, None] + dim[None, :]
+        k = tl.load(keys + at, mask=valid[:, None], other=0.0)
+        v = tl.load(values + at, mask=valid[:, None], other=0.0)
+        # ieee: float32 must not be rounded to tf32; it says nothing to half precision
+        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
+        score = tl.where(valid[None, :], score, float("-inf"))
+        new_best = tl.maximum(best, tl.max(score, 1))
+        weight = tl.exp(score - new_best[:, None])
+        fade = tl.exp(best - new_best)
+        total = total * fade + tl.sum(weight, 1)
+        acc = acc * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
+        best = new_best
+    some = tl.where(total > 0, total, 1.0)
+    base = ((row * kv_heads + head) * SPLITS + split) * PADDED
+    tl.store(partial + (base + member)[:, None] * HEAD_DIM + dim[None, :], acc / some[:, None])
+    tl.store(lse + base + member, tl.where(total > 0, best + tl.log(some), float("-inf")))
+
+
+@triton.jit
+def _combine(
+    partial, lse, out, o_row, o_head, kv_heads, GROUP: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+):  # fmt: skip
+    """One row, one query head: its splits weighted by their share of the softmax."""
+    row, head = tl.program_id(0), tl.program_id(1)
+    dim = tl.arange(0, HEAD_DIM)
+    base = ((row * kv_heads + head // GROUP) * SPLITS + tl.arange(0, SPLITS)) * PADDED + head % GROUP
+    part = tl.load(lse + base)
+    best = tl.max(part, 0)
+    weight = tl.exp(part - tl.where(best > float("-inf"), best, 0.0))  # an empty split, or row, weighs nothing
+    total = tl.sum(weight, 0)
+    values = tl.load(partial + base[:, None] * HEAD_DIM + dim[None, :])
+    result = tl.sum(values * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
+    tl.store(out + row * o_row + head * o_head + dim, result.to(out.dtype.element_ty))

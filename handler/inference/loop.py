@@ -1,0 +1,313 @@
+"""The engine thread: commands in, tokens out, errors kept to the request they belong to.
+
+Knows requests, streams and time; what runs is the scheduler's choice, how it runs the runner's affair.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import MappingProxyType
+
+import torch
+from transformers import PreTrainedModel
+
+from handler.errors import EngineFailed, OutOfMemory, Overloaded, WorkerError
+from handler.inference.engine import Delta, FinishReason, ModelInfo, Prompt, Sampling, Status, Stream
+from handler.inference.kv_cache import KVCache
+from handler.inference.request import Outbox, Request, check, report
+from handler.inference.runner import Draws, Forward, Runner
+from handler.inference.scheduler import NO_ROW, Scheduler, Step
+from handler.inference.sizing import EngineConfig
+from handler.inference.text import TextStream
+
+#: failed steps that belong to no request: the engine survives the first, with fresh state, and ends at this many
+FATAL_FAILURES = 2
+#: an idle engine shows life this often, in seconds
+IDLE_S = 1.0
+#: decode graphs up to this many rows are captured before the first request, larger ones while idle
+FIRST_GRAPHS = 8
+#: good steps after running out of memory before steps may be large again
+STEPS_TO_RELAX = 64
+
+
+class BatchingEngine:
+    """Runs many requests in one batch that changes from step to step; implements `Engine`.
+
+    One thread owns the scheduler, the runner and all that a request becomes after `stream` returned. Callers reach it
+    by commands alone, it reaches callers by one callback a step and event loop, and waits for nobody.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        info: ModelInfo,
+        token_bytes: Callable[[int], bytes],
+        config: EngineConfig,
+        *,
+        tokens_in_vocab: int | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        """`token_bytes` is the tokenizer's; `tokens_in_vocab` how many ids it has, where the model has more rows."""
+        self._info = info
+        self._token_bytes = token_bytes
+        self._config = config
+        self._end_ids = frozenset(info.stop_token_ids)
+        self._runner = Runner(model, info, config, tokens_in_vocab=tokens_in_vocab, forward=forward)
+        self._scheduler: Scheduler[Request] = Scheduler(
+            KVCache(config.pages, config.page_size), config.rows, config.prefill_chunk
+        )
+        self._launched: deque[Draws[Request]] = deque()
+        self._outbox = Outbox()
+        self._steps = 0
+        self._failures = 0
+        self._memory_failures = 0
+        self._good_steps = 0
+        self._next_deadline = float("inf")
+        self._heartbeat = time.monotonic()
+        # Shared with callers: who got in, what they want, and whether the door is open at all.
+        self._door = threading.Lock()
+        self._alive = True
+        self._closing = False
+        self._open: set[Request] = set()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    # -- callers' side ---------------------------------------------------------------------------------------------
+
+    @property
+    def max_model_len(self) -> int:
+        return self._config.max_model_len
+
+    def stream(self, prompt: Prompt, sampling: Sampling, *, deadline: float | None = None) -> Stream:
+        """See `Engine.stream`; on a running event loop."""
+        token_ids = check(prompt, sampling, self._info.vocab_size, self.max_model_len)
+        stream = Stream(lambda: self._command(lambda: self._cancel(request)))
+        request = Request(
+            tokens=token_ids,
+            prompt_len=len(token_ids),
+            full_length=len(token_ids) + sampling.max_tokens,
+            length=len(token_ids),
+            sampling=sampling,
+            stream=stream,
+            loop=asyncio.get_running_loop(),
+            text=TextStream(self._token_bytes, sampling.stop),
+            deadline=deadline,
+            arrived=time.monotonic(),
+        )
+        with self._door:
+            if not self._alive:
+                raise EngineFailed("the engine is closed" if self._closing else "the engine has failed")
+            if len(self._open) >= self._config.rows + self._config.max_waiting:
+                raise Overloaded(f"{self._config.rows} requests run and {self._config.max_waiting} wait already")
+            self._open.add(request)
+            self._command(lambda: self._submit(request))
+        return stream
+
+    def status(self) -> Status:
+        scheduler, cache = self._scheduler, self._scheduler.cache
+        details = {
+            "steps": self._steps,
+            "pages_total": cache.total,
+            "pages_used": cache.total - cache.free,
+            "pages_cached": cache.cached,
+            "preemptions": scheduler.preemptions,
+            "prefix_hit_tokens": scheduler.hit_tokens,
+            "attention": self._runner.attention,
+            "attention_reason": self._runner.attention_reason,
+            "graphs": self._runner.captured,
+            "step_failures": self._failures,
+            "out_of_memory": self._memory_failures,
+        }
+        running = len(scheduler.running) if self._alive else 0
+        return Status(
+            alive=self._alive,
+            running=running,
+            waiting=max(0, len(self._open) - running),
+            heartbeat_age_s=time.monotonic() - self._heartbeat,
+            details=MappingProxyType(details),
+        )
+
+    def close(self) -> None:
+        with self._door:
+            self._closing = True
+        self._wake.set()
+        self._thread.join()
+        # After a fatal error the device answers nothing any more, not even this.
+        if self._failures < FATAL_FAILURES:
+            self._runner.close()
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        self._wake.set()
+
+    # -- the engine thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._runner.capture_next(FIRST_GRAPHS):
+                    self._heartbeat = time.monotonic()
+                while not self._closing and self._failures < FATAL_FAILURES:
+                    self._guarded_turn()
+        finally:
+            self._shut()
+
+    def _guarded_turn(self) -> None:
+        """One turn; whatever escapes it is no single request's fault, and all that run fail."""
+        try:
+            self._turn()
+        except Exception as error:
+            report(error)
+            self._failures += 1
+            self._launched.clear()
+            for request in tuple(self._scheduler.running):
+                self._fail(request, EngineFailed("a step of the engine failed"))
+            self._scheduler.restart()
+        self._flush()
+
+    def _turn(self) -> None:
+        self._heartbeat = time.monotonic()
+        while self._commands:
+            self._commands.popleft()()
+        if self._scheduler.idle and not self._launched:
+            self._rest()
+            return
+        self._expire()
+        step = self._scheduler.schedule()
+        if step and not self._launch(step):
+            self._shrink(step)
+        else:
+            # A GPU is kept busy by reading a step's tokens only after the next one is launched.
+            self._read(all_but=1 if step and self._config.overlap else 0)
+
+    def _rest(self) -> None:
+        if not self._runner.capture_next(self._config.rows):
+            self._wake.wait(IDLE_S)
+            self._wake.clear()
+
+    def _launch(self, step: Step[Request]) -> bool:
+        """False where the device has too little memory for the step."""
+        refused: list[Request] = []
+        try:
+            for request in step.admitted:
+                request.started = request.started or self._heartbeat
+                try:
+                    self._runner.assign(request)
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:
+                    report(error)
+                    refused.append(request)
+            self._launched.append(self._runner.launch(step))
+        except torch.OutOfMemoryError:
+            return False
+        # A refused request was computed all the same: others may share its prefix. Its draw is nobody's.
+        for request in refused:
+            self._fail(request, EngineFailed("the sampling of this request could not be set up"))
+        self._steps += 1
+        self._good_steps += 1
+        if self._good_steps == STEPS_TO_RELAX:
+            self._scheduler.relax()
+        return True
+
+    def _shrink(self, step: Step[Request]) -> None:
+        """After running out of memory: try again with half the work; a second time in a row, without the largest."""
+        again = self._good_steps == 0 and self._memory_failures > 0
+        self._memory_failures += 1
+        self._good_steps = 0
+        self._read(all_but=0)
+        if not again:
+            self._scheduler.halve()
+        elif alive := [request for request in step.sequences if not request.ended]:
+            largest = max(alive, key=lambda request: request.length)
+            self._fail(largest, OutOfMemory("the device has too little memory for this request"))
+        self._scheduler.restart()
+        self._runner.free()
+
+    def _read(self, all_but: int) -> None:
+        """Wait for the tokens of launched steps, except the last `all_but` steps, and hand them out."""
+        while len(self._launched) > all_but:
+            draws = self._launched.popleft()
+            ids = draws.read()
+            now = time.monotonic()
+            for request, token in zip(draws.sequences, ids, strict=True):
+                # An ended request was launched once more before its end was seen; that token is dropped.
+                if not request.ended:
+                    self._accept(request, token, now)
+
+    def _accept(self, request: Request, token: int, now: float) -> None:
+        try:
+            delta, reason = request.take(token, self._end_ids, now)
+        except Exception as error:
+            report(error)
+            self._fail(request, EngineFailed("the text of this request could not be decoded"))
+            return
+        self._outbox.put(request, delta)
+        if reason is not None:
+            self._finish(request, reason)
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def _submit(self, request: Request) -> None:
+        self._scheduler.add(request)
+        if request.deadline is not None:
+            self._next_deadline = min(self._next_deadline, request.deadline)
+
+    def _cancel(self, request: Request) -> None:
+        if not request.ended:
+            self._interrupt(request, "cancelled")
+
+    def _expire(self) -> None:
+        now = self._heartbeat
+        if now < self._next_deadline:
+            return
+        for request in (*self._scheduler.running, *self._scheduler.waiting):
+            if request.deadline is not None and request.deadline <= now:
+                self._interrupt(request, "deadline")
+        remaining = (*self._scheduler.running, *self._scheduler.waiting)
+        deadlines = (request.deadline for request in remaining if request.deadline is not None)
+        self._next_deadline = min(deadlines, default=float("inf"))
+
+    def _interrupt(self, request: Request, reason: FinishReason) -> None:
+        """End a request between two tokens; the text it still holds back goes out first."""
+        if held := request.held():
+            self._outbox.put(request, Delta(held, ()))
+        self._finish(request, reason)
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        self._outbox.put(request, request.finish(reason))
+        self._drop(request)
+
+    def _fail(self, request: Request, error: WorkerError) -> None:
+        self._outbox.put(request, error)
+        self._drop(request)
+
+    def _drop(self, request: Request) -> None:
+        """Free all that a request holds, at once."""
+        request.ended = True
+        self._open.discard(request)
+        if request.row != NO_ROW:
+            self._runner.release(request.row)
+        self._scheduler.remove(request)
+
+    def _flush(self) -> None:
+        """Send the events of this turn."""
+        for loop in self._outbox.send():
+            for request in (*self._scheduler.running, *self._scheduler.waiting):
+                if request.loop is loop:
+                    self._drop(request)
+
+    def _shut(self) -> None:
+        """Answer whoever is still there; nobody gets in any more."""
+        with self._door:
+            self._alive = False
+        for request in self._open:
+            request.ended = True
+            failed = EngineFailed("the engine has failed")
+            self._outbox.put(request, request.finish("cancelled") if self._closing else failed)
+        self._open.clear()
+        self._outbox.send()

@@ -1,0 +1,119 @@
+"""A request on the engine's thread: what its caller gets of each token, and how it ends. Knows no row, no page."""
+
+import asyncio
+import logging
+import time
+import traceback
+from array import array
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from handler.errors import ContextLengthExceeded, InvalidRequest, WorkerError
+from handler.inference.engine import Delta, Finish, FinishReason, Prompt, Sampling, Stream, Timing, Usage
+from handler.inference.scheduler import Sequence
+from handler.inference.text import TextStream
+
+log = logging.getLogger(__name__)
+
+Event = Delta | Finish | WorkerError
+
+
+def check(prompt: Prompt, sampling: Sampling, vocab_size: int, max_model_len: int) -> list[int]:
+    """The prompt's ids, if nothing about the request can go wrong on the device; raises as `Engine.stream` does."""
+    try:
+        ids = array("q", prompt.token_ids).tolist()
+    except (TypeError, OverflowError):
+        raise InvalidRequest("a token id of the prompt is no integer") from None
+    if not ids:
+        raise InvalidRequest("the prompt has no token")
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        raise InvalidRequest(f"a token id of the prompt is outside [0, {vocab_size})")
+    if sampling.max_tokens < 1:
+        raise InvalidRequest("max_tokens must be at least 1", field="max_tokens")
+    if len(ids) + sampling.max_tokens > max_model_len:
+        raise ContextLengthExceeded(
+            f"{len(ids)} prompt tokens and {sampling.max_tokens} for the answer exceed {max_model_len}"
+        )
+    return ids
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Request(Sequence):
+    """A sequence and the caller who waits for it. Times are of `time.monotonic`."""
+
+    stream: Stream
+    loop: asyncio.AbstractEventLoop
+    text: TextStream
+    deadline: float | None
+    arrived: float
+    started: float | None = None
+    first_token: float | None = None
+    ended: bool = False
+
+    def take(self, token: int, end_ids: Collection[int], now: float) -> tuple[Delta, FinishReason | None]:
+        """Add a drawn token; returns what came of it, and the reason where it was the last.
+
+        An end token is a token of the answer but not of its text. Raises what decoding raises.
+        """
+        self.tokens.append(token)
+        if self.first_token is None:
+            self.first_token = now
+        text = self.text
+        if token in end_ids:
+            return Delta(text.flush(), (token,)), "stop"
+        piece = text.push(token)
+        if not text.stopped and len(self.tokens) < self.full_length:
+            return Delta(piece, (token,)), None
+        piece += text.flush()
+        return Delta(piece, (token,)), "stop" if text.stopped else "length"
+
+    def held(self) -> str:
+        """The text still held back, where the request ends between two tokens."""
+        try:
+            return self.text.flush()
+        except Exception as error:
+            report(error)
+            return ""
+
+    def finish(self, reason: FinishReason) -> Finish:
+        now = time.monotonic()
+        first = self.first_token
+        timing = Timing(
+            queue_s=(self.started or now) - self.arrived,
+            ttft_s=None if first is None else first - self.arrived,
+            total_s=now - self.arrived,
+        )
+        return Finish(
+            reason, Usage(self.prompt_len, self.cached_tokens or 0, len(self.tokens) - self.prompt_len), timing
+        )
+
+
+class Outbox:
+    """Events on their way to callers: all of a step leave as one callback for each event loop."""
+
+    def __init__(self) -> None:
+        self._events: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Event]]] = {}
+
+    def put(self, request: Request, event: Event) -> None:
+        self._events.setdefault(request.loop, []).append((request.stream, event))
+
+    def send(self) -> list[asyncio.AbstractEventLoop]:
+        """Returns the event loops that are closed: nobody will read there, or cancel."""
+        events, self._events = self._events, {}
+        closed = []
+        for loop, batch in events.items():
+            try:
+                loop.call_soon_threadsafe(_deliver, batch)
+            except RuntimeError:
+                closed.append(loop)
+        return closed
+
+
+def _deliver(batch: list[tuple[Stream, Event]]) -> None:
+    for stream, event in batch:
+        stream.put(event)
+
+
+def report(error: BaseException) -> None:
+    """Log type and place of an error; its message may hold what a caller wrote, and stays out."""
+    log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

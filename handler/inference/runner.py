@@ -1,0 +1,288 @@
+"""One step on the device: batch tensors, forward, sample, CUDA graphs.
+
+Knows rows, pages and tensors, and what a step asks for; never a text, a stream or a clock.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Generic, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from handler.inference import attention
+from handler.inference.attention import KVPages, Layout
+from handler.inference.engine import ModelInfo
+from handler.inference.sampler import Sampler
+from handler.inference.scheduler import S, Sequence, Step
+from handler.inference.sizing import EngineConfig
+
+#: (ids [tokens], positions [tokens], keep [draws] or None for all, layout, pages) -> logits [draws, vocab].
+#: All that is known of the model's forward; a merged one needs to be no more than this.
+Forward = Callable[[Tensor, Tensor, Tensor | None, Layout, KVPages], Tensor]
+
+
+def model_forward(model: PreTrainedModel) -> Forward:
+    """The forward of transformers' own modules, with all tokens of a step packed into one row."""
+    body, head = model.get_submodule("model"), model.get_submodule("lm_head")
+
+    def forward(ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+        hidden = body(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            use_cache=False,
+            layout=layout,
+            pages=pages,
+        ).last_hidden_state[0]
+        logits: Tensor = head(hidden if keep is None else hidden[keep])
+        return logits
+
+    return forward
+
+
+class Scores(NamedTuple):
+    """What a forward leaves to the sampler: n rows that draw, and for each the position of the token to be drawn."""
+
+    logits: Tensor
+    rows: Tensor
+    positions: Tensor
+
+
+@dataclass(slots=True)
+class Draws(Generic[S]):
+    """The tokens one launched step draws, on their way to the host."""
+
+    sequences: list[S]
+    _ids: Tensor
+    _arrived: torch.cuda.Event | None
+
+    def read(self) -> list[int]:
+        """Token ids in the order of `sequences`; waits until the step is done."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        ids: list[int] = self._ids.tolist()
+        return ids
+
+
+class Runner:
+    """Keeps the state of every row on the device, and tells the device only what changed.
+
+    The state of a row is its last token, its length and its pages. A decode step needs no more than that and the list
+    of rows, so it can follow another step whose tokens the host has not seen yet, and be replayed from a CUDA graph.
+    Padding of a graph goes to one row more than may run, and to the scratch page.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        info: ModelInfo,
+        config: EngineConfig,
+        *,
+        tokens_in_vocab: int | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        """Allocates the cache: `config.pages` pages on the model's device. Switches the model's attention over."""
+        device, shape = model.device, model.config
+        attention.register()
+        self.attention, self.attention_reason = attention.choose(config.attention, device, shape)
+        model.set_attn_implementation(self.attention)
+        head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        self._pages = KVPages(
+            shape.num_hidden_layers,
+            config.pages,
+            config.page_size,
+            shape.num_key_value_heads,
+            head_dim,
+            model.dtype,
+            device,
+        )
+        self._device = device
+        self._cuda = device.type == "cuda"
+        self._forward = forward or model_forward(model)
+        self._page_size = config.page_size
+        self._padding = rows = config.rows
+        self._width = -(-config.max_model_len // config.page_size)
+        self._sampler = Sampler(rows + 1, info.vocab_size, tokens_in_vocab or info.vocab_size, device)
+        self._last = torch.zeros(rows + 1, dtype=torch.int64, device=device)
+        self._lengths = torch.zeros(rows + 1, dtype=torch.int64, device=device)
+        self._tables = torch.zeros(rows + 1, self._width, dtype=torch.int32, device=device)
+        self._starts = torch.arange(rows + 2, dtype=torch.int32, device=device)
+        # One step lengthens a row by one token, padding by none.
+        self._one = torch.ones(rows + 1, dtype=torch.int64, device=device)
+        self._one[self._padding] = 0
+        self._rows = torch.full((rows,), self._padding, dtype=torch.int64, device=device)
+        #: what the host knows of `_rows` and of the pages in `_tables`
+        self._decoding: list[int] = []
+        self._known = [0] * (rows + 1)
+        self._buckets = [*config.graph_buckets] if self._cuda and self.attention == "paged_kernel" else []
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Scores]] = {}
+        self._graph_memory = torch.cuda.graph_pool_handle() if self._buckets else None
+
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """Rows of the decode graphs that are ready."""
+        return tuple(self._graphs)
+
+    def assign(self, sequence: Sequence) -> None:
+        """Make a sequence's row its own, before its first chunk; raises what the sampler has against its sampling."""
+        self._known[sequence.row] = 0
+        prompt, completion = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
+        self._sampler.assign(sequence.row, sequence.sampling, prompt, completion)
+
+    def release(self, row: int) -> None:
+        self._sampler.release(row)
+
+    def launch(self, step: Step[S]) -> Draws[S]:
+        """Start a step. On a GPU this returns before the step is done, and waits for nothing."""
+        self._update_tables(step)
+        self._update_rows([sequence.row for sequence in step.decode])
+        rows = len(step.decode)
+        bucket = min((size for size in self._graphs if size >= rows), default=None)
+        if step.chunks:
+            scores = self._mixed(step)
+        elif bucket is None:
+            scores = self._decode(rows, [sequence.computed for sequence in step.decode])
+        else:
+            graph, padded = self._graphs[bucket]
+            graph.replay()
+            scores = Scores(padded.logits[:rows], padded.rows[:rows], padded.positions[:rows])
+        # Not in the graph: what the sampler does depends on what the rows ask for.
+        ids = self._sampler.sample(scores.logits, scores.rows, scores.positions)
+        self._last[scores.rows] = ids
+        return self._fetch(step.drawing, ids)
+
+    def capture_next(self, at_most: int) -> bool:
+        """Capture the next decode graph, the smallest first; False where none of `at_most` rows is left.
+
+        Only while no sequence runs. A graph that does not fit ends the capturing: larger steps run without.
+        """
+        if not self._buckets or self._buckets[0] > at_most:
+            return False
+        rows = self._buckets.pop(0)
+        self._update_rows([])
+        try:
+            self._decode(rows)  # compiles kernels and lets libraries allocate, which a capture must not
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
+                scores = self._decode(rows)
+        except torch.OutOfMemoryError:
+            self._buckets.clear()
+            return False
+        self._graphs[rows] = graph, scores
+        return True
+
+    def free(self) -> None:
+        """Give memory that is only cached back to the device."""
+        if self._cuda:
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Give the cache back to the device; idempotent."""
+        self._graphs.clear()
+        self._pages.k.clear()
+        self._pages.v.clear()
+        self.free()
+
+    def _decode(self, count: int, contexts_host: list[int] | None = None) -> Scores:
+        """One token for each of the first `count` of `_rows`; on the CPU, attention needs their context lengths too."""
+        rows = self._rows[:count]
+        positions = self._lengths[rows]
+        contexts = positions + self._one[rows]
+        layout = Layout(
+            slots=self._slots(rows, positions),
+            block_tables=self._tables_of(rows, contexts_host),
+            context_lens=contexts.int(),
+            query_starts=self._starts[: count + 1],
+            query_lens=[1] * count,
+            context_lens_host=contexts_host or [],
+            decode_rows=count,
+        )
+        logits = self._forward(self._last[rows], positions, None, layout, self._pages)
+        self._lengths[rows] = contexts
+        return Scores(logits, rows, contexts)
+
+    def _mixed(self, step: Step[S]) -> Scores:
+        """Decode rows first, then chunks."""
+        count = len(step.decode)
+        chunks = step.chunks
+        sizes = [chunk.end - chunk.start for chunk in chunks]
+        contexts_host = [sequence.computed for sequence in step.sequences]
+        starts, keep = [count], list(range(count))
+        for chunk, size in zip(chunks, sizes, strict=True):
+            starts.append(starts[-1] + size)
+            if chunk.draws:
+                keep.append(starts[-1] - 1)
+        ids, positions, token_rows, rows, contexts, query_starts, drawing, kept = self._upload(
+            [*chain.from_iterable(chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks)],
+            [*chain.from_iterable(range(chunk.start, chunk.end) for chunk in chunks)],
+            [*chain.from_iterable([chunk.sequence.row] * size for chunk, size in zip(chunks, sizes, strict=True))],
+            [chunk.sequence.row for chunk in chunks],
+            [chunk.end for chunk in chunks],
+            starts[1:],
+            [count + i for i, chunk in enumerate(chunks) if chunk.draws],
+            keep,
+        )
+        decode = self._rows[:count]
+        lengths = self._lengths[decode]
+        rows = torch.cat((decode, rows))
+        contexts = torch.cat((lengths + 1, contexts))
+        positions = torch.cat((lengths, positions))
+        layout = Layout(
+            slots=self._slots(torch.cat((decode, token_rows)), positions),
+            block_tables=self._tables_of(rows, contexts_host),
+            context_lens=contexts.int(),
+            query_starts=torch.cat((self._starts[: count + 1], query_starts.int())),
+            query_lens=[1] * count + sizes,
+            context_lens_host=contexts_host,
+            decode_rows=count,
+        )
+        ids = torch.cat((self._last[decode], ids))
+        logits = self._forward(ids, positions, kept, layout, self._pages)
+        self._lengths[rows] = contexts
+        drawing = torch.cat((torch.arange(count, device=self._device), drawing))
+        return Scores(logits, rows[drawing], contexts[drawing])
+
+    def _slots(self, rows: Tensor, positions: Tensor) -> Tensor:
+        pages = self._tables[rows, positions // self._page_size]
+        return pages * self._page_size + positions % self._page_size
+
+    def _tables_of(self, rows: Tensor, contexts_host: list[int] | None) -> Tensor:
+        """Block tables [rows, pages], as narrow as the longest context allows where the host knows it."""
+        width = self._width if contexts_host is None else -(-max(contexts_host) // self._page_size)
+        return self._tables[:, :width][rows]
+
+    def _update_tables(self, step: Step[S]) -> None:
+        """Write the pages that sequences got since the last step into their rows."""
+        cells: list[int] = []
+        pages: list[int] = []
+        for sequence in chain(step.admitted, step.grown):
+            row, table = sequence.row, sequence.table.pages
+            known, self._known[row] = self._known[row], len(table)
+            cells.extend(range(row * self._width + known, row * self._width + len(table)))
+            pages.extend(table[known:])
+        if cells:
+            at, new = self._upload(cells, pages)
+            self._tables.view(-1)[at] = new.int()
+
+    def _update_rows(self, decoding: list[int]) -> None:
+        if decoding != self._decoding:
+            self._decoding = decoding
+            (rows,) = self._upload(decoding + [self._padding] * (len(self._rows) - len(decoding)))
+            self._rows.copy_(rows)
+
+    def _upload(self, *columns: list[int]) -> tuple[Tensor, ...]:
+        """All columns as int64 tensors on the device, in one copy from pinned memory."""
+        host = torch.tensor([*chain.from_iterable(columns)], dtype=torch.int64, pin_memory=self._cuda)
+        device = host.to(self._device, non_blocking=True)
+        return torch.split(device, [len(column) for column in columns])
+
+    def _fetch(self, sequences: list[S], ids: Tensor) -> Draws[S]:
+        if not self._cuda:
+            return Draws(sequences, ids, None)
+        host = torch.empty(len(sequences), dtype=torch.int64, pin_memory=True)
+        host.copy_(ids, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return Draws(sequences, host, arrived)

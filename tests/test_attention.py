@@ -1,0 +1,249 @@
+"""Paged attention gives each row what plain attention over its own tokens gives, wherever its pages lie."""
+
+import itertools
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from handler.inference import attention
+from handler.inference.attention import KVPages, Layout
+
+attention.register()
+
+
+class Layer(nn.Module):
+    """All that attention reads of transformers' module."""
+
+    def __init__(self, layer_idx: int) -> None:
+        super().__init__()
+        self.layer_idx = layer_idx
+
+
+@dataclass
+class Case:
+    """One step over one layer, with what each row must come to."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    layout: Layout
+    pages: KVPages
+    #: [tokens, heads, head_dim], float64
+    expected: Tensor
+
+
+def make_case(
+    rows: list[tuple[int, int]],
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    page_size: int,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Case:
+    """`rows` are (new tokens, tokens before them), those with one new token and some before being decode rows.
+
+    (0, 0) is a padded decode row. Pages are handed out in random order, and hold noise where no row wrote.
+    """
+    g = torch.Generator().manual_seed(seed)
+    shuffled = random.Random(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g).to(dtype)
+
+    contexts = [new + old for new, old in rows]
+    needed = [-(-context // page_size) for context in contexts]
+    free = list(range(1, sum(needed) + 4))
+    shuffled.shuffle(free)
+    pages = KVPages(2, len(free) + 1, page_size, kv_heads, head_dim, dtype, device)
+    for cache in (*pages.k, *pages.v):
+        cache.copy_(draw(*cache.shape))
+    tables = torch.randint(0, len(free) + 1, (len(rows), max(needed) + 1), generator=g).int()  # stale past the end
+    slots, queries, keys, values, expected = [], [], [], [], []
+    for row, (new, old) in enumerate(rows):
+        mine = [free.pop() for _ in range(needed[row])]
+        tables[row, : needed[row]] = torch.tensor(mine, dtype=torch.int32)
+        where = [mine[i // page_size] * page_size + i % page_size for i in range(contexts[row])]
+        k, v = draw(contexts[row], kv_heads, head_dim), draw(contexts[row], kv_heads, head_dim)
+        pages.write(
+            1, torch.tensor(where[:old], dtype=torch.int64, device=device), k[:old].to(device), v[:old].to(device)
+        )
+        padded = new + old == 0
+        q = draw(1 if padded else new, heads, head_dim)
+        slots += [0] if padded else where[old:]
+        queries.append(q)
+        keys.append(draw(1, kv_heads, head_dim) if padded else k[old:])
+        values.append(draw(1, kv_heads, head_dim) if padded else v[old:])
+        expected.append(torch.zeros_like(q).double() if padded else plain(q, k, v))
+    query_lens = [max(new, 1) for new, _ in rows]
+    layout = Layout(
+        slots=torch.tensor(slots, device=device),
+        block_tables=tables.to(device),
+        context_lens=torch.tensor(contexts, dtype=torch.int32, device=device),
+        query_starts=torch.tensor([0, *itertools.accumulate(query_lens)], dtype=torch.int32, device=device),
+        query_lens=query_lens,
+        context_lens_host=contexts,
+        decode_rows=sum(old > 0 or new == 0 for new, old in rows if new <= 1),
+    )
+    query, key, value = (torch.cat(x).to(device) for x in (queries, keys, values))
+    return Case(query, key, value, layout, pages, torch.cat(expected))
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of the last queries of a sequence, in float64."""
+    q, k, v = (x.double().transpose(0, 1) for x in (q, k, v))
+    k, v = (x.repeat_interleave(q.shape[0] // x.shape[0], 0) for x in (k, v))
+    later = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool).triu(k.shape[1] - q.shape[1] + 1)
+    scores = (q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
+    result: Tensor = (scores.masked_fill(later, float("-inf")).softmax(-1) @ v).transpose(0, 1)
+    return result
+
+
+def attend(case: Case, name: str = "paged_reference") -> Tensor:
+    """Layer 1, in the shapes transformers calls with."""
+    module = Layer(1)
+    packed = (x.transpose(0, 1)[None] for x in (case.query, case.key, case.value))
+    out, weights = ALL_ATTENTION_FUNCTIONS[name](
+        module, *packed, None, dropout=0.0, layout=case.layout, pages=case.pages, sliding_window=None
+    )
+    assert weights is None
+    assert out.shape == (1, *case.query.shape)
+    result: Tensor = out[0]
+    return result
+
+
+MIXED = [(1, 1), (1, 6), (1, 7), (1, 8), (1, 130), (0, 0), (5, 0), (9, 4), (3, 8), (1, 0), (70, 65)]
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(14, 2, 64), (8, 8, 16), (16, 8, 128), (7, 1, 32)])
+def test_each_row_attends_its_own_tokens(
+    heads: int, kv_heads: int, head_dim: int, page_size: int, dtype: torch.dtype
+) -> None:
+    case = make_case(MIXED, heads=heads, kv_heads=kv_heads, head_dim=head_dim, page_size=page_size, dtype=dtype)
+    got = attend(case).double()
+    assert got.isfinite().all()
+    real = torch.arange(len(got)) != 5  # what a padded row comes to is nobody's business
+    torch.testing.assert_close(got[real], case.expected[real], atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("rows", [[(1, 5)], [(1, 40), (1, 50)], [(6, 0)], [(2, 3), (4, 0)]])
+def test_decode_alone_and_prefill_alone_work(rows: list[tuple[int, int]]) -> None:
+    case = make_case(rows, heads=4, kv_heads=2, head_dim=16, page_size=4)
+    torch.testing.assert_close(attend(case).double(), case.expected, atol=2e-6, rtol=2e-6)
+
+
+def test_new_keys_and_values_lie_in_their_slots() -> None:
+    case = make_case(MIXED, heads=4, kv_heads=2, head_dim=16, page_size=4)
+    before = [x.clone() for x in (case.pages.k[1], case.pages.v[1], case.pages.k[0])]
+    attend(case)
+    slots = case.layout.slots
+    real = slots != 0
+    untouched = torch.ones(before[0].flatten(0, 1).shape[0], dtype=torch.bool).index_fill_(0, slots, False)
+    for cache, old, new in ((case.pages.k[1], before[0], case.key), (case.pages.v[1], before[1], case.value)):
+        assert torch.equal(cache.flatten(0, 1)[slots[real]], new[real])
+        assert torch.equal(cache.flatten(0, 1)[untouched], old.flatten(0, 1)[untouched])
+    assert torch.equal(case.pages.k[0], before[2])  # another layer
+
+
+def test_a_chunk_reads_what_another_chunk_of_the_same_step_writes() -> None:
+    whole = make_case([(8, 0), (4, 8)], heads=4, kv_heads=2, head_dim=16, page_size=4)
+    tables = whole.layout.block_tables
+    tables[1, :2] = tables[0, :2]  # the second row's first eight tokens are the first row's
+    got = attend(whole)[8:]
+    keys, values = (torch.cat((x[:8], x[8:])) for x in (whole.key, whole.value))
+    torch.testing.assert_close(got.double(), plain(whole.query[8:], keys, values), atol=2e-6, rtol=2e-6)
+
+
+def test_padding_costs_at_most_twice_a_row_and_never_the_longest_neighbour() -> None:
+    rows = [(1, length) for length in (3, 60, 70, 120, 500, 510, 4000)]
+    case = make_case(rows, heads=2, kv_heads=1, head_dim=16, page_size=16)
+    attend(case)
+    groups = case.layout.groups
+    assert groups is not None
+    read = {length: group.mask.shape[-1] for group in groups for length in group_lengths(group.rows, rows)}
+    assert all(width <= max(2 * length, 64) + 16 for length, width in read.items())
+
+
+def group_lengths(at: Tensor | None, rows: list[tuple[int, int]]) -> list[int]:
+    return [rows[i][1] + 1 for i in (range(len(rows)) if at is None else at.tolist())]
+
+
+def tiny(architecture: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    kind, settings = {"qwen2": (Qwen2ForCausalLM, Qwen2Config), "qwen3": (Qwen3ForCausalLM, Qwen3Config)}[architecture]
+    config = settings(
+        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512,
+    )  # fmt: skip
+    model: PreTrainedModel = kind(config).eval()
+    return model
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+@torch.no_grad()
+def test_qwen_models_run_on_it_unchanged(architecture: str) -> None:
+    """Three sequences: prompts of one step, then a step of two decode rows beside a later chunk of the third."""
+    model, size = tiny(architecture), 4
+    texts = [torch.randint(0, 300, (n,)) for n in (9, 17, 30)]
+    whole = [model(input_ids=text[None], use_cache=False).logits[0] for text in texts]
+    pages = KVPages(3, 30, size, 2, 16, torch.float32, "cpu")
+    tables = torch.randperm(27).view(3, 9).int() + 1
+    model.set_attn_implementation("paged_reference")
+
+    def step(spans: list[tuple[int, int]], decode_rows: int) -> list[Tensor]:
+        lengths = [end - start for start, end in spans]
+        positions = [torch.arange(start, end) for start, end in spans]
+        layout = Layout(
+            slots=torch.cat([tables[i, p // size] * size + p % size for i, p in enumerate(positions)]).long(),
+            block_tables=tables,
+            context_lens=torch.tensor([end for _, end in spans], dtype=torch.int32),
+            query_starts=torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32),
+            query_lens=lengths,
+            context_lens_host=[end for _, end in spans],
+            decode_rows=decode_rows,
+        )
+        ids = torch.cat([text[start:end] for text, (start, end) in zip(texts, spans, strict=True)])
+        logits = model(
+            input_ids=ids[None], position_ids=torch.cat(positions)[None], use_cache=False,
+            logits_to_keep=torch.arange(len(ids)), layout=layout, pages=pages,
+        ).logits[0]  # fmt: skip
+        return list(logits.split(lengths))
+
+    for spans, decode_rows in (([(0, 8), (0, 16), (0, 13)], 0), ([(8, 9), (16, 17), (13, 30)], 2)):
+        for got, expected, (start, end) in zip(step(spans, decode_rows), whole, spans, strict=True):
+            torch.testing.assert_close(got, expected[start:end], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wish", [{"sliding_window": 8}, {"dropout": 0.1}, {"attention_mask": torch.zeros(1, 1, 1, 1)}])
+def test_what_it_cannot_do_is_refused(wish: dict[str, object]) -> None:
+    case = make_case([(1, 5)], heads=4, kv_heads=2, head_dim=16, page_size=4)
+    module = Layer(0)
+    packed = [x.transpose(0, 1)[None] for x in (case.query, case.key, case.value)]
+    arguments = {"attention_mask": None, "layout": case.layout, "pages": case.pages, **wish}
+    with pytest.raises(NotImplementedError, match="no mask, window or dropout"):
+        ALL_ATTENTION_FUNCTIONS["paged_reference"](module, *packed, **arguments)
+
+
+def test_pages_cost_what_bytes_per_page_says() -> None:
+    pages = KVPages(3, 5, 16, 2, 64, torch.bfloat16, "cpu")
+    total = sum(x.numel() * x.element_size() for x in (*pages.k, *pages.v))
+    assert total == 5 * KVPages.bytes_per_page(3, 16, 2, 64, torch.bfloat16)
+
+
+def test_the_choice_comes_with_its_reason() -> None:
+    config = Qwen2Config()
+    cpu = torch.device("cpu")
+    assert attention.choose("auto", cpu, config) == ("paged_reference", "the kernels need CUDA, not cpu")
+    assert attention.choose("reference", cpu, config) == ("paged_reference", "asked for")
+    with pytest.raises(ValueError, match="need CUDA"):
+        attention.choose("kernel", cpu, config)
