@@ -15,6 +15,8 @@ from handler.report import Report
 from handler.settings import Settings, on_runpod
 
 if TYPE_CHECKING:
+    from handler.inference.loop import BatchingEngine
+    from handler.inference.sizing import EngineConfig
     from handler.job import Jobs
 
 
@@ -24,32 +26,37 @@ def main() -> int:
     report = Report()
     try:
         settings = Settings.from_environment(os.environ)
-        if arguments.rp_serve_api or (on_runpod(os.environ) and arguments.test_input is None):
-            jobs = start(settings, report)
-            worker.serve(jobs.stream if settings.streaming else jobs.answer, max_concurrent_requests=1)
-            return 0
-        job = local.read_job(arguments.test_input, Path("test_input.json"))
-        jobs = start(settings, report)
+        local_job = None
+        if not arguments.rp_serve_api and (arguments.test_input is not None or not on_runpod(os.environ)):
+            local_job = local.read_job(arguments.test_input, Path("test_input.json"))
+        engine, config, jobs = start(settings, report)
     except StartError as error:
         report.say(f"cannot start: {error}")
         return 1
-    if settings.streaming:
-        return asyncio.run(local.print_stream(job, jobs.stream))
-    return asyncio.run(local.print_answer(job, jobs.answer))
+    try:
+        if local_job is None:
+            worker.serve(jobs.stream if settings.streaming else jobs.answer, slots=config.rows)
+            return 0
+        if settings.streaming:
+            return asyncio.run(local.print_stream(local_job, jobs.stream))
+        return asyncio.run(local.print_answer(local_job, jobs.answer))
+    finally:
+        engine.close()
 
 
-def start(settings: Settings, report: Report) -> "Jobs":
-    """Load the model and put the line together.
+def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineConfig, Jobs]":
+    """Load the model, size the engine for what memory is left, and put the line together.
 
     Raises:
         StartError: the cause and the cure, in one line.
     """
     with report.phase("imports"):
-        from handler.inference import weights
+        from handler.inference import memory, weights
+        from handler.inference.loop import BatchingEngine
+        from handler.inference.sizing import ModelShape, Wishes, plan
         from handler.info import Info
         from handler.job import Jobs
         from handler.operations import Operations
-        from tests.oracle import SerialEngine
     with report.phase("weights"):
         snapshot = weights.find(
             settings.model_path,
@@ -57,17 +64,24 @@ def start(settings: Settings, report: Report) -> "Jobs":
             revision=settings.model_revision,
             on_runpod=on_runpod(os.environ),
         )
-        loaded = weights.load(snapshot)
+        model, template, info = weights.load(snapshot)
     with report.phase("engine"):
-        engine = SerialEngine(loaded.model, loaded.info, loaded.template.token_bytes)
+        wishes = Wishes(**{name: getattr(settings, name) for name in Wishes.__dataclass_fields__})
+        shape = ModelShape.of(model.config, model.dtype.itemsize)
+        config = plan(
+            wishes, shape, device="cuda" if model.device.type == "cuda" else "cpu", free_bytes=memory.free(model.device)
+        )
+        engine = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
+    report.say(f"{info.name} ({info.dtype}) on {info.device}: {config.describe()}")
     facts = {
         "version": __version__,
         "face": "stream" if settings.streaming else "json",
+        "engine": config.describe(),
         "python": platform.python_version(),
         **{library: version(library) for library in ("torch", "transformers", "runpod")},
     }
-    info = Info(engine, loaded.info, report, facts)
-    return Jobs(Operations(engine, loaded.template, loaded.info, info), report, settings.streaming)
+    operations = Operations(engine, template, info, Info(engine, info, report, facts))
+    return engine, config, Jobs(operations, report, settings.streaming)
 
 
 def _arguments() -> argparse.Namespace:

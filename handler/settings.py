@@ -1,11 +1,17 @@
 """The environment, read once into a frozen value. A bad value stops the start and names itself."""
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from handler.errors import StartError
+
+
+def _comma_separated(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return () if value == "off" else tuple(value.split(","))
 
 
 class Settings(BaseModel):
@@ -24,15 +30,13 @@ class Settings(BaseModel):
     streaming: bool = Field(False, description="Serve the streaming face (`/stream`) instead of the JSON face.")
     max_concurrent_requests: PositiveInt | None = Field(None, description="Requests that share the device at a time.")
     max_model_len: PositiveInt | None = Field(None, description="Prompt and completion tokens of a request, at most.")
-    kv_cache_gb: PositiveFloat | None = Field(None, description="Memory for keys and values, in GB (10^9 bytes).")
+    kv_cache_gb: PositiveFloat | None = Field(None, description="Memory for keys and values, in GiB (2^30 bytes).")
     prefill_chunk: PositiveInt | None = Field(None, description="Prompt tokens computed beside decoding in one step.")
     attention: Literal["auto", "reference", "kernel"] = Field(
         "auto", description="`kernel` needs CUDA; `reference` runs anywhere; `auto` takes the kernel where it works."
     )
-    graph_buckets: str | None = Field(
-        None,
-        description="Batch sizes captured as CUDA graphs, as `1,2,4`; `off` for none.",
-        pattern=r"^(off|\d+(,\d+)*)$",
+    graph_buckets: Annotated[tuple[PositiveInt, ...], BeforeValidator(_comma_separated)] | None = Field(
+        None, description="Batch sizes captured as CUDA graphs, as `1,2,4`; `off` for none."
     )
 
     @classmethod
@@ -48,7 +52,7 @@ class Settings(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]).upper()
-            raise StartError(f"{name}={first['input']!r}: {first['msg']}") from None
+            raise StartError(f"{name}={environ[name]!r}: {first['msg']}") from None
 
 
 def on_runpod(environ: Mapping[str, str]) -> bool:

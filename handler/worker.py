@@ -12,8 +12,8 @@ Handler = Callable[[Job], Awaitable[dict[str, Any]]] | Callable[[Job], AsyncIter
 OVERFETCH = 1.5
 
 
-def serve(handler: Handler, *, max_concurrent_requests: int) -> None:
-    """Take jobs until the platform says stop. The SDK reads the kind of function: a generator streams.
+def serve(handler: Handler, *, slots: int) -> None:
+    """Take jobs for an engine of so many slots until the platform says stop; a generator function streams.
 
     Concurrency is a constant: whenever it changes, the SDK waits for all running jobs before it takes the next.
     """
@@ -21,7 +21,7 @@ def serve(handler: Handler, *, max_concurrent_requests: int) -> None:
     os.environ.setdefault("RUNPOD_LOG_LEVEL", os.environ.get("RUNPOD_DEBUG_LEVEL", "INFO"))
     import runpod  # 1.4 s, and not needed to answer a local job
 
-    concurrency = max(1, round(OVERFETCH * max_concurrent_requests))
+    concurrency = max(1, round(OVERFETCH * slots))
     runpod.serverless.start(
         {
             "handler": handler,

@@ -5,23 +5,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from handler.errors import WorkerError
-from handler.inference.engine import (
-    Delta,
-    Finish,
-    FinishReason,
-    Prompt,
-    Sampling,
-    Status,
-    Stream,
-    Timing,
-    Usage,
-)
+from handler.errors import EngineFailed, WorkerError
+from handler.inference.engine import Delta, Finish, FinishReason, Prompt, Sampling, Status, Stream, Timing, Usage
+from handler.inference.request import check
+from handler.inference.text import TextStream
 
 
 @dataclass
 class ScriptedEngine:
-    """Answers every request with `script`, a piece a step; `step_s` apart. Remembers what it was asked."""
+    """Answers every request with `script`, a piece a token, `step_s` apart. Remembers what it was asked."""
 
     script: Sequence[str | WorkerError] = ("Hello", ", ", "world", "!")
     step_s: float = 0.0
@@ -30,9 +22,13 @@ class ScriptedEngine:
     #: requests that were cancelled before their script ended
     cancelled: int = 0
     running: int = 0
+    closed: bool = False
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def stream(self, prompt: Prompt, sampling: Sampling, *, deadline: float | None = None) -> Stream:
+        if self.closed:
+            raise EngineFailed("the engine is closed")
+        check(prompt, sampling, vocab_size=1 << 20, max_model_len=self.max_model_len)
         self.seen.append((prompt, sampling, deadline))
         stop = asyncio.Event()
         stream = Stream(stop.set)
@@ -42,35 +38,37 @@ class ScriptedEngine:
         return stream
 
     async def _play(
-        self, stream: Stream, stop: asyncio.Event, prompt: Prompt, sampling: Sampling, deadline: float | None
+        self, stream: Stream, cancel: asyncio.Event, prompt: Prompt, sampling: Sampling, deadline: float | None
     ) -> None:
         self.running += 1
         began = time.monotonic()
-        reason: FinishReason = "stop"
+        text = TextStream(lambda index: str(self.script[index]).encode(), sampling.stop)
+        reason: FinishReason | None = None
         done = 0
-        for piece in self.script:
+        while reason is None:
             await asyncio.sleep(self.step_s)
-            if isinstance(piece, WorkerError):
-                stream.put(piece)
-            if stop.is_set():
+            if cancel.is_set():
                 reason, self.cancelled = "cancelled", self.cancelled + 1
             elif deadline is not None and time.monotonic() >= deadline:
                 reason = "deadline"
+            elif done == len(self.script) or text.stopped:
+                reason = "stop"
             elif done == sampling.max_tokens:
                 reason = "length"
-            if reason != "stop" or isinstance(piece, WorkerError):
+            elif isinstance(piece := self.script[done], WorkerError):
+                stream.put(piece)
                 break
-            stream.put(Delta(piece, (done,)))
-            done += 1
+            else:
+                stream.put(Delta(text.push(done), (done,)))
+                done += 1
         self.running -= 1
+        stream.put(Delta(text.flush(), ()))
         seconds = time.monotonic() - began
-        stream.put(
-            Finish(reason, Usage(len(prompt.token_ids), 0, done), Timing(0.0, seconds if done else None, seconds))
-        )
+        usage = Usage(len(prompt.token_ids), 0, done)
+        stream.put(Finish(reason or "stop", usage, Timing(0.0, seconds if done else None, seconds)))
 
     def status(self) -> Status:
-        return Status(True, self.running, 0, 0.0)
+        return Status(not self.closed, self.running, 0, 0.0)
 
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self.closed = True

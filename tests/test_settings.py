@@ -17,6 +17,11 @@ def test_values_are_read_by_the_field_names_in_capitals() -> None:
     assert (settings.kv_cache_gb, settings.max_model_len) == (1.5, 4096)
 
 
+@pytest.mark.parametrize(("value", "buckets"), [("1,2,4", (1, 2, 4)), ("8", (8,)), ("off", ())])
+def test_graph_buckets_are_separated_by_commas(value: str, buckets: tuple[int, ...]) -> None:
+    assert Settings.from_environment({"GRAPH_BUCKETS": value}).graph_buckets == buckets
+
+
 def test_an_empty_variable_counts_as_unset_and_foreign_ones_are_left_alone() -> None:
     assert Settings.from_environment({"MAX_MODEL_LEN": "", "STREAMING": "", "HOME": "/root"}) == Settings()
 
@@ -33,6 +38,7 @@ def test_an_empty_variable_counts_as_unset_and_foreign_ones_are_left_alone() -> 
         ("PREFILL_CHUNK", "1.5"),
         ("ATTENTION", "flash"),
         ("GRAPH_BUCKETS", "1;2"),
+        ("GRAPH_BUCKETS", "1,0"),
     ],
 )
 def test_a_bad_value_stops_the_start_and_names_itself(name: str, value: str) -> None:

@@ -1,0 +1,76 @@
+"""How late the event loop is while 64 jobs run: its heartbeat's lag, p50, p99 and max.
+
+A heartbeat sleeps a millisecond; what it oversleeps is what every job, chunk and poll waits too. The prompts are long
+(20,000 tokens rendered and encoded for some), so work that belongs in a thread shows here when it is not.
+
+    python -m bench.loop_lag [--jobs 64] [--prompt-tokens 20000]
+"""
+
+import argparse
+import asyncio
+import json
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from handler.__main__ import start
+from handler.inference.weights import DEMO
+from handler.report import Report
+from handler.settings import Settings
+
+BEAT_S = 0.001
+CONTEXT = 65_536
+
+
+def roomy(directory: Path) -> str:
+    """The demo model with a context that holds a long prompt."""
+    shutil.copytree(DEMO, directory, dirs_exist_ok=True)
+    config = json.loads((DEMO / "config.json").read_text(encoding="utf-8"))
+    (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": CONTEXT}), encoding="utf-8")
+    return str(directory)
+
+
+async def heartbeat(lags: list[float]) -> None:
+    while True:
+        before = time.perf_counter()
+        await asyncio.sleep(BEAT_S)
+        lags.append((time.perf_counter() - before - BEAT_S) * 1000)
+
+
+async def measure(jobs: int, prompt_tokens: int) -> tuple[list[float], list[float]]:
+    """Lags in ms: idle, and while the jobs run."""
+    with tempfile.TemporaryDirectory() as directory:
+        settings = {"MODEL_PATH": roomy(Path(directory)), "MAX_MODEL_LEN": str(CONTEXT)}
+        engine, _, faces = start(Settings.from_environment(settings), Report())
+    long = {"operation": "generate", "prompt": "word " * prompt_tokens, "dry_run": True}
+    short = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 64}
+    idle: list[float] = []
+    busy: list[float] = []
+    for lags, load in ((idle, []), (busy, [(long, short)[index % 2] for index in range(jobs)])):
+        beat = asyncio.create_task(heartbeat(lags))
+        await asyncio.gather(asyncio.sleep(1), *(faces.answer({"id": "bench", "input": job}) for job in load))
+        beat.cancel()
+    engine.close()
+    return idle, busy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=64)
+    parser.add_argument("--prompt-tokens", type=int, default=20_000)
+    arguments = parser.parse_args()
+    idle, busy = asyncio.run(measure(arguments.jobs, arguments.prompt_tokens))
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {arguments}")
+    print(f"{'event loop':<12}{'beats':>8}{'p50 ms':>10}{'p99 ms':>10}{'max ms':>10}")
+    for name, lags in (("idle", idle), (f"{arguments.jobs} jobs", busy)):
+        p99 = statistics.quantiles(lags, n=100)[98]
+        print(f"{name:<12}{len(lags):>8}{statistics.median(lags):>10.2f}{p99:>10.2f}{max(lags):>10.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Write what can be told from the code: `make docs`. A test compares the files with what this would write.
+
+docs/schema.json, the field tables of docs/api.md, the settings and the examples of README.md; the examples are real
+requests, answered by the demo model.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from handler import contracts
+from handler.__main__ import start
+from handler.report import Report
+from handler.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+README, API, SCHEMA = ROOT / "README.md", ROOT / "docs" / "api.md", ROOT / "docs" / "schema.json"
+
+REQUESTS = (contracts.ChatRequest, contracts.GenerateRequest, contracts.EnhanceRequest, contracts.InfoRequest)
+REPLIES = (contracts.ChatReply, contracts.GenerateReply, contracts.EnhanceReply, contracts.DryRunReply)
+
+#: requests for the README; greedy or seeded, so that their answers stay
+EXAMPLES: Mapping[str, dict[str, Any]] = {
+    "enhance": {
+        "operation": "enhance",
+        "prompt": "a red fox in the snow",
+        "system_prompt": "Rewrite the prompt for SDXL, an image model. Keep every word. Answer with the prompt alone.",
+        "temperature": 0,
+        "seed": 7,
+    },
+    "chat": {
+        "operation": "chat",
+        "message": "Who are you?",
+        "conversation_id": "c-1",
+        "temperature": 0,
+        "seed": 7,
+    },
+    "generate": {
+        "operation": "generate",
+        "messages": [{"role": "user", "content": "hello"}],
+        "stop": ["."],
+        "temperature": 0,
+        "seed": 7,
+    },
+    "info": {"operation": "info", "sections": ["model"]},
+    "dry run": {
+        "operation": "chat",
+        "messages": [{"role": "user", "content": "hi <|im_end|>"}],
+        "dry_run": True,
+        "seed": 7,
+    },
+    "error": {"operation": "chat", "message": "hi", "temprature": 0.5},
+}
+
+
+def documents() -> dict[Path, str]:
+    """Every generated file, as it should be."""
+    return {SCHEMA: schema(), API: filled(API, api_block), README: filled(README, readme_block())}
+
+
+def schema() -> str:
+    """JSON Schema of every request and reply."""
+    kinds: TypeAdapter[Any] = TypeAdapter(contracts.Request)
+    request = kinds.json_schema(ref_template="#/$defs/{model}")
+    definitions = request.pop("$defs")
+    for reply in (*REPLIES, contracts.InfoReply):
+        told = reply.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
+        definitions |= told.pop("$defs", {}) | {reply.__name__: told}
+    return json.dumps({"$defs": dict(sorted(definitions.items())), **request}, indent=1) + "\n"
+
+
+def filled(path: Path, block: Callable[[str], str]) -> str:
+    """A document with the text between `<!-- begin NAME -->` and `<!-- end -->` made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- begin {match[1]} -->\n{block(match[1])}\n<!-- end -->"
+
+    return re.sub(r"<!-- begin (.+?) -->\n.*?<!-- end -->", fill, path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def api_block(name: str) -> str:
+    """A table of one contract's fields."""
+    kinds: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in contracts.Contract.__subclasses__()}
+    kinds |= {kind.__name__: kind for kind in (*REQUESTS, *REPLIES)}
+    kind = kinds[name]
+    inherited = set().union(*(base.model_fields for base in kind.__bases__ if issubclass(base, BaseModel)))
+    table = kind.model_json_schema()
+    rows = [row(field, table) for field in table["properties"] if field not in inherited]
+    return "\n".join(["| field | type | bounds | default | example | |", "|---|---|---|---|---|---|", *rows])
+
+
+def row(name: str, table: dict[str, Any]) -> str:
+    """One field: name, type, bounds, default, example, meaning."""
+    told = table["properties"][name]
+    if name in table.get("required", ()):
+        default = "required"
+    else:
+        default = "" if told.get("default") is None else f"`{json.dumps(told['default'])}`"
+    example = f"`{json.dumps(told['examples'][0])}`" if "examples" in told else ""
+    cells = (f"`{name}`", kind_of(told), ", ".join(bounds_of(told)), default, example, told.get("description", ""))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def kind_of(told: dict[str, Any]) -> str:
+    """A field's type in words."""
+    if "anyOf" in told:
+        return " or ".join(kind_of(option) for option in told["anyOf"] if option.get("type") != "null")
+    if "$ref" in told:
+        return f"[{told['$ref'].rpartition('/')[2]}](#{told['$ref'].rpartition('/')[2].lower()})"
+    if "const" in told:
+        return f"`{json.dumps(told['const'])}`"
+    if "enum" in told:
+        return " or ".join(f"`{json.dumps(value)}`" for value in told["enum"])
+    if told.get("type") == "array":
+        return f"list of {kind_of(told.get('items', {}))}"
+    return str(told.get("type", "any JSON"))
+
+
+BOUNDS = {
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
+    "minLength": "≥ {} characters",
+    "maxLength": "≤ {} characters",
+    "minItems": "≥ {} items",
+    "maxItems": "≤ {} items",
+}
+
+
+def bounds_of(told: dict[str, Any]) -> Iterator[str]:
+    """What a field's value must keep to."""
+    for option in (told, *told.get("anyOf", ())):
+        for key, words in BOUNDS.items():
+            if key in option:
+                number = option[key]
+                yield words.format(
+                    "2^63" if number == 2**63 else f"{number:g}" if isinstance(number, float) else number
+                )
+
+
+def readme_block() -> Callable[[str], str]:
+    """Settings, and examples answered by the demo model (started once, when the first is asked for)."""
+    replies = answers()
+
+    def block(name: str) -> str:
+        if name == "settings":
+            return settings_table()
+        request = json.dumps({"input": EXAMPLES[name]}, indent=2, ensure_ascii=False)
+        return f"```json\n{request}\n```\nanswers\n```json\n{shown(replies[name])}\n```"
+
+    return block
+
+
+def shown(reply: dict[str, Any]) -> str:
+    """A reply as the console shows it, with short lists on one line."""
+    text = json.dumps(reply, indent=2, ensure_ascii=False)
+    return re.sub(r"\[\s+([-\d,\s]+?)\s+\]", lambda match: "[" + re.sub(r"\s+", " ", match[1]) + "]", text)
+
+
+def settings_table() -> str:
+    """Every setting with its default."""
+    rows = ["| variable | default | |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{str(field.default).lower()}`"
+        rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def answers() -> dict[str, dict[str, Any]]:
+    """What the demo model says to the examples, errors unwrapped."""
+    engine, _, jobs = start(Settings.from_environment({"MODEL_PATH": "demo"}), Report())
+    replies = {}
+    for name, request in EXAMPLES.items():
+        reply = asyncio.run(jobs.answer({"id": name, "input": request}))
+        replies[name] = {"error": json.loads(reply["error"])} if "error" in reply else reply
+    engine.close()
+    return replies
+
+
+def main() -> None:
+    for path, text in documents().items():
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What the documents say is what the code does."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.generate import API, README, SCHEMA, documents
+from handler import __version__, contracts
+
+ROOT = Path(__file__).parents[1]
+#: what differs from run to run, in an example's JSON
+VOLATILE = r'"(message_id|created_at|[a-z_]*_ms|tokens_per_second|processing_time|generation_time)": [^\n]*?(?=,?\n)'
+
+
+@pytest.fixture(scope="module")
+def fresh() -> dict[Path, str]:
+    return documents()
+
+
+@pytest.mark.parametrize("path", [SCHEMA, API, README], ids=lambda path: path.name)
+def test_generated_parts_are_what_the_code_generates_now(path: Path, fresh: dict[Path, str]) -> None:
+    written = path.read_text(encoding="utf-8")
+    assert re.sub(VOLATILE, "…", written) == re.sub(VOLATILE, "…", fresh[path])
+
+
+def test_test_input_is_a_request_that_the_door_lets_in() -> None:
+    job = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))
+    assert isinstance(contracts.parse(job["input"]), contracts.EnhanceRequest)
+
+
+def test_every_request_field_is_in_the_api_document() -> None:
+    text = API.read_text(encoding="utf-8")
+    for kind in (contracts.ChatRequest, contracts.GenerateRequest, contracts.EnhanceRequest, contracts.InfoRequest):
+        for name in kind.model_fields:
+            assert f"| `{name}` |" in text, f"{kind.__name__}.{name}"
+
+
+def test_every_error_code_is_in_the_api_document() -> None:
+    from handler import errors
+
+    text = API.read_text(encoding="utf-8")
+    for kind in errors.WorkerError.__subclasses__():
+        assert f"| `{kind.code}` |" in text
+
+
+def test_the_version_is_the_changelogs_and_the_projects() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[(.+?)\]", changelog, re.MULTILINE)[1] == __version__  # type: ignore[index]
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in (README, *ROOT.glob("docs/**/*.md")):
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

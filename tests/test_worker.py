@@ -1,0 +1,132 @@
+"""The real worker process, through the real SDK, against a control plane on loopback that speaks RunPod's wire."""
+
+import asyncio
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.inference.weights import DEMO
+from tests.platform import Platform
+
+COMMAND = [sys.executable, "-u", "-m", "handler"]
+HI: dict[str, Any] = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}]}
+#: for a model that never ends by itself: long enough to be caught in the middle
+LONG = {"operation": "generate", "prompt": "a", "max_tokens": 2000, "temperature": 2.0}
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {"MODEL_PATH": "demo", "MAX_CONCURRENT_REQUESTS": "64", **more}
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """The demo model, with no token that ends an answer."""
+    path = tmp_path / "endless"
+    shutil.copytree(DEMO, path)
+    for name in ("config.json", "generation_config.json"):
+        told = json.loads((path / name).read_text(encoding="utf-8"))
+        (path / name).write_text(json.dumps({**told, "eos_token_id": None}), encoding="utf-8")
+    return path
+
+
+def requests(count: int) -> list[dict[str, Any]]:
+    """The four operations, mixed."""
+    kinds: list[dict[str, Any]] = [
+        {**HI, "max_tokens": 20},
+        {"operation": "generate", "prompt": "a fox", "max_tokens": 10, "seed": 1},
+        {"operation": "enhance", "prompt": "a red fox", "system_prompt": "Rewrite for SDXL.", "max_tokens": 40},
+        {"operation": "info"},
+    ]
+    return [kinds[index % 4] for index in range(count)]
+
+
+def test_sixty_four_jobs_of_all_operations_at_once_are_all_answered_on_the_json_face() -> None:
+    async def scenario() -> None:
+        async with Platform() as platform, platform.worker(COMMAND, env=environment()) as worker:
+            await worker.ready()
+            ids = [await platform.run(request) for request in requests(64)]
+            done = [await platform.wait(id_) for id_ in ids]
+            assert [job["status"] for job in done] == ["COMPLETED"] * 64
+            assert all(job["output"]["success"] is True for job in done)
+            assert [set(job["output"]) >= {"response"} for job in done] == [True, False, False, False] * 16
+            bad = await platform.runsync({**HI, "top_p": 5})
+            assert bad["status"] == "FAILED"
+            assert json.loads(bad["error"])["field"] == "top_p"
+            assert (await platform.runsync({"operation": "info"}))["status"] == "COMPLETED"
+            assert "hi" not in worker.log.split()
+
+    asyncio.run(scenario())
+
+
+def test_the_streaming_face_sends_indexed_chunks_that_fold_to_the_whole() -> None:
+    async def scenario() -> None:
+        env = environment(STREAMING="true")
+        async with Platform() as platform, platform.worker(COMMAND, env=env) as worker:
+            await worker.ready()
+            ids = [
+                await platform.run(request if request["operation"] == "info" else {**request, "stream": True})
+                for request in requests(64)
+            ]
+            streams = await asyncio.gather(*(fold(platform, id_) for id_ in ids))
+            for deltas, reply in streams:
+                text = reply.get("response", reply.get("text", reply.get("enhanced_prompt", "")))
+                assert [chunk["index"] for chunk in deltas] == list(range(len(deltas)))
+                assert "".join(chunk["delta"] for chunk in deltas) == text
+            assert sum(len(deltas) for deltas, _ in streams) > 64
+            whole = await platform.wait(ids[0])
+            assert whole["output"][-1] == streams[0][1]
+
+            failed = await platform.run({**HI, "top_p": 5})
+            *_, told = [chunk async for chunk in platform.chunks(failed)]
+            assert told["failure"]["field"] == "top_p"
+            assert json.loads((await platform.wait(failed))["error"])["field"] == "top_p"
+
+    asyncio.run(scenario())
+
+
+async def fold(platform: Platform, id_: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    chunks = [chunk async for chunk in platform.chunks(id_)]
+    return chunks[:-1], chunks[-1]
+
+
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_a_cancelled_job_stops_in_the_engine_and_a_deadline_returns_what_there_is(
+    streaming: str, endless: Path
+) -> None:
+    env = environment(STREAMING=streaming, MODEL_PATH=str(endless))
+
+    async def scenario() -> None:
+        async with Platform() as platform, platform.worker(COMMAND, env=env) as worker:
+            await worker.ready()
+            cancelled = await platform.run({**LONG, "stream": streaming == "true"})
+            await until_running(platform, 1)
+            await platform.cancel(cancelled)
+            await until_running(platform, 0)
+            assert (await platform.wait(cancelled))["status"] == "CANCELLED"
+            assert platform.calls("done", job=cancelled) == []
+
+            late = last(await platform.runsync({**LONG, "deadline_ms": 500}))
+            assert late["finish_reason"] == "deadline"
+            assert 0 < late["usage"]["completion_tokens"] < 2000
+            assert late["processing_time"] < 2
+
+    asyncio.run(scenario())
+
+
+async def until_running(platform: Platform, count: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            health = last(await platform.runsync({"operation": "info", "sections": ["health"]}))["health"]
+            if health["running"] == count:
+                return
+
+
+def last(job: dict[str, Any]) -> dict[str, Any]:
+    """The reply: on the streaming face the output is a list that ends with it."""
+    output = job["output"]
+    reply: dict[str, Any] = output[-1] if isinstance(output, list) else output
+    return reply
