@@ -85,9 +85,7 @@ def filled(path: Path, block: Callable[[str], str]) -> str:
 
 def api_block(name: str) -> str:
     """A table of one contract's fields."""
-    kinds: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in contracts.Contract.__subclasses__()}
-    kinds |= {kind.__name__: kind for kind in (*REQUESTS, *REPLIES)}
-    kind = kinds[name]
+    kind: type[BaseModel] = getattr(contracts, name)
     inherited = set().union(*(base.model_fields for base in kind.__bases__ if issubclass(base, BaseModel)))
     table = kind.model_json_schema()
     rows = [row(field, table) for field in table["properties"] if field not in inherited]
@@ -111,7 +109,8 @@ def kind_of(told: dict[str, Any]) -> str:
     if "anyOf" in told:
         return " or ".join(kind_of(option) for option in told["anyOf"] if option.get("type") != "null")
     if "$ref" in told:
-        return f"[{told['$ref'].rpartition('/')[2]}](#{told['$ref'].rpartition('/')[2].lower()})"
+        name = told["$ref"].rpartition("/")[2]
+        return "any JSON" if name == "JsonValue" else f"[{name}](#{name.lower()})"
     if "const" in told:
         return f"`{json.dumps(told['const'])}`"
     if "enum" in told:
@@ -135,7 +134,9 @@ BOUNDS = {
 
 def bounds_of(told: dict[str, Any]) -> Iterator[str]:
     """What a field's value must keep to."""
-    for option in (told, *told.get("anyOf", ())):
+    options = [*told.get("anyOf", ())]
+    options += [inner for option in options for inner in option.get("anyOf", ())]
+    for option in (told, *options):
         for key, words in BOUNDS.items():
             if key in option:
                 number = option[key]

@@ -72,11 +72,14 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
             wishes, shape, device="cuda" if model.device.type == "cuda" else "cpu", free_bytes=memory.free(model.device)
         )
         engine = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
-    report.say(f"{info.name} ({info.dtype}) on {info.device}: {config.describe()}")
+    size = {**config.describe(), "attention": engine.status().details["attention"]}
+    report.say(
+        f"{info.name} ({info.dtype}) on {info.device}: " + " ".join(f"{key}={value}" for key, value in size.items())
+    )
     facts = {
         "version": __version__,
         "face": "stream" if settings.streaming else "json",
-        "engine": config.describe(),
+        "engine": size,
         "python": platform.python_version(),
         **{library: version(library) for library in ("torch", "transformers", "runpod")},
     }

@@ -16,6 +16,7 @@ from pydantic import (
     JsonValue,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -87,6 +88,13 @@ NonBlank = Annotated[Text, AfterValidator(_not_blank)]
 #: JSON of the caller's, passed back untouched
 Echo = Annotated[JsonValue, AfterValidator(_echo)]
 StopString = Annotated[Text, Field(min_length=1, max_length=200)]
+_ONE_STOP = {"type": "string", "minLength": 1, "maxLength": 200}
+StopStrings = Annotated[
+    tuple[StopString, ...],
+    Field(max_length=16),
+    BeforeValidator(_stop_strings),
+    WithJsonSchema({"anyOf": [_ONE_STOP, {"type": "array", "maxItems": 16, "items": _ONE_STOP}]}),
+]
 
 
 class Message(Contract):
@@ -96,7 +104,7 @@ class Message(Contract):
     content: Text = Field(description="Text; control tokens typed in it stay text. May be empty.")
 
 
-Messages = Annotated[tuple[Message, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=10_000)]
+Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=10_000), BeforeValidator(_as_tuple)]
 
 
 class TextRequest(Contract):
@@ -111,11 +119,8 @@ class TextRequest(Contract):
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="0 is off.", examples=[0.5])
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="0 is off.", examples=[0.5])
     seed: int | None = Field(None, ge=0, lt=2**63, description="Same request and seed, same answer.", examples=[7])
-    stop: Annotated[tuple[StopString, ...], BeforeValidator(_stop_strings)] | None = Field(
-        None,
-        max_length=16,
-        description="A string or a list; the answer ends before the first that completes.",
-        examples=["\n\n"],
+    stop: StopStrings | None = Field(
+        None, description="The answer ends before the first of these that completes.", examples=["\n\n"]
     )
     stream: bool = Field(False, description="Send the text as it comes; needs a worker with `STREAMING=true`.")
     deadline_ms: int | None = Field(
@@ -140,6 +145,9 @@ class Turn(Contract):
     created_at: Text | None = Field(None, description="Passed back untouched.", examples=["2026-11-20T12:00:00+00:00"])
 
 
+History = Annotated[tuple[Turn, ...], Field(max_length=10_000), BeforeValidator(_as_tuple)]
+
+
 class ChatRequest(TextRequest):
     """A conversation to continue: `messages`, or `message` with what belongs to it."""
 
@@ -151,9 +159,7 @@ class ChatRequest(TextRequest):
     system_prompt: Text | None = Field(
         None, description="With `message`: the system turn.", examples=["Answer in verse."]
     )
-    conversation_history: Annotated[tuple[Turn, ...], BeforeValidator(_as_tuple)] | None = Field(
-        None, max_length=10_000, description="With `message`: the turns before it, oldest first."
-    )
+    conversation_history: History | None = Field(None, description="With `message`: the turns before it, oldest first.")
     conversation_id: Echo = Field(None, description="Passed back untouched.", examples=["c-1"])
     context_type: Echo = Field(None, description="Passed back untouched.", examples=["support"])
     project_id: Echo = Field(None, description="Passed back untouched.", examples=["p-1"])
@@ -233,11 +239,8 @@ class InfoRequest(Contract):
     """A look at the worker; waits for no other job."""
 
     operation: Literal["info"]
-    sections: Annotated[tuple[Section, ...], BeforeValidator(_as_tuple)] | None = Field(
-        None,
-        min_length=1,
-        description="What to tell; all of it where this is not sent.",
-        examples=[["worker", "model"]],
+    sections: Annotated[tuple[Section, ...], Field(min_length=1), BeforeValidator(_as_tuple)] | None = Field(
+        None, description="What to tell; all of it where this is not sent.", examples=[["worker", "model"]]
     )
 
 

@@ -51,7 +51,21 @@ def test_the_version_is_the_changelogs_and_the_projects() -> None:
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for document in (README, *ROOT.glob("docs/**/*.md")):
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+def test_links_lead_to_files_and_headings_that_exist() -> None:
+    documents = [README, *ROOT.glob("docs/**/*.md")]
+    anchors = {path: {anchor_of(line) for line in headings(path)} for path in documents}
+    for document in documents:
+        for target, _, anchor in re.findall(
+            r"\]\((?!https?://)([^)#]*)(#?)([^)]*)\)", document.read_text(encoding="utf-8")
+        ):
+            path = (document.parent / target).resolve() if target else document
+            assert path.exists(), f"{document.name}: {target}"
+            assert not anchor or anchor in anchors[path], f"{document.name}: {target}#{anchor}"
+
+
+def headings(path: Path) -> list[str]:
+    return re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def anchor_of(heading: str) -> str:
+    return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")

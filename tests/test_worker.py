@@ -14,6 +14,7 @@ from tests.platform import Platform
 
 COMMAND = [sys.executable, "-u", "-m", "handler"]
 HI: dict[str, Any] = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}]}
+SECRET = "what-a-user-sent"
 #: for a model that never ends by itself: long enough to be caught in the middle
 LONG = {"operation": "generate", "prompt": "a", "max_tokens": 2000, "temperature": 2.0}
 
@@ -57,7 +58,10 @@ def test_sixty_four_jobs_of_all_operations_at_once_are_all_answered_on_the_json_
             assert bad["status"] == "FAILED"
             assert json.loads(bad["error"])["field"] == "top_p"
             assert (await platform.runsync({"operation": "info"}))["status"] == "COMPLETED"
-            assert "hi" not in worker.log.split()
+            assert (await platform.runsync({**HI, "messages": [{"role": "user", "content": SECRET}]}))["output"][
+                "success"
+            ]
+            assert SECRET not in worker.log
 
     asyncio.run(scenario())
 
@@ -79,6 +83,10 @@ def test_the_streaming_face_sends_indexed_chunks_that_fold_to_the_whole() -> Non
             assert sum(len(deltas) for deltas, _ in streams) > 64
             whole = await platform.wait(ids[0])
             assert whole["output"][-1] == streams[0][1]
+
+            secret = await platform.run({**HI, "messages": [{"role": "user", "content": SECRET}], "stream": True})
+            assert (await fold(platform, secret))[1]["success"]
+            assert SECRET not in worker.log
 
             failed = await platform.run({**HI, "top_p": 5})
             *_, told = [chunk async for chunk in platform.chunks(failed)]

@@ -89,7 +89,8 @@ def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | 
     info = describe(model, snapshot)
     if template.tokens_in_vocab > info.vocab_size:
         raise StartError(
-            f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, the model {info.vocab_size} rows for them"
+            f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, "
+            f"the model only {info.vocab_size} rows for them"
         )
     return Loaded(model, template, info)
 
