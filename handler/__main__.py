@@ -83,7 +83,8 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         "python": platform.python_version(),
         **{library: version(library) for library in ("torch", "transformers", "runpod")},
     }
-    operations = Operations(engine, template, info, Info(engine, info, report, facts))
+    default_system = template.default_system if settings.model_default_system else None
+    operations = Operations(engine, template, info, Info(engine, info, report, facts), default_system)
     return engine, config, Jobs(operations, report, settings.streaming)
 
 

@@ -108,7 +108,16 @@ Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=10_000)
 
 
 class TextRequest(Contract):
-    """What chat, generate and enhance share: how tokens are drawn and how the request runs."""
+    """What chat, generate and enhance share: the conversation, how tokens are drawn and how the request runs."""
+
+    messages: Messages | None = Field(
+        None,
+        description="The whole conversation, as the model reads it.",
+        examples=[[{"role": "user", "content": "hi"}]],
+    )
+    continue_final_message: bool = Field(
+        False, description="With `messages`: the last one is the assistant's, and the model writes on where it ends."
+    )
 
     max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="Completion tokens, at most.", examples=[256])
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.", examples=[0.7])
@@ -129,6 +138,9 @@ class TextRequest(Contract):
         le=604_800_000,
         description="Answer with what there is after this time, waiting included.",
         examples=[20000],
+    )
+    enable_thinking: bool = Field(
+        False, description="Let the model think first, where its template knows how; its thoughts come as `reasoning`."
     )
     dry_run: bool = Field(False, description="Answer what the model would read, without running it.")
     sampling_defaults: Literal["worker", "model"] = Field(
@@ -152,9 +164,6 @@ class ChatRequest(TextRequest):
     """A conversation to continue: `messages`, or `message` with what belongs to it."""
 
     operation: Literal["chat"]
-    messages: Messages | None = Field(
-        None, description="The whole conversation.", examples=[[{"role": "user", "content": "hi"}]]
-    )
     message: NonBlank | None = Field(None, description="The new turn of the user.", examples=["hi"])
     system_prompt: Text | None = Field(
         None, description="With `message`: the system turn.", examples=["Answer in verse."]
@@ -169,7 +178,7 @@ class ChatRequest(TextRequest):
         _exactly_one(self, "messages", "message")
         if self.messages is not None:
             _none_of(self, "messages", "system_prompt", "conversation_history")
-            _ends_with_a_question(self.messages)
+        _conversation(self)
         return self
 
 
@@ -177,18 +186,21 @@ class GenerateRequest(TextRequest):
     """Text to continue: `messages` through the model's template, or a raw `prompt` without one."""
 
     operation: Literal["generate"]
-    messages: Messages | None = Field(
-        None, description="Rendered by the template.", examples=[[{"role": "user", "content": "hi"}]]
-    )
     prompt: Text | None = Field(
         None, min_length=1, description="Read by the model as it stands.", examples=["Once upon a time"]
     )
+    special_tokens: bool = Field(False, description="With `prompt`: control tokens typed in it are control tokens.")
 
     @model_validator(mode="after")
     def _one_form(self) -> "GenerateRequest":
         _exactly_one(self, "messages", "prompt")
-        if self.messages is not None:
-            _ends_with_a_question(self.messages)
+        if self.special_tokens and self.prompt is None:
+            raise InvalidRequest("special_tokens goes with prompt alone", field="special_tokens")
+        if self.enable_thinking and self.prompt is not None:
+            raise InvalidRequest(
+                "enable_thinking goes with messages: a raw prompt has no template", field="enable_thinking"
+            )
+        _conversation(self)
         return self
 
 
@@ -196,9 +208,6 @@ class EnhanceRequest(TextRequest):
     """A short prompt to rewrite: `messages`, or `prompt` with `system_prompt`, or `prompt` with an entry of a pack."""
 
     operation: Literal["enhance"]
-    messages: Messages | None = Field(
-        None, description="Run as sent; the last user turn counts as the original prompt."
-    )
     prompt: NonBlank | None = Field(None, description="The user's prompt.", examples=["a fox in the snow"])
     system_prompt: Text | None = Field(
         None, description="With `prompt`: the system turn, as sent.", examples=["Rewrite for SDXL."]
@@ -221,13 +230,13 @@ class EnhanceRequest(TextRequest):
         pack_fields = ("job_type", "target_model", "quality")
         if self.messages is not None:
             _none_of(self, "messages", "system_prompt", *pack_fields)
-            _ends_with_a_question(self.messages)
         elif self.system_prompt is not None:
             _none_of(self, "system_prompt", *pack_fields)
         elif self.job_type is None and self.target_model is None:
             raise InvalidRequest(
                 "prompt comes with system_prompt, or with job_type or target_model", field="system_prompt"
             )
+        _conversation(self)
         return self
 
 
@@ -278,6 +287,26 @@ def _refusal(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(f"{path}: {told}{more}", field=path)
 
 
+def _conversation(request: Generation) -> None:
+    """What the last message's role asks for, and what the caller says of it, must agree."""
+    continues = request.continue_final_message
+    if request.messages is None:
+        if continues:
+            raise InvalidRequest("continue_final_message goes with messages alone", field="continue_final_message")
+        return
+    last = request.messages[-1].role
+    if continues and last != "assistant":
+        raise InvalidRequest(
+            f"continue_final_message: the last message has the role {last}, not assistant",
+            field="continue_final_message",
+        )
+    if last == "assistant" and not continues:
+        raise InvalidRequest(
+            "the last message has the role assistant: there is nothing to answer, unless continue_final_message is set",
+            field=f"messages.{len(request.messages) - 1}.role",
+        )
+
+
 def _exactly_one(request: Contract, one: str, other: str) -> None:
     given = [name for name in (one, other) if getattr(request, name) is not None]
     if len(given) == 2:
@@ -290,14 +319,6 @@ def _none_of(request: Contract, given: str, *names: str) -> None:
     for name in names:
         if getattr(request, name) is not None:
             raise InvalidRequest(f"{name} does not go with {given}", field=name)
-
-
-def _ends_with_a_question(messages: tuple[Message, ...]) -> None:
-    if messages[-1].role == "assistant":
-        raise InvalidRequest(
-            "the last message has the role assistant: there is nothing to answer",
-            field=f"messages.{len(messages) - 1}.role",
-        )
 
 
 class Usage(Contract):
@@ -351,10 +372,12 @@ class Reply(Contract):
 class TextReply(Reply):
     """The tail of every reply that ran the model."""
 
+    reasoning: str | None = Field(description="The think block, where `enable_thinking` was sent; else null.")
     finish_reason: Literal["stop", "length", "deadline", "cancelled"]
     usage: Usage
     sampling: Sampling
     model_info: ModelFacts
+    prompt_sha256: str = Field(description="Of the token ids that the model read; see fidelity.md.")
     timing: Timing
     processing_time: float = Field(description="Seconds in the worker, from job to reply.")
 
@@ -380,7 +403,7 @@ class GenerateReply(TextReply):
 class EnhanceReply(TextReply):
     """The rewritten prompt."""
 
-    original_prompt: str
+    original_prompt: str = Field(description="`prompt`, or the last user turn of `messages`.")
     enhanced_prompt: str
     enhancement_source: Literal["edge_function"]
     cache_hit: bool
@@ -402,6 +425,7 @@ class DryRunReply(Reply):
     messages: tuple[Message, ...] | None = Field(description="As built; null for a raw prompt.")
     rendered: str
     token_ids: tuple[int, ...]
+    prompt_sha256: str
     usage: DryRunUsage
     sampling: Sampling
     model_info: ModelFacts

@@ -12,7 +12,7 @@ from typing import Any
 
 from handler.contracts import Reply, TextReply, parse, to_wire
 from handler.errors import Internal, Unsupported, WorkerError
-from handler.operations import Operations
+from handler.operations import Operations, Piece
 from handler.report import JobRecord, Report
 
 Json = dict[str, Any]
@@ -38,7 +38,7 @@ class Jobs:
         whole: Json = {}
         async with aclosing(self._line(job)) as events:
             async for event in events:
-                if not isinstance(event, str):
+                if not isinstance(event, Piece):
                     whole = event
         return whole
 
@@ -48,8 +48,8 @@ class Jobs:
         _close_when_task_ends(line)
         index = 0
         async for event in line:
-            if isinstance(event, str):
-                yield {"index": index, "delta": event}
+            if isinstance(event, Piece):
+                yield {"index": index, "reasoning_delta" if event.reasoning else "delta": event.text}
                 index += 1
             elif "error" in event:
                 # The SDK does not send a chunk that holds `error`; one that does not tells `/stream` why it ended.
@@ -58,7 +58,7 @@ class Jobs:
             else:
                 yield event
 
-    async def _line(self, job: Mapping[str, Any]) -> AsyncGenerator[str | Json, None]:
+    async def _line(self, job: Mapping[str, Any]) -> AsyncGenerator[Piece | Json, None]:
         """Parse, run, and turn whatever comes into what RunPod may be given."""
         started = self.clock()
         job_id = str(job.get("id", ""))

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,10 +21,12 @@ from handler.contracts import (
     Message,
     Reply,
     Request,
+    TextReply,
 )
-from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, NoPack
-from handler.inference.engine import Completion, Delta, Engine, Finish, ModelInfo, Prompt, Sampling
-from handler.inference.template import Rendered, Template, Turn
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, NoPack, Unsupported
+from handler.inference.engine import Delta, Engine, Finish, ModelInfo, Sampling, Stream
+from handler.inference.template import Ending, Rendered, Template, Turn
+from handler.inference.text import Thinking
 from handler.info import Info
 
 
@@ -38,6 +41,14 @@ def utc_now() -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Text as it comes: of the answer, or of the reasoning before it."""
+
+    text: str
+    reasoning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Operations:
     """The four operations over one engine."""
 
@@ -45,12 +56,14 @@ class Operations:
     template: Template
     model: ModelInfo
     info: Info
+    #: the system turn of conversations without one, where the operator wants the model's own; None adds nothing
+    default_system: str | None = None
     clock: Callable[[], float] = time.monotonic
     draw_seed: Callable[[], int] = draw_seed
     now: Callable[[], str] = utc_now
     new_id: Callable[[], str] = field(default=lambda: str(uuid4()))
 
-    async def run(self, request: Request) -> AsyncGenerator[str | Reply, None]:
+    async def run(self, request: Request) -> AsyncGenerator[Piece | Reply, None]:
         """Yield the text as it comes, then the whole reply. Closing the iterator cancels the request.
 
         Raises:
@@ -60,21 +73,32 @@ class Operations:
         if isinstance(request, InfoRequest):
             yield self.info.reply(request)
             return
-        messages = _messages(request)
+        messages = self._messages(request)
         rendered, sampling = await self._prepare(request, messages)
         if request.dry_run:
             yield self._dry_run(messages, rendered, sampling)
             return
         deadline = None if request.deadline_ms is None else started + request.deadline_ms / 1000
-        completion = None
-        async for event in self._complete(rendered.prompt, sampling, deadline):
-            if isinstance(event, Completion):
-                completion = event
-            else:
-                yield event
-        if completion is None:
+        stream = self.engine.stream(rendered.prompt, sampling, deadline=deadline)
+        thinking = Thinking(rendered.text.rstrip().endswith(Thinking.OPEN)) if request.enable_thinking else None
+        answer = None
+        async with aclosing(_read(stream, thinking)) as events:
+            async for event in events:
+                if isinstance(event, Answer):
+                    answer = event
+                else:
+                    yield event
+        if answer is None:
             raise EngineFailed("the stream ended without a finish")
-        yield self._reply(request, messages, sampling, completion, self.clock() - started)
+        tail = self._tail(rendered, sampling, answer, self.clock() - started)
+        yield self._reply(request, messages, answer.text, tail)
+
+    def _messages(self, request: Generation) -> tuple[Message, ...]:
+        """The conversation that a request stands for; only what the operator set may be added to it."""
+        messages = _conversation(request)
+        if self.default_system is not None and messages and messages[0].role != "system":
+            return (Message(role="system", content=self.default_system), *messages)
+        return messages
 
     async def _prepare(self, request: Generation, messages: tuple[Message, ...]) -> tuple[Rendered, Sampling]:
         """Render, encode and fit to the context, in a thread: a long prompt takes a while, other jobs go on."""
@@ -85,12 +109,16 @@ class Operations:
                 f"max_tokens is {request.max_tokens}, and prompt and answer share a context of {context} tokens",
                 field="max_tokens",
             )
+        if request.enable_thinking and not self.template.thinks:
+            raise Unsupported("the model's template knows no thinking", field="enable_thinking")
         encode: Callable[[], Rendered]
         match request:
-            case GenerateRequest(prompt=str() as raw):
-                encode = partial(self.template.raw, raw, room)
+            case GenerateRequest(prompt=str() as raw, special_tokens=special_tokens):
+                encode = partial(self.template.raw, raw, room, special_tokens=special_tokens)
             case _:
-                encode = partial(self.template.chat, [Turn(turn.role, turn.content) for turn in messages], room)
+                turns = [Turn(message.role, message.content) for message in messages]
+                ending = Ending(continues=request.continue_final_message, thinks=request.enable_thinking)
+                encode = partial(self.template.chat, turns, room, ending)
         try:
             rendered = await asyncio.to_thread(encode)
         except ContextLengthExceeded as error:
@@ -109,53 +137,21 @@ class Operations:
             **values,
         )
 
-    async def _complete(
-        self, prompt: Prompt, sampling: Sampling, deadline: float | None
-    ) -> AsyncGenerator[str | Completion, None]:
-        """The engine's stream as text, then the whole of it."""
-        text: list[str] = []
-        token_ids: list[int] = []
-        stream = self.engine.stream(prompt, sampling, deadline=deadline)
-        try:
-            async for event in stream:
-                match event:
-                    case Delta():
-                        text.append(event.text)
-                        token_ids += event.token_ids
-                        if event.text:
-                            yield event.text
-                    case Finish():
-                        if event.reason == "deadline" and not token_ids:
-                            raise DeadlineExceeded("the deadline passed before the first token")
-                        yield Completion("".join(text), tuple(token_ids), event)
-                    case _:
-                        assert_never(event)
-        finally:
-            stream.cancel()
-
-    def _reply(
-        self,
-        request: Generation,
-        messages: tuple[Message, ...],
-        sampling: Sampling,
-        completion: Completion,
-        seconds: float,
-    ) -> Reply:
-        tail = self._tail(sampling, completion.finish, seconds)
+    def _reply(self, request: Generation, messages: tuple[Message, ...], text: str, tail: dict[str, Any]) -> TextReply:
         match request:
             case ChatRequest():
-                return self._chat_reply(request, messages, completion.text, tail)
+                return self._chat_reply(request, messages, text, tail)
             case GenerateRequest():
-                return contracts.GenerateReply(text=completion.text, **tail)
+                return contracts.GenerateReply(text=text, **tail)
             case EnhanceRequest():
                 return contracts.EnhanceReply(
                     original_prompt=_original_prompt(request),
-                    enhanced_prompt=completion.text,
+                    enhanced_prompt=text,
                     enhancement_source="edge_function",
                     cache_hit=False,
                     context=request.context,
                     enhancement_type=request.enhancement_type,
-                    generation_time=round(completion.finish.timing.total_s, 4),
+                    generation_time=round(tail["timing"].total_ms / 1000, 4),
                     **tail,
                 )
             case _:
@@ -180,12 +176,15 @@ class Operations:
             **tail,
         )
 
-    def _tail(self, sampling: Sampling, finish: Finish, seconds: float) -> dict[str, Any]:
+    def _tail(self, rendered: Rendered, sampling: Sampling, answer: "Answer", seconds: float) -> dict[str, Any]:
         """What every reply that ran the model ends with."""
+        finish = answer.finish
         usage, timing = finish.usage, finish.timing
         generating = timing.total_s - timing.queue_s
         return {
+            "reasoning": answer.reasoning,
             "finish_reason": finish.reason,
+            "prompt_sha256": rendered.sha256,
             "usage": contracts.Usage(**asdict(usage), total_tokens=usage.prompt_tokens + usage.completion_tokens),
             "sampling": contracts.Sampling(**asdict(sampling)),
             "model_info": self._model_facts(),
@@ -209,13 +208,55 @@ class Operations:
             messages=messages or None,
             rendered=rendered.text,
             token_ids=rendered.prompt.token_ids,
+            prompt_sha256=rendered.sha256,
             usage=contracts.DryRunUsage(prompt_tokens=len(rendered.prompt.token_ids)),
             sampling=contracts.Sampling(**asdict(sampling)),
             model_info=self._model_facts(),
         )
 
 
-def _messages(request: Generation) -> tuple[Message, ...]:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: a folded stream."""
+
+    text: str
+    #: None where thinking was not asked for
+    reasoning: str | None
+    finish: Finish
+
+
+async def _read(stream: Stream, thinking: Thinking | None) -> AsyncGenerator[Piece | Answer, None]:
+    """The engine's stream as text, then the whole of it; the request is cancelled when this is closed."""
+    answer: list[str] = []
+    reasoning: list[str] = []
+
+    def pieces(thought: str, said: str) -> Iterator[Piece]:
+        if thought:
+            reasoning.append(thought)
+            yield Piece(thought, reasoning=True)
+        if said:
+            answer.append(said)
+            yield Piece(said)
+
+    try:
+        async for event in stream:
+            match event:
+                case Delta():
+                    for piece in pieces(*(thinking.push(event.text) if thinking else ("", event.text))):
+                        yield piece
+                case Finish():
+                    if event.reason == "deadline" and event.usage.completion_tokens == 0:
+                        raise DeadlineExceeded("the deadline passed before the first token")
+                    for piece in pieces(*(thinking.flush() if thinking else ("", ""))):
+                        yield piece
+                    yield Answer("".join(answer), "".join(reasoning) if thinking else None, event)
+                case _:
+                    assert_never(event)
+    finally:
+        stream.cancel()
+
+
+def _conversation(request: Generation) -> tuple[Message, ...]:
     """The conversation that a request stands for, with nothing added; none for a raw prompt."""
     if request.messages is not None:
         return request.messages

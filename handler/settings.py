@@ -27,6 +27,9 @@ class Settings(BaseModel):
     model_revision: str | None = Field(
         None, description="Commit of the snapshot in replies; else told by the directory."
     )
+    model_default_system: bool = Field(
+        False, description="Give conversations without a system turn the one that the model's template has of its own."
+    )
     streaming: bool = Field(False, description="Serve the streaming face (`/stream`) instead of the JSON face.")
     max_concurrent_requests: PositiveInt | None = Field(None, description="Requests that share the device at a time.")
     max_model_len: PositiveInt | None = Field(None, description="Prompt and completion tokens of a request, at most.")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
+from hypothesis import settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from handler.inference.engine import ModelInfo
@@ -13,6 +14,9 @@ from handler.info import Info
 from handler.operations import Operations
 from handler.report import Report
 from tests.fakes import ScriptedEngine
+
+# By hand: `make test ARGS="--hypothesis-profile=thorough tests/test_template.py"`.
+settings.register_profile("thorough", max_examples=5000)
 
 
 @pytest.fixture(scope="session")

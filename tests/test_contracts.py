@@ -34,6 +34,11 @@ def test_every_form_of_every_operation_is_let_in() -> None:
     assert isinstance(parse({"operation": "info", "sections": ["model"]}), InfoRequest)
 
 
+def test_an_assistants_last_message_is_let_in_to_be_continued() -> None:
+    turns = [*HI, {"role": "assistant", "content": "Well,"}]
+    assert isinstance(parse({**CHAT, "messages": turns, "continue_final_message": True}), ChatRequest)
+
+
 def test_what_was_not_sent_stays_open_and_null_counts_as_not_sent() -> None:
     request = parse({**CHAT, "temperature": None})
     assert isinstance(request, ChatRequest)
@@ -67,6 +72,8 @@ OUT_OF_RANGE: list[tuple[str, list[object]]] = [
     ("stream", ["true", 1, "x"]),
     ("deadline_ms", [0, -5, 1.5, 10**12, "1000"]),
     ("dry_run", ["yes", 1]),
+    ("enable_thinking", ["yes", 1]),
+    ("continue_final_message", ["yes", True]),
     ("sampling_defaults", ["mine", 1]),
 ]
 
@@ -122,6 +129,10 @@ def test_a_shared_field_out_of_bounds_or_of_the_wrong_type_is_refused_by_name(
         ),
         ({"operation": "generate", "messages": HI, "prompt": "x"}, "prompt"),
         ({"operation": "generate", "prompt": ""}, "prompt"),
+        ({"operation": "generate", "prompt": "x", "continue_final_message": True}, "continue_final_message"),
+        ({"operation": "generate", "prompt": "x", "enable_thinking": True}, "enable_thinking"),
+        ({"operation": "generate", "messages": HI, "special_tokens": True}, "special_tokens"),
+        ({**CHAT, "special_tokens": True}, "special_tokens"),
         ({"operation": "generate", "prompt": "x", "conversation_id": "c"}, "conversation_id"),
         ({"operation": "enhance", "messages": HI, "prompt": "x"}, "prompt"),
         ({"operation": "enhance", "messages": HI, "system_prompt": "x"}, "system_prompt"),

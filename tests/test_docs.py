@@ -3,11 +3,15 @@
 import json
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from docs.generate import API, README, SCHEMA, documents
 from handler import __version__, contracts
+from handler.inference.template import Template, Turn
+from handler.inference.weights import DEMO
 
 ROOT = Path(__file__).parents[1]
 #: what differs from run to run, in an example's JSON
@@ -69,3 +73,13 @@ def headings(path: Path) -> list[str]:
 
 def anchor_of(heading: str) -> str:
     return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_fidelity_documents_code_computes_the_hash_that_replies_carry() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8"), re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(DEMO, local_files_only=True))
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi\n"}]
+    rendered = Template(tokenizer).chat([Turn(**message) for message in messages], 100)
+    assert scope["prompt_sha256"](tokenizer, messages) == rendered.sha256

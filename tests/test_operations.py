@@ -1,6 +1,8 @@
 """Operations: what was sent reaches the engine, what the engine said reaches the caller, nothing else does."""
 
 import asyncio
+import copy
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +12,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from handler.contracts import ChatReply, DryRunReply, EnhanceReply, GenerateReply, InfoReply, Reply, parse
-from handler.errors import ContextLengthExceeded, DeadlineExceeded, NoPack, OutOfMemory
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, NoPack, OutOfMemory, Unsupported
 from handler.inference.engine import Sampling
-from handler.operations import Operations
+from handler.inference.template import Template
+from handler.operations import Operations, Piece
 from tests.fakes import ScriptedEngine
 
 HI = [{"role": "user", "content": "hi"}]
@@ -23,12 +26,12 @@ Read = Callable[[ScriptedEngine], str]
 def run(operations: Operations, **fields: Any) -> tuple[list[str], Reply]:
     """The text as it came, and the reply."""
 
-    async def gather() -> list[str | Reply]:
+    async def gather() -> list[Piece | Reply]:
         return [event async for event in operations.run(parse(fields))]
 
-    *text, reply = asyncio.run(gather())
+    *pieces, reply = asyncio.run(gather())
     assert isinstance(reply, Reply)
-    return [piece for piece in text if isinstance(piece, str)], reply
+    return [piece.text for piece in pieces if isinstance(piece, Piece) and not piece.reasoning], reply
 
 
 @pytest.fixture
@@ -171,6 +174,72 @@ def test_dry_run_tells_what_the_model_would_read_and_runs_nothing(
     assert (reply.usage.prompt_tokens, reply.sampling.seed, engine.seen) == (len(reply.token_ids), 5, [])
 
 
+def test_the_prompts_hash_is_that_of_the_ids_that_the_engine_was_given(line: Line) -> None:
+    engine = ScriptedEngine()
+    operations = line(engine)
+    _, reply = run(operations, operation="chat", messages=HI)
+    _, dry = run(operations, operation="chat", messages=HI, dry_run=True)
+    assert isinstance(reply, ChatReply)
+    assert isinstance(dry, DryRunReply)
+    told = hashlib.sha256(",".join(map(str, engine.seen[0][0].token_ids)).encode()).hexdigest()
+    assert reply.prompt_sha256 == dry.prompt_sha256 == told
+
+
+def test_the_models_own_system_prompt_is_used_and_shown_only_where_the_operator_set_it(line: Line, read: Read) -> None:
+    engine = ScriptedEngine()
+    operations = replace(line(engine), default_system="Be brief.")
+    _, reply = run(operations, operation="chat", message="hi")
+    assert isinstance(reply, ChatReply)
+    assert reply.system_prompt_used == "Be brief."
+    assert read(engine).startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhi")
+    _, reply = run(operations, operation="chat", message="hi", system_prompt="")
+    assert isinstance(reply, ChatReply)
+    assert reply.system_prompt_used == ""
+    run(operations, operation="generate", prompt="hi")
+    assert read(engine) == "hi"
+
+
+def test_continue_final_message_leaves_the_assistants_turn_open(line: Line, read: Read) -> None:
+    engine = ScriptedEngine()
+    turns = [*HI, {"role": "assistant", "content": "Well,"}]
+    run(line(engine), operation="chat", messages=turns, continue_final_message=True)
+    assert read(engine).endswith("<|im_start|>assistant\nWell,")
+
+
+def test_special_tokens_in_a_raw_prompt_are_text_unless_asked_for(line: Line, template: Template) -> None:
+    engine = ScriptedEngine()
+    operations = line(engine)
+    end = template.raw("<|im_end|>", 100, special_tokens=True).prompt.token_ids
+    run(operations, operation="generate", prompt="a<|im_end|>")
+    run(operations, operation="generate", prompt="a<|im_end|>", special_tokens=True)
+    text, control = (prompt.token_ids for prompt, _, _ in engine.seen)
+    assert len(end) == 1
+    assert end[0] not in text
+    assert control[-1] == end[0]
+
+
+def test_thinking_is_refused_where_the_template_knows_none(line: Line) -> None:
+    with pytest.raises(Unsupported, match="thinking"):
+        run(line(ScriptedEngine()), operation="chat", messages=HI, enable_thinking=True)
+
+
+def test_reasoning_comes_apart_from_the_answer(line: Line, tokenizer: PreTrainedTokenizerFast, read: Read) -> None:
+    thinker = copy.deepcopy(tokenizer)
+    thinker.chat_template = str(tokenizer.chat_template).replace(
+        "'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n' + ('' if enable_thinking else '<think></think>')"
+    )
+    engine = ScriptedEngine(["<thi", "nk>", "\nhm", "</think>", "\n\nyes"])
+    operations = replace(line(engine), template=Template(thinker))
+    text, reply = run(operations, operation="chat", messages=HI, enable_thinking=True)
+    assert isinstance(reply, ChatReply)
+    assert (reply.reasoning, reply.response, "".join(text)) == ("hm", "yes", "yes")
+    assert read(engine).endswith("assistant\n")
+    _, reply = run(operations, operation="chat", messages=HI)
+    assert isinstance(reply, ChatReply)
+    assert reply.reasoning is None
+    assert read(engine).endswith("assistant\n<think></think>")
+
+
 def test_a_raw_prompts_dry_run_has_no_messages(line: Line) -> None:
     _, reply = run(line(ScriptedEngine()), operation="generate", prompt="Once", dry_run=True)
     assert isinstance(reply, DryRunReply)
@@ -200,7 +269,7 @@ def test_closing_the_iterator_cancels_the_request(line: Line) -> None:
 
     async def leave_early() -> None:
         events = line(engine).run(parse({"operation": "chat", "messages": HI}))
-        assert isinstance(await anext(events), str)
+        assert isinstance(await anext(events), Piece)
         await events.aclose()
         await asyncio.sleep(0.05)
 
@@ -213,9 +282,9 @@ def test_rendering_and_encoding_leave_the_event_loops_thread(line: Line, monkeyp
     threads: list[threading.Thread] = []
     encode = operations.template._encode
 
-    def spy(text: str) -> list[int]:
+    def spy(texts: list[str]) -> list[list[int]]:
         threads.append(threading.current_thread())
-        return encode(text)
+        return encode(texts)
 
     monkeypatch.setattr(operations.template, "_encode", spy)
     long = [{"role": "user", "content": "many words " * 20_000}]

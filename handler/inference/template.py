@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
@@ -31,6 +32,21 @@ class Rendered:
 
     text: str
     prompt: Prompt
+    #: of the token ids in decimal, joined by commas: lets anyone prove what the model read
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a conversation is left for the model to go on."""
+
+    #: the last turn is the assistant's and not finished: the model writes on where it ends
+    continues: bool = False
+    #: the model may think before it answers, where its template knows how
+    thinks: bool = False
+
+
+ANSWER = Ending()
 
 
 class Template:
@@ -63,42 +79,48 @@ class Template:
         self._longest_token = max(map(len, backend.get_vocab(with_added_tokens=False)))
         self._frame = lru_cache(maxsize=256)(self._render_frame)
         *_, self._turn_end = self._pieces(("system", "user"), answer=False)
-        if self._frame(("user",))[0] != "<|im_start|>user\n":
+        if self._frame(("user",), ANSWER)[0] != "<|im_start|>user\n":
             raise StartError("the model's chat template is not of the ChatML kind")
+        #: True where the template can let the model think before it answers, as Qwen3's
+        self.thinks = "enable_thinking" in tokenizer.chat_template
+        #: the system prompt that the template has of its own, used only where an operator asks for it
+        self.default_system = self._default_system()
 
-    def chat(self, turns: Sequence[Turn], max_tokens: int) -> Rendered:
-        """Render turns, ending where the assistant's answer begins.
+    def chat(self, turns: Sequence[Turn], max_tokens: int, ending: Ending = ANSWER) -> Rendered:
+        """Render turns, up to where the assistant goes on.
 
         Raises:
             ContextLengthExceeded: more than `max_tokens` prompt tokens.
         """
-        frame = self._frame(tuple(turn.role for turn in turns))
+        frame = self._frame(tuple(turn.role for turn in turns), ending)
         contents = [*(turn.content for turn in turns), ""]
         self._refuse_hopeless(sum(map(len, contents)), max_tokens)
-        text: list[str] = []
-        token_ids: list[int] = []
-        pending = ""
         # Text runs from one control token of the frame to the next are encoded whole: white space that a caller's
         # text begins with then merges with the frame's, as it does where the model's makers render the template.
+        controls: list[int] = []
+        runs = [""]
         for piece, content in zip(frame, contents, strict=True):
-            text += piece, content
             position = 0
             for control in self._control.finditer(piece):
-                token_ids += self._encode(pending + piece[position : control.start()])
-                token_ids.append(self._control_ids[control.group()])
-                pending, position = "", control.end()
-            pending += piece[position:] + content
-        token_ids += self._encode(pending)
-        return _rendered("".join(text), token_ids, max_tokens)
+                runs[-1] += piece[position : control.start()]
+                runs.append("")
+                controls.append(self._control_ids[control.group()])
+                position = control.end()
+            runs[-1] += piece[position:] + content
+        first, *others = self._encode(runs)
+        token_ids = first + [id_ for control, run in zip(controls, others, strict=True) for id_ in (control, *run)]
+        text = "".join(piece + content for piece, content in zip(frame, contents, strict=True))
+        return _rendered(text, token_ids, max_tokens)
 
-    def raw(self, text: str, max_tokens: int) -> Rendered:
-        """Encode text without a template; control tokens typed in it stay text.
+    def raw(self, text: str, max_tokens: int, *, special_tokens: bool = False) -> Rendered:
+        """Encode text without a template; control tokens typed in it stay text unless `special_tokens` is set.
 
         Raises:
             ContextLengthExceeded: more than `max_tokens` prompt tokens.
         """
         self._refuse_hopeless(len(text), max_tokens)
-        return _rendered(text, self._encode(text), max_tokens)
+        (token_ids,) = self._encode([text], self._backend if special_tokens else self._plain)
+        return _rendered(text, token_ids, max_tokens)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a generated token adds to the answer: none for special tokens and for ids without a token."""
@@ -113,12 +135,10 @@ class Template:
         token = self._backend.id_to_token(token_id)
         return b"" if token is None else bytes(_BYTE_OF[character] for character in token)
 
-    def _encode(self, text: str) -> list[int]:
-        if not text:
-            return []
-        # A batch of one: unlike `encode`, it lets go of the GIL (tokenizers 0.23), so other jobs go on meanwhile.
-        ids: list[int] = self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return ids
+    def _encode(self, texts: list[str], tokenizer: Tokenizer | None = None) -> list[list[int]]:
+        # As a batch, even of one: unlike `encode` it lets go of the GIL (tokenizers 0.23), so other jobs go on.
+        encoded = (tokenizer or self._plain).encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
 
     def _refuse_hopeless(self, characters: int, max_tokens: int) -> None:
         """A text too long whatever its tokens are is refused before time is spent on encoding it."""
@@ -128,35 +148,50 @@ class Template:
                 f"a prompt of {characters} characters cannot fit the {max_tokens} tokens there is room for"
             )
 
-    def _render_frame(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+    def _render_frame(self, roles: tuple[str, ...], ending: Ending) -> tuple[str, ...]:
         """What the template puts around contents: a piece before each, and one after the last."""
         if roles[0] == "system":
-            return self._pieces(roles, answer=True)
-        # Qwen2.5's template puts a system prompt of its own where none was sent. Render one of ours, and cut it off.
-        _, first, *rest = self._pieces(("system", *roles), answer=True)
-        return (first.removeprefix(self._turn_end), *rest)
+            pieces = self._pieces(roles, answer=not ending.continues, thinks=ending.thinks)
+        else:
+            # Qwen2.5's template puts a system prompt of its own where none was sent. Render one, and cut it off.
+            _, first, *rest = self._pieces(("system", *roles), answer=not ending.continues, thinks=ending.thinks)
+            pieces = (first.removeprefix(self._turn_end), *rest)
+        return (*pieces[:-1], "") if ending.continues else pieces
 
-    def _pieces(self, roles: tuple[str, ...], answer: bool) -> tuple[str, ...]:
+    def _pieces(self, roles: tuple[str, ...], *, answer: bool, thinks: bool = False) -> tuple[str, ...]:
         marks = [f"\ue000{index}\ue001" for index in range(len(roles))]
-        conversation = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-        text = self._tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=answer, enable_thinking=False
-        )
+        text = self._apply([Turn(role, mark) for role, mark in zip(roles, marks, strict=True)], answer, thinks)
         pieces: list[str] = []
         for mark in marks:
-            piece, found, text = str(text).partition(mark)
+            piece, found, text = text.partition(mark)
             if not found:
                 raise InvalidRequest(
                     f"the model's chat template does not render the roles {', '.join(roles)} in this order"
                 )
             pieces.append(piece)
-        return (*pieces, str(text))
+        return (*pieces, text)
+
+    def _apply(self, turns: list[Turn], answer: bool, thinks: bool = False) -> str:
+        conversation = [turn._asdict() for turn in turns]
+        text = self._tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=answer, enable_thinking=thinks
+        )
+        return str(text)
+
+    def _default_system(self) -> str | None:
+        """What stands in the system turn where the caller sent none."""
+        mark = "\ue000"
+        before, _, _ = self._apply([Turn("user", mark)], answer=False).partition(mark)
+        turn, _, _ = before.rpartition(self._turn_end)
+        _, opened, prompt = turn.partition("<|im_start|>system\n")
+        return prompt if opened else None
 
 
 def _rendered(text: str, token_ids: list[int], max_tokens: int) -> Rendered:
     if len(token_ids) > max_tokens:
         raise ContextLengthExceeded(f"the prompt has {len(token_ids)} tokens, and there is room for {max_tokens}")
-    return Rendered(text, Prompt(tuple(token_ids)))
+    digest = sha256(",".join(map(str, token_ids)).encode()).hexdigest()
+    return Rendered(text, Prompt(tuple(token_ids)), digest)
 
 
 def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
