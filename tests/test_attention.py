@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from handler.errors import StartError
 from handler.inference import attention
 from handler.inference.attention import KVPages, Layout
 
@@ -245,5 +246,5 @@ def test_the_choice_comes_with_its_reason() -> None:
     cpu = torch.device("cpu")
     assert attention.choose("auto", cpu, config) == ("paged_reference", "the kernels need CUDA, not cpu")
     assert attention.choose("reference", cpu, config) == ("paged_reference", "asked for")
-    with pytest.raises(ValueError, match="need CUDA"):
+    with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu"):
         attention.choose("kernel", cpu, config)

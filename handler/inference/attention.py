@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from handler.errors import StartError
 from handler.inference import reference
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def choose(
     """Which implementation serves, and why: the ledger at start quotes it.
 
     Raises:
-        ValueError: `kernel` was wished for and cannot run here.
+        StartError: `kernel` was wished for and cannot run here.
     """
     if wish == "reference":
         return "paged_reference", "asked for"
@@ -170,5 +171,5 @@ def choose(
     if obstacle is None:
         return "paged_kernel", "asked for" if wish == "kernel" else "CUDA with Triton"
     if wish == "kernel":
-        raise ValueError(f"attention kernel: {obstacle}")
+        raise StartError(f"ATTENTION=kernel: {obstacle}")
     return "paged_reference", obstacle

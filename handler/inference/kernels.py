@@ -45,7 +45,8 @@ def flash_prefill(
     layout: "Layout",
     pages: "KVPages",
 ) -> None:
-    """The same by FlashAttention 2, all rows in one call (the operator has kept this signature from torch 2.11 on)."""
+    """Attend prefill rows by FlashAttention 2 in one call: query and out [tokens, heads, head_dim], key and value the
+    same of all new tokens, float16 or bfloat16. The operator's signature is that of torch 2.11 and 2.13 alike."""
     if layout.packed is None:
         layout.packed = _packed(layout, pages.page_size)
     packed, decode_rows = layout.packed, layout.decode_rows

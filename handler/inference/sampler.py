@@ -8,6 +8,7 @@ transformers' `generate`: penalties, temperature, top_k, top_p, min_p. Knows no 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ CANDIDATES = 1024
 #: set in `_history` for tokens of the prompt; the bits below count occurrences in the completion
 _IN_PROMPT = 1 << 30
 #: columns of `_options`
-_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _REPETITION, _PRESENCE, _FREQUENCY, _NOISE = range(8)
+_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _REPETITION, _PRESENCE, _FREQUENCY, _DRAWN = range(8)
 #: SplitMix64's constants, as signed 64-bit integers
 _GOLDEN, _MIX_1, _MIX_2 = (c - (1 << 64) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _NEUTRAL = (1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
@@ -27,29 +28,44 @@ _NEUTRAL = (1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """Passes over the vocabulary that a row asks for, known on the host."""
+    """Passes over the vocabulary that a row asks for beside an argmax, known on the host."""
 
     penalties: bool
     draw: bool
     cut: bool
 
 
-_NOTHING = _Needs(False, False, False)
+_PLAIN = _Needs(penalties=False, draw=False, cut=False)
 
 
 class Sampler:
     """Sampling state of `rows` batch rows. Used by one thread."""
 
-    def __init__(self, rows: int, vocab_size: int, tokens_in_vocab: int, device: torch.device | str) -> None:
-        """`vocab_size` is the width of the logits; ids from `tokens_in_vocab` on have no token and are never drawn."""
+    def __init__(
+        self,
+        rows: int,
+        vocab_size: int,
+        tokens_in_vocab: int,
+        device: torch.device | str,
+        *,
+        kernels: bool | None = None,
+    ) -> None:
+        """`vocab_size` is the width of the logits; ids from `tokens_in_vocab` on have no token and are never drawn.
+
+        `kernels` draws by Triton (see `sampler_kernels`); None does so on CUDA where Triton is installed. Without
+        them a draw is the same, but the host takes part in it.
+        """
+        if kernels is None:
+            kernels = torch.device(device).type == "cuda" and find_spec("triton") is not None
+        #: whether `sample` may live in a CUDA graph: nothing of it is then decided on the host
+        self.capturable = kernels
         self._tokens = tokens_in_vocab
         self._options = torch.tensor([_NEUTRAL], device=device).repeat(rows, 1)
         self._seeds = torch.zeros(rows, dtype=torch.int64, device=device)
         self._history = torch.zeros(rows, vocab_size, dtype=torch.int32, device=device)
         self._ids = torch.arange(tokens_in_vocab, device=device)
+        #: of the rows that are not plain
         self._needs: dict[int, _Needs] = {}
-        #: what a batch may need; None until it is asked for again
-        self._any: _Needs | None = None
 
     def assign(
         self, row: int, sampling: Sampling, prompt_ids: Sequence[int], completion_ids: Sequence[int] = ()
@@ -67,13 +83,14 @@ class Sampler:
             history[self._upload(prompt_ids, torch.int64)] = _IN_PROMPT
             drawn = self._upload(completion_ids, torch.int64)
             history.index_add_(0, drawn, torch.ones_like(drawn, dtype=torch.int32))
-        self._needs[row] = needs
-        self._any = None
+        if needs == _PLAIN:
+            self._needs.pop(row, None)
+        else:
+            self._needs[row] = needs
 
     def release(self, row: int) -> None:
         """The request of `row` is gone; what it asked for costs nothing from here on."""
         self._needs.pop(row, None)
-        self._any = None
 
     def sample(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         """Draw a token for each of n rows, all different but for those never assigned.
@@ -84,34 +101,35 @@ class Sampler:
             positions: int64 [n], the index in its sequence of the token being drawn.
 
         Returns:
-            int64 [n]. On CUDA nothing waits for the device.
+            int64 [n]. Where `capturable`, nothing waits for the device.
         """
-        if logits.is_cuda:
-            return self._sample(logits, rows, positions, self._batch_needs())
-        # Here the host may look at `rows`, and spare each the passes it does not need. A few rows at a time stay in
-        # the processor's cache.
+        if self.capturable:
+            from handler.inference.sampler_kernels import draw
+
+            return draw(logits, rows, positions, self._options, self._seeds, self._history, self._tokens)
+        logits = logits[:, : self._tokens]
+        if not self._needs:
+            return logits.float().argmax(-1)
+        # Here the host may look at `rows`, and spare each the passes it does not need.
         alike: dict[_Needs, list[int]] = {}
         for at, row in enumerate(rows.tolist()):
-            alike.setdefault(self._needs.get(row, _NOTHING), []).append(at)
+            alike.setdefault(self._needs.get(row, _PLAIN), []).append(at)
         tokens = torch.empty_like(rows)
         for needs, members in alike.items():
-            for some in torch.tensor(members).split(8):
+            for some in torch.tensor(members, device=rows.device).split(8):  # these fit the processor's cache
                 tokens[some] = self._sample(logits[some], rows[some], positions[some], needs)
         return tokens
 
     def processed(self, logits: Tensor, rows: Tensor) -> Tensor:
         """float32 [n, tokens_in_vocab]: scores as `generate`'s processors leave them, -inf for what is never drawn."""
-        return self._processed(logits, rows, self._batch_needs())
+        return self._processed(logits, rows, _Needs(penalties=True, draw=True, cut=True))
 
     def _processed(self, logits: Tensor, rows: Tensor, needs: _Needs) -> Tensor:
         scores, options = logits[:, : self._tokens].to(torch.float32, copy=True), self._options[rows]
         if needs.penalties:
             history = self._history[rows, : self._tokens]
-            if scores.is_cuda:
-                scores = _penalised(scores, history, options)
-            else:
-                seen = history.nonzero(as_tuple=True)
-                scores[seen] = _penalised(scores[seen][:, None], history[seen][:, None], options[seen[0]])[:, 0]
+            seen = history.nonzero(as_tuple=True)
+            scores[seen] = _penalised(scores[seen], history[seen], options[seen[0]])
         if needs.draw:
             scores /= options[:, _TEMPERATURE, None]
         if needs.cut:
@@ -122,23 +140,15 @@ class Sampler:
         scores = self._processed(logits, rows, needs)
         if needs.draw:
             streams = _mix(_mix(self._seeds[rows] + _GOLDEN) + positions)
-            if needs.cut and not scores.is_cuda:
-                # Noise for what is kept alone. On a device, to know how much that is would be to wait.
+            if needs.cut:  # noise for what is kept alone
                 kept = (scores > float("-inf")).nonzero(as_tuple=True)
                 scores[kept] += gumbel(streams[kept[0]], kept[1])
             else:
-                scores += self._options[rows, _NOISE, None] * gumbel(streams[:, None], self._ids)
+                scores += gumbel(streams[:, None], self._ids)
         tokens = scores.argmax(-1)
         if needs.penalties:
             self._history[rows, tokens] += 1
         return tokens
-
-    def _batch_needs(self) -> _Needs:
-        """What serves every assigned row."""
-        if self._any is None:
-            rows = set(self._needs.values())
-            self._any = _Needs(any(r.penalties for r in rows), any(r.draw for r in rows), any(r.cut for r in rows))
-        return self._any
 
     def _upload(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
         # From pinned memory: a plain copy would wait for the step that runs.
@@ -147,13 +157,12 @@ class Sampler:
 
 
 def _penalised(scores: Tensor, history: Tensor, options: Tensor) -> Tensor:
-    """Repetition over prompt and completion; frequency and presence, as OpenAI define them, over the completion."""
-    repetition = options[:, _REPETITION, None]
-    repeated = torch.where(scores < 0, scores * repetition, scores / repetition)
-    scores = torch.where(history != 0, repeated, scores)
+    """Scores [k] of tokens seen before: repetition over prompt and completion, frequency and presence, as OpenAI
+    define them, over the completion. history [k], options [k, 8]."""
+    repetition = options[:, _REPETITION]
+    scores = torch.where(scores < 0, scores * repetition, scores / repetition)
     count = history & (_IN_PROMPT - 1)
-    scores = scores - options[:, _FREQUENCY, None] * count
-    return scores - options[:, _PRESENCE, None] * (count > 0)
+    return scores - options[:, _FREQUENCY] * count - options[:, _PRESENCE] * (count > 0)
 
 
 def threshold(scores: Tensor, options: Tensor, width: int = CANDIDATES) -> Tensor:
@@ -163,8 +172,7 @@ def threshold(scores: Tensor, options: Tensor, width: int = CANDIDATES) -> Tenso
     one kept stay too. scores float32 [n, vocab], options [n, 8]; returns float32 [n, 1], -inf where all is kept.
     """
     vocab = scores.shape[1]
-    # Only a host may look whether the candidates were enough. A device sorts all: what is exact without waiting.
-    width = min(width, vocab) if scores.device.type == "cpu" else vocab
+    width = min(width, vocab)
     best = scores.topk(width).values if width < vocab else scores.sort(descending=True).values
     top_k, top_p, min_p = (options[:, column, None] for column in (_TOP_K, _TOP_P, _MIN_P))
     top = best[:, :1]
