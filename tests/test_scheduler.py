@@ -127,6 +127,16 @@ def test_requests_that_arrive_together_compute_their_common_beginning_once() -> 
     assert [one.cached_tokens for one in s.running] == [0] + [40] * 7
 
 
+def test_a_prompt_cancelled_midway_leaves_no_page_that_was_never_computed() -> None:
+    s = scheduler(prefill_chunk=8)
+    one, same = sequence(list(range(30))), sequence(list(range(30)))
+    s.add(one)
+    s.schedule()
+    s.remove(one)
+    s.add(same)
+    assert chunks(s.schedule()) == [(8, 16)]
+
+
 def test_the_youngest_is_preempted_and_begins_again_with_what_it_has() -> None:
     s = scheduler(pages=1 + 5, page_size=4)
     old, young = sequence([1] * 7, max_tokens=13), sequence([2] * 7, max_tokens=13)
@@ -341,4 +351,4 @@ class Engine(RuleBasedStateMachine):
 
 
 TestEngine = Engine.TestCase
-TestEngine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestEngine.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)

@@ -4,10 +4,12 @@ Knows requests, streams and time; what runs is the scheduler's choice, how it ru
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from types import MappingProxyType
 
 import torch
@@ -64,7 +66,6 @@ class BatchingEngine:
         self._failures = 0
         self._memory_failures = 0
         self._good_steps = 0
-        self._next_deadline = float("inf")
         self._heartbeat = time.monotonic()
         # Shared with callers: who got in, what they want, and whether the door is open at all.
         self._door = threading.Lock()
@@ -85,7 +86,7 @@ class BatchingEngine:
     def stream(self, prompt: Prompt, sampling: Sampling, *, deadline: float | None = None) -> Stream:
         """See `Engine.stream`; on a running event loop."""
         token_ids = check(prompt, sampling, self._info.vocab_size, self.max_model_len)
-        stream = Stream(lambda: self._command(lambda: self._cancel(request)))
+        stream = Stream(lambda: self._command(lambda: self._interrupt(request, "cancelled")))
         request = Request(
             tokens=token_ids,
             prompt_len=len(token_ids),
@@ -95,7 +96,7 @@ class BatchingEngine:
             stream=stream,
             loop=asyncio.get_running_loop(),
             text=TextStream(self._token_bytes, sampling.stop),
-            deadline=deadline,
+            deadline=math.inf if deadline is None else deadline,
             arrived=time.monotonic(),
         )
         with self._door:
@@ -104,7 +105,7 @@ class BatchingEngine:
             if len(self._open) >= self._config.rows + self._config.max_waiting:
                 raise Overloaded(f"{self._config.rows} requests run and {self._config.max_waiting} wait already")
             self._open.add(request)
-            self._command(lambda: self._submit(request))
+            self._command(lambda: self._scheduler.add(request))
         return stream
 
     def status(self) -> Status:
@@ -174,7 +175,9 @@ class BatchingEngine:
         while self._commands:
             self._commands.popleft()()
         if self._scheduler.idle and not self._launched:
-            self._rest()
+            if not self._runner.capture_next(self._config.rows):
+                self._wake.wait(IDLE_S)
+                self._wake.clear()
             return
         self._expire()
         step = self._scheduler.schedule()
@@ -183,11 +186,6 @@ class BatchingEngine:
         else:
             # A GPU is kept busy by reading a step's tokens only after the next one is launched.
             self._read(all_but=1 if step and self._config.overlap else 0)
-
-    def _rest(self) -> None:
-        if not self._runner.capture_next(self._config.rows):
-            self._wake.wait(IDLE_S)
-            self._wake.clear()
 
     def _launch(self, step: Step[Request]) -> bool:
         """False where the device has too little memory for the step."""
@@ -252,28 +250,15 @@ class BatchingEngine:
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
-    def _submit(self, request: Request) -> None:
-        self._scheduler.add(request)
-        if request.deadline is not None:
-            self._next_deadline = min(self._next_deadline, request.deadline)
-
-    def _cancel(self, request: Request) -> None:
-        if not request.ended:
-            self._interrupt(request, "cancelled")
-
     def _expire(self) -> None:
-        now = self._heartbeat
-        if now < self._next_deadline:
-            return
-        for request in (*self._scheduler.running, *self._scheduler.waiting):
-            if request.deadline is not None and request.deadline <= now:
-                self._interrupt(request, "deadline")
-        remaining = (*self._scheduler.running, *self._scheduler.waiting)
-        deadlines = (request.deadline for request in remaining if request.deadline is not None)
-        self._next_deadline = min(deadlines, default=float("inf"))
+        everybody = chain(self._scheduler.running, self._scheduler.waiting)
+        for request in [request for request in everybody if request.deadline <= self._heartbeat]:
+            self._interrupt(request, "deadline")
 
     def _interrupt(self, request: Request, reason: FinishReason) -> None:
-        """End a request between two tokens; the text it still holds back goes out first."""
+        """End a request between two tokens, unless it ended by itself; the text it still holds back goes out first."""
+        if request.ended:
+            return
         if held := request.held():
             self._outbox.put(request, Delta(held, ()))
         self._finish(request, reason)

@@ -39,12 +39,12 @@ def check(prompt: Prompt, sampling: Sampling, vocab_size: int, max_model_len: in
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Request(Sequence):
-    """A sequence and the caller who waits for it. Times are of `time.monotonic`."""
+    """A sequence and the caller who waits for it. Times are of `time.monotonic`; no deadline is infinitely far."""
 
     stream: Stream
     loop: asyncio.AbstractEventLoop
     text: TextStream
-    deadline: float | None
+    deadline: float
     arrived: float
     started: float | None = None
     first_token: float | None = None

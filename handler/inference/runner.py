@@ -3,10 +3,11 @@
 Knows rows, pages and tensors, and what a step asks for; never a text, a stream or a clock.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
-from typing import Generic, NamedTuple
+from itertools import accumulate, chain
+from typing import Generic
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import ModelInfo
 from handler.inference.sampler import Sampler
 from handler.inference.scheduler import S, Sequence, Step
-from handler.inference.sizing import EngineConfig
+from handler.inference.sizing import EngineConfig, ModelShape
+
+log = logging.getLogger(__name__)
 
 #: (ids [tokens], positions [tokens], keep [draws] or None for all, layout, pages) -> logits [draws, vocab].
 #: All that is known of the model's forward; a merged one needs to be no more than this.
@@ -40,14 +43,6 @@ def model_forward(model: PreTrainedModel) -> Forward:
         return logits
 
     return forward
-
-
-class Scores(NamedTuple):
-    """What a forward leaves to the sampler: n rows that draw, and for each the position of the token to be drawn."""
-
-    logits: Tensor
-    rows: Tensor
-    positions: Tensor
 
 
 @dataclass(slots=True)
@@ -84,20 +79,12 @@ class Runner:
         forward: Forward | None = None,
     ) -> None:
         """Allocates the cache: `config.pages` pages on the model's device. Switches the model's attention over."""
-        device, shape = model.device, model.config
+        device, shape = model.device, ModelShape.of(model.config, model.dtype.itemsize)
         attention.register()
-        self.attention, self.attention_reason = attention.choose(config.attention, device, shape)
+        self.attention, self.attention_reason = attention.choose(config.attention, device, model.config)
         model.set_attn_implementation(self.attention)
-        head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        self._pages = KVPages(
-            shape.num_hidden_layers,
-            config.pages,
-            config.page_size,
-            shape.num_key_value_heads,
-            head_dim,
-            model.dtype,
-            device,
-        )
+        cache = shape.layers, config.pages, config.page_size, shape.kv_heads, shape.head_dim
+        self._pages = KVPages(*cache, model.dtype, device)
         self._device = device
         self._cuda = device.type == "cuda"
         self._forward = forward or model_forward(model)
@@ -116,8 +103,10 @@ class Runner:
         #: what the host knows of `_rows` and of the pages in `_tables`
         self._decoding: list[int] = []
         self._known = [0] * (rows + 1)
-        self._buckets = [*config.graph_buckets] if self._cuda and self.attention == "paged_kernel" else []
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Scores]] = {}
+        # A graph holds what is decided on the device alone, which the reference attention is not.
+        capturable = self.attention == "paged_kernel" and self._sampler.capturable
+        self._buckets = [*config.graph_buckets] if capturable else []
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._graph_memory = torch.cuda.graph_pool_handle() if self._buckets else None
 
     @property
@@ -141,22 +130,19 @@ class Runner:
         rows = len(step.decode)
         bucket = min((size for size in self._graphs if size >= rows), default=None)
         if step.chunks:
-            scores = self._mixed(step)
+            ids = self._mixed(step)
         elif bucket is None:
-            scores = self._decode(rows, [sequence.computed for sequence in step.decode])
+            ids = self._decode(rows, [sequence.computed for sequence in step.decode])
         else:
             graph, padded = self._graphs[bucket]
             graph.replay()
-            scores = Scores(padded.logits[:rows], padded.rows[:rows], padded.positions[:rows])
-        # Not in the graph: what the sampler does depends on what the rows ask for.
-        ids = self._sampler.sample(scores.logits, scores.rows, scores.positions)
-        self._last[scores.rows] = ids
+            ids = padded[:rows]
         return self._fetch(step.drawing, ids)
 
     def capture_next(self, at_most: int) -> bool:
         """Capture the next decode graph, the smallest first; False where none of `at_most` rows is left.
 
-        Only while no sequence runs. A graph that does not fit ends the capturing: larger steps run without.
+        Only while no sequence runs. A capture that fails, say for want of memory, is the last: larger steps do without.
         """
         if not self._buckets or self._buckets[0] > at_most:
             return False
@@ -166,11 +152,12 @@ class Runner:
             self._decode(rows)  # compiles kernels and lets libraries allocate, which a capture must not
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
-                scores = self._decode(rows)
-        except torch.OutOfMemoryError:
+                ids = self._decode(rows)
+        except Exception as error:
+            log.warning("no CUDA graph for %d rows and more: %s", rows, type(error).__name__)
             self._buckets.clear()
             return False
-        self._graphs[rows] = graph, scores
+        self._graphs[rows] = graph, ids
         return True
 
     def free(self) -> None:
@@ -185,7 +172,7 @@ class Runner:
         self._pages.v.clear()
         self.free()
 
-    def _decode(self, count: int, contexts_host: list[int] | None = None) -> Scores:
+    def _decode(self, count: int, contexts_host: list[int] | None = None) -> Tensor:
         """One token for each of the first `count` of `_rows`; on the CPU, attention needs their context lengths too."""
         rows = self._rows[:count]
         positions = self._lengths[rows]
@@ -201,27 +188,26 @@ class Runner:
         )
         logits = self._forward(self._last[rows], positions, None, layout, self._pages)
         self._lengths[rows] = contexts
-        return Scores(logits, rows, contexts)
+        return self._draw(logits, rows, contexts)
 
-    def _mixed(self, step: Step[S]) -> Scores:
+    def _mixed(self, step: Step[S]) -> Tensor:
         """Decode rows first, then chunks."""
         count = len(step.decode)
         chunks = step.chunks
         sizes = [chunk.end - chunk.start for chunk in chunks]
         contexts_host = [sequence.computed for sequence in step.sequences]
-        starts, keep = [count], list(range(count))
-        for chunk, size in zip(chunks, sizes, strict=True):
-            starts.append(starts[-1] + size)
-            if chunk.draws:
-                keep.append(starts[-1] - 1)
-        ids, positions, token_rows, rows, contexts, query_starts, drawing, kept = self._upload(
+        starts = [*accumulate(sizes, initial=count)]
+        # Decode rows draw from their only token, chunks from their last, where it is the last of all.
+        drawing = [*range(count), *(count + i for i, chunk in enumerate(chunks) if chunk.draws)]
+        keep = [*range(count), *(end - 1 for chunk, end in zip(chunks, starts[1:], strict=True) if chunk.draws)]
+        ids, positions, token_rows, rows, contexts, query_starts, drawn, kept = self._upload(
             [*chain.from_iterable(chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks)],
             [*chain.from_iterable(range(chunk.start, chunk.end) for chunk in chunks)],
             [*chain.from_iterable([chunk.sequence.row] * size for chunk, size in zip(chunks, sizes, strict=True))],
             [chunk.sequence.row for chunk in chunks],
             [chunk.end for chunk in chunks],
             starts[1:],
-            [count + i for i, chunk in enumerate(chunks) if chunk.draws],
+            drawing,
             keep,
         )
         decode = self._rows[:count]
@@ -241,8 +227,15 @@ class Runner:
         ids = torch.cat((self._last[decode], ids))
         logits = self._forward(ids, positions, kept, layout, self._pages)
         self._lengths[rows] = contexts
-        drawing = torch.cat((torch.arange(count, device=self._device), drawing))
-        return Scores(logits, rows[drawing], contexts[drawing])
+        return self._draw(logits, rows[drawn], contexts[drawn])
+
+    def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Draw the tokens for `positions`; each becomes the last token of its row."""
+        if not len(rows):  # no chunk of the step was its prompt's last, and no kernel runs on nothing
+            return rows
+        ids = self._sampler.sample(logits, rows, positions)
+        self._last[rows] = ids
+        return ids
 
     def _slots(self, rows: Tensor, positions: Tensor) -> Tensor:
         pages = self._tables[rows, positions // self._page_size]

@@ -1,0 +1,105 @@
+"""What the engine's own loop costs per step: a model of zero cost, every token streamed.
+
+    python -m bench.host [--rows 1,8,64,256] [--steps 400] [--overlap]
+
+Two figures per number of rows, medians over the steps in which all rows decode, contexts of about 300 tokens:
+`thread` is processor time of the engine's thread, `wall` is time from one forward to the next while an asyncio
+consumer in the same process takes every token (both share the interpreter's lock).
+"""
+
+import argparse
+import asyncio
+import platform
+import statistics
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from handler.inference.attention import KVPages, Layout
+from handler.inference.engine import ModelInfo, Prompt, Sampling
+from handler.inference.loop import BatchingEngine
+from handler.inference.sizing import EngineConfig
+
+VOCAB = 64
+PROMPT = 200
+#: microseconds of transformers' continuous batching, streaming, on this kind of machine (facts/engine.md, section 3.2)
+TRANSFORMERS = {1: 116, 8: 242, 64: 1057, 256: 3830}
+
+
+@dataclass
+class FreeForward:
+    """Logits from nowhere; notes when it was asked."""
+
+    rows: int
+    logits: Tensor
+    thread: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+    def __call__(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+        if layout.decode_rows == self.rows and keep is None:
+            self.thread.append(time.thread_time())
+            self.wall.append(time.perf_counter())
+        return self.logits[: len(ids) if keep is None else len(keep)]
+
+
+def measure(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
+    """Microseconds per step: of the engine's thread, and by the clock."""
+    shape = Qwen2Config(
+        vocab_size=VOCAB, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    info = ModelInfo("none", None, "path", "qwen2", "float32", "cpu", 0, VOCAB, 4096, (VOCAB - 1,), {})
+    length = PROMPT + steps + 1
+    config = EngineConfig(
+        rows=rows, max_waiting=0, max_model_len=length, page_size=16, pages=rows * -(-length // 16) + 1,
+        prefill_chunk=rows * PROMPT, attention="reference", graph_buckets=(), overlap=overlap,
+    )  # fmt: skip
+    logits = torch.randn(rows, VOCAB)
+    logits[:, VOCAB - 1] = float("-inf")  # nobody ends early
+    forward = FreeForward(rows, logits)
+    engine = BatchingEngine(Qwen2ForCausalLM(shape), info, lambda token: b"word ", config, forward=forward)
+    sampling = Sampling(
+        max_tokens=steps, temperature=0, top_p=1, top_k=0, min_p=0, repetition_penalty=1, presence_penalty=0,
+        frequency_penalty=0, seed=0, stop=("never said",),
+    )  # fmt: skip
+
+    async def consume() -> None:
+        async def one(number: int) -> None:
+            async for _ in engine.stream(Prompt(tuple((number + i) % 7 for i in range(PROMPT))), sampling):
+                pass
+
+        await asyncio.gather(*map(one, range(rows)))
+
+    asyncio.run(consume())
+    engine.close()
+    return _median_us(forward.thread), _median_us(forward.wall)
+
+
+def _median_us(times: list[float]) -> float:
+    return 1e6 * statistics.median(b - a for a, b in pairwise(times))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="1,8,64,256")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--overlap", action="store_true", help="launch a step before the last one's tokens are read")
+    wishes = parser.parse_args()
+    torch.set_num_threads(1)
+    print(
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, 1 torch thread, overlap {wishes.overlap}"
+    )
+    print(f"{'rows':>5} {'thread us':>10} {'wall us':>10} {'transformers us':>16}")
+    for rows in map(int, wishes.rows.split(",")):
+        thread, wall = measure(rows, wishes.steps, wishes.overlap)
+        print(f"{rows:5d} {thread:10.0f} {wall:10.0f} {TRANSFORMERS.get(rows, '-'):>16}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,568 @@
+"""The engine among many callers: each gets its own answer, and nobody notices what happens to another."""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, OutOfMemory, Overloaded, WorkerError
+from handler.inference.attention import KVPages, Layout
+from handler.inference.engine import Completion, Delta, Finish, Prompt, Stream, collect
+from handler.inference.loop import BatchingEngine
+from handler.inference.request import Event
+from handler.inference.runner import Forward, model_forward
+from tests import models
+from tests.models import VOCAB, greedy, sampling, serving
+
+HEALTHY = (7, 8, 9, 10, 11)
+#: longer than two pages, so that its prefix is shared
+GUILTY = tuple(range(20, 60))
+
+
+class Faulty:
+    """The model's forward, which raises at the given steps, counted from 1."""
+
+    def __init__(self, error: Callable[[], Exception], *steps: int) -> None:
+        self.steps = 0
+        #: new tokens of each step
+        self.sizes: list[int] = []
+        self._error = error
+        self._at = steps
+        self._forward: Forward = model_forward(models.served("demo"))
+
+    def __call__(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+        self.steps += 1
+        self.sizes.append(len(ids))
+        if self.steps in self._at:
+            raise self._error()
+        return self._forward(ids, positions, keep, layout, pages)
+
+
+def out_of_memory() -> Exception:
+    return torch.OutOfMemoryError("no room")
+
+
+async def outcome(stream: Stream) -> Completion | WorkerError:
+    try:
+        return await collect(stream)
+    except WorkerError as error:
+        return error
+
+
+async def settled(engine: BatchingEngine) -> None:
+    """Until nothing runs or waits; a request is gone only a moment after its last event."""
+    for _ in range(200):
+        status = engine.status()
+        if not status.running and not status.waiting:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the engine is still busy")
+
+
+@contextmanager
+def held(engine: BatchingEngine) -> Iterator[None]:
+    """The engine sees all that is sent in this block at once."""
+    gate = threading.Event()
+
+    def wait() -> None:
+        gate.wait(10)
+
+    engine._command(wait)
+    yield
+    gate.set()
+
+
+@pytest.fixture(params=[False, True], ids=["in step", "overlapping"])
+def overlap(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+# -- one request ---------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_comes_token_by_token_and_ends_with_counts_and_times(overlap: bool) -> None:
+    async def main() -> None:
+        with serving(overlap=overlap) as engine:
+            events = [event async for event in engine.stream(Prompt(HEALTHY), sampling(6))]
+            *deltas, finish = events
+            assert isinstance(finish, Finish)
+            assert finish.reason == "length"
+            assert (finish.usage.prompt_tokens, finish.usage.completion_tokens) == (5, 6)
+            assert finish.usage.cached_tokens == 0
+            assert finish.timing.ttft_s is not None
+            assert 0 <= finish.timing.queue_s <= finish.timing.ttft_s <= finish.timing.total_s
+            tokens = [token for delta in deltas if isinstance(delta, Delta) for token in delta.token_ids]
+            text = "".join(delta.text for delta in deltas if isinstance(delta, Delta))
+            assert tuple(tokens) == greedy("demo", HEALTHY, 6)
+            assert text == "".join(f" {token}" for token in tokens)
+
+    asyncio.run(main())
+
+
+def test_an_end_token_ends_the_answer_and_is_counted_but_is_no_text(overlap: bool) -> None:
+    said = greedy("demo", HEALTHY, 12)
+    end = said[4]
+    length = said.index(end) + 1
+
+    async def main() -> None:
+        with serving(stop_token_ids=[end], overlap=overlap) as engine:
+            completion = await collect(engine.stream(Prompt(HEALTHY), sampling(12)))
+            assert completion.finish.reason == "stop"
+            assert completion.token_ids == said[:length]
+            assert completion.text == "".join(f" {token}" for token in said[: length - 1])
+            assert completion.finish.usage.completion_tokens == length
+            assert engine.status().details["pages_used"] == 0
+
+    asyncio.run(main())
+
+
+def test_a_token_drawn_after_the_end_is_nobodys(overlap: bool) -> None:
+    def only_three(ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+        logits = torch.zeros(len(ids) if keep is None else len(keep), VOCAB)
+        logits[:, 3] = 1
+        return logits
+
+    async def main() -> None:
+        with serving(stop_token_ids=[3], overlap=overlap, forward=only_three) as engine:
+            for completion in await asyncio.gather(
+                *(collect(engine.stream(Prompt(HEALTHY), sampling(9))) for _ in range(3))
+            ):
+                assert (completion.token_ids, completion.text) == ((3,), "")
+                assert completion.finish.usage.completion_tokens == 1
+            # By the end of one more request, the engine has read all that those left behind.
+            await collect(engine.stream(Prompt(HEALTHY), sampling(9)))
+            assert engine.status().details["step_failures"] == 0
+
+    asyncio.run(main())
+
+
+def test_a_stop_string_ends_the_answer_before_it(overlap: bool) -> None:
+    said = greedy("demo", HEALTHY, 12)
+    stop = f"{said[3]} {said[4]}"
+
+    async def main() -> None:
+        with serving(overlap=overlap) as engine:
+            completion = await collect(engine.stream(Prompt(HEALTHY), sampling(12, stop=(stop,))))
+            assert completion.finish.reason == "stop"
+            assert completion.text == "".join(f" {token}" for token in said[:3]) + " "
+            assert completion.finish.usage.completion_tokens == 5
+
+    asyncio.run(main())
+
+
+def test_max_tokens_of_one_takes_one_step(overlap: bool) -> None:
+    async def main() -> None:
+        with serving(overlap=overlap) as engine:
+            completion = await collect(engine.stream(Prompt((3,)), sampling(1)))
+            assert completion.token_ids == greedy("demo", (3,), 1)
+            assert engine.status().details["steps"] == 1
+
+    asyncio.run(main())
+
+
+def test_cancelling_frees_the_pages_within_a_step_and_ends_the_stream(overlap: bool) -> None:
+    forward = Faulty(out_of_memory)
+
+    async def main() -> None:
+        with serving(overlap=overlap, forward=forward) as engine:
+            stream = engine.stream(Prompt(HEALTHY), sampling(500))
+            async for event in stream:
+                if isinstance(event, Finish):
+                    break
+                stream.cancel()
+                stream.cancel()
+            assert isinstance(event, Finish)
+            assert event.reason == "cancelled"
+            assert engine.status().details["pages_used"] == 0
+            await settled(engine)
+            steps = forward.steps
+            await asyncio.sleep(0.02)
+            assert forward.steps == steps < 500
+
+    asyncio.run(main())
+
+
+def test_cancelling_before_the_first_step_ends_the_stream_too() -> None:
+    async def main() -> None:
+        with serving(rows=1) as engine:
+            first = engine.stream(Prompt(HEALTHY), sampling(200))
+            second = engine.stream(Prompt(GUILTY), sampling(200))
+            second.cancel()
+            completion = await collect(second)
+            assert completion.finish.reason == "cancelled"
+            assert (completion.token_ids, completion.finish.timing.ttft_s) == ((), None)
+            first.cancel()
+            assert (await collect(first)).finish.reason == "cancelled"
+            first.cancel()  # after the end, nothing happens
+            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(4)))).token_ids == greedy("demo", HEALTHY, 4)
+
+    asyncio.run(main())
+
+
+def test_a_deadline_ends_a_running_and_a_waiting_request_with_what_they_have() -> None:
+    slow = Faulty(out_of_memory)
+
+    def forward(*args: Any) -> Tensor:
+        time.sleep(0.01)
+        return slow(*args)
+
+    async def main() -> None:
+        with serving(rows=1, forward=forward) as engine:
+            now = time.monotonic()
+            runs = engine.stream(Prompt(HEALTHY), sampling(500), deadline=now + 0.2)
+            waits = engine.stream(Prompt(GUILTY), sampling(500), deadline=now + 0.1)
+            free = engine.stream(Prompt(HEALTHY), sampling(5))
+            first, second, third = await asyncio.gather(collect(runs), collect(waits), collect(free))
+            assert first.finish.reason == second.finish.reason == "deadline"
+            assert 0 < len(first.token_ids) < 100
+            assert second.token_ids == ()
+            assert second.finish.timing.total_s < first.finish.timing.total_s < 5
+            assert third.token_ids == greedy("demo", HEALTHY, 5)
+
+    asyncio.run(main())
+
+
+# -- the door ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ids", "max_tokens", "error"),
+    [
+        ((), 5, InvalidRequest),
+        ((1, VOCAB), 5, InvalidRequest),
+        ((1, -1), 5, InvalidRequest),
+        ((1, 2.5), 5, InvalidRequest),
+        ((1, "2"), 5, InvalidRequest),
+        ((1, None), 5, InvalidRequest),
+        ((1, 2**70), 5, InvalidRequest),
+        ((1, 2), 0, InvalidRequest),
+        ((1,) * 690, 11, ContextLengthExceeded),
+    ],
+    ids=["empty", "past the vocabulary", "negative", "fraction", "text", "none", "huge", "no token", "too long"],
+)
+def test_what_would_break_a_step_is_refused_at_the_door(
+    ids: tuple[Any, ...], max_tokens: int, error: type[WorkerError]
+) -> None:
+    async def main() -> None:
+        with serving() as engine:
+            healthy = engine.stream(Prompt(HEALTHY), sampling(20))
+            with pytest.raises(error):
+                engine.stream(Prompt(ids), sampling(max_tokens))
+            assert (await collect(healthy)).token_ids == greedy("demo", HEALTHY, 20)
+
+    asyncio.run(main())
+
+
+def test_the_longest_request_that_is_accepted_is_answered() -> None:
+    async def main() -> None:
+        with serving(pages=1 + 2, max_model_len=32) as engine:
+            assert engine.max_model_len == 32
+            assert len((await collect(engine.stream(Prompt((5,) * 20), sampling(12)))).token_ids) == 12
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_refuses_at_once_and_accepts_again_later() -> None:
+    async def main() -> None:
+        with serving(rows=2, max_waiting=3) as engine:
+            streams = [engine.stream(Prompt(HEALTHY), sampling(50)) for _ in range(5)]
+            with pytest.raises(Overloaded):
+                engine.stream(Prompt(HEALTHY), sampling(50))
+            for completion in await asyncio.gather(*map(collect, streams)):
+                assert completion.token_ids == greedy("demo", HEALTHY, 50)
+            await settled(engine)
+            await collect(engine.stream(Prompt(HEALTHY), sampling(1)))
+
+    asyncio.run(main())
+
+
+# -- nobody notices: the rows of facts/engine.md, section 1.6 --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1.0, "top_k": VOCAB * 10},
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"temperature": 1e-30},
+        {"temperature": 1.0, "top_p": 1.5},
+        {"temperature": 1.0, "top_p": 0.0},
+        {"temperature": 1.0, "top_k": -3},
+        {"temperature": 1.0, "min_p": 5.0},
+        {"temperature": 1.0, "repetition_penalty": 0.0},
+        {"temperature": 1.0, "frequency_penalty": math.inf},
+        {"temperature": 1.0, "seed": 2**80},
+        {"temperature": 1.0, "seed": -1},
+        {"temperature": "hot"},
+        {"top_k": None},
+    ],
+    ids=str,
+)
+def test_sampling_out_of_any_range_is_one_requests_own_affair(wishes: dict[str, Any], overlap: bool) -> None:
+    async def main() -> None:
+        with serving(overlap=overlap) as engine:
+            before = engine.stream(Prompt(HEALTHY), sampling(12))
+            guilty = engine.stream(Prompt(GUILTY), sampling(6, **wishes))
+            alike = engine.stream(Prompt(GUILTY), sampling(6))
+            after = engine.stream(Prompt(HEALTHY), sampling(12))
+            got = await asyncio.gather(*map(outcome, (before, guilty, alike, after)))
+            for healthy in (got[0], got[3]):
+                assert isinstance(healthy, Completion)
+                assert healthy.token_ids == greedy("demo", HEALTHY, 12)
+            assert isinstance(got[2], Completion)
+            assert got[2].token_ids == greedy("demo", GUILTY, 6)
+            if isinstance(got[1], Completion):
+                assert len(got[1].token_ids) == 6
+                assert all(0 <= token < VOCAB for token in got[1].token_ids)
+            else:
+                assert isinstance(got[1], EngineFailed)
+            assert engine.status().alive
+            assert engine.status().details["step_failures"] == 0
+
+    asyncio.run(main())
+
+
+def test_the_same_prompt_twice_at_once_is_answered_twice() -> None:
+    async def main() -> None:
+        with serving() as engine:
+            streams = [engine.stream(Prompt(HEALTHY * 8), sampling(12)) for _ in range(4)]
+            for completion in await asyncio.gather(*map(collect, streams)):
+                assert completion.token_ids == greedy("demo", HEALTHY * 8, 12)
+
+    asyncio.run(main())
+
+
+def test_text_that_cannot_be_decoded_fails_its_own_request(overlap: bool) -> None:
+    poison = next(token for token in greedy("demo", GUILTY, 12) if token not in greedy("demo", HEALTHY, 12))
+
+    def token_bytes(token: int) -> bytes:
+        if token == poison:
+            raise KeyError(token)
+        return b"."
+
+    async def main() -> None:
+        engine = BatchingEngine(models.served("demo"), models.info("demo"), token_bytes, models.config(overlap=overlap))
+        healthy, guilty = (engine.stream(Prompt(ids), sampling(12)) for ids in (HEALTHY, GUILTY))
+        answer, error = await asyncio.gather(outcome(healthy), outcome(guilty))
+        assert isinstance(error, EngineFailed)
+        assert isinstance(answer, Completion)
+        assert answer.token_ids == greedy("demo", HEALTHY, 12)
+        assert engine.status().details["pages_used"] == 0
+        engine.close()
+
+    asyncio.run(main())
+
+
+def test_a_closed_event_loop_hurts_nobody_else(overlap: bool) -> None:
+    with serving(overlap=overlap) as engine:
+
+        async def leave() -> None:
+            engine.stream(Prompt(GUILTY), sampling(600))
+            await asyncio.sleep(0.01)
+
+        async def stay() -> None:
+            thread = threading.Thread(target=asyncio.run, args=(leave(),))
+            stream = engine.stream(Prompt(HEALTHY), sampling(300))
+            thread.start()
+            assert (await collect(stream)).token_ids == greedy("demo", HEALTHY, 300)
+            thread.join()
+            await settled(engine)
+            assert engine.status().details["pages_used"] == 0
+            assert engine.status().details["steps"] < 600  # type: ignore[operator]
+
+        asyncio.run(stay())
+
+
+def test_a_caller_that_never_reads_holds_nobody_up() -> None:
+    async def main() -> None:
+        with serving() as engine:
+            silent = engine.stream(Prompt(GUILTY), sampling(40))
+            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(60)))).token_ids == greedy(
+                "demo", HEALTHY, 60
+            )
+            await settled(engine)
+            assert (await collect(silent)).token_ids == greedy("demo", GUILTY, 40)
+
+    asyncio.run(main())
+
+
+# -- when a step fails -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1, 5, 50])
+def test_out_of_memory_once_is_noticed_by_nobody(at: int, overlap: bool) -> None:
+    async def main() -> None:
+        with serving(forward=Faulty(out_of_memory, at), overlap=overlap, rows=8, prefill_chunk=40) as engine:
+            prompts = [(token,) * (5 + token) for token in range(16)]
+            with held(engine):
+                streams = [engine.stream(Prompt(ids), sampling(30)) for ids in prompts]
+            for ids, completion in zip(prompts, await asyncio.gather(*map(collect, streams)), strict=True):
+                assert completion.token_ids == greedy("demo", ids, 30)
+            assert engine.status().details["out_of_memory"] == 1
+            assert engine.status().details["pages_used"] == 0
+
+    asyncio.run(main())
+
+
+def test_after_out_of_memory_steps_are_half_as_large_for_a_while() -> None:
+    forward = Faulty(out_of_memory, 1, 40)
+
+    async def main() -> None:
+        with serving(forward=forward, rows=8, prefill_chunk=40) as engine:
+            with held(engine):
+                streams = [engine.stream(Prompt((token,) * 10), sampling(100)) for token in range(8)]
+            await asyncio.gather(*map(collect, streams))
+
+    asyncio.run(main())
+    assert forward.sizes[0] == 40
+    assert max(forward.sizes[1:39]) <= 20 + 4
+    assert max(forward.sizes[40:100]) <= 10 + 4
+    assert max(forward.sizes[110:]) > 4
+
+
+@pytest.mark.parametrize("at", [1, 5, 50])
+def test_out_of_memory_again_fails_the_largest_and_the_others_finish(at: int, overlap: bool) -> None:
+    async def main() -> None:
+        with serving(forward=Faulty(out_of_memory, at, at + 1), overlap=overlap, rows=4) as engine:
+            prompts = [(token,) * size for token, size in enumerate((5, 40, 9, 7))]
+            with held(engine):
+                streams = [engine.stream(Prompt(ids), sampling(60)) for ids in prompts]
+            got = await asyncio.gather(*map(outcome, streams))
+            failed = [number for number, answer in enumerate(got) if isinstance(answer, OutOfMemory)]
+            assert failed == [1]
+            for number in (0, 2, 3):
+                answer = got[number]
+                assert isinstance(answer, Completion)
+                assert answer.token_ids == greedy("demo", prompts[number], 60)
+
+    asyncio.run(main())
+
+
+def test_out_of_memory_without_end_fails_one_after_the_other_and_the_engine_lives() -> None:
+    async def main() -> None:
+        with serving(forward=Faulty(out_of_memory, *range(1, 6))) as engine:
+            with held(engine):
+                streams = [engine.stream(Prompt(HEALTHY), sampling(10)) for _ in range(4)]
+            got = await asyncio.gather(*map(outcome, streams))
+            assert [isinstance(answer, OutOfMemory) for answer in got].count(True) == 4
+            assert engine.status().alive
+            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(5)))).token_ids == greedy("demo", HEALTHY, 5)
+
+    asyncio.run(main())
+
+
+def test_a_failed_step_fails_what_runs_and_the_engine_begins_afresh(overlap: bool) -> None:
+    async def main() -> None:
+        with serving(forward=Faulty(lambda: RuntimeError("device assert"), 5), overlap=overlap, rows=2) as engine:
+            with held(engine):
+                streams = [engine.stream(Prompt(HEALTHY), sampling(20)) for _ in range(3)]
+            got = await asyncio.gather(*map(outcome, streams))
+            assert [type(answer) for answer in got] == [EngineFailed, EngineFailed, Completion]
+            again = await collect(engine.stream(Prompt(HEALTHY), sampling(20)))
+            assert again.token_ids == greedy("demo", HEALTHY, 20)
+            assert engine.status().alive
+            assert engine.status().details["step_failures"] == 1
+
+    asyncio.run(main())
+
+
+def test_a_second_failed_step_ends_the_engine_and_everybody_is_told(overlap: bool) -> None:
+    async def main() -> None:
+        with serving(forward=Faulty(lambda: RuntimeError("secret"), 3, 7), overlap=overlap, rows=2) as engine:
+            with held(engine):
+                streams = [engine.stream(Prompt(HEALTHY), sampling(20)) for _ in range(8)]
+            got = await asyncio.gather(*map(outcome, streams))
+            assert all(isinstance(answer, EngineFailed) for answer in got)
+            assert not any("secret" in str(answer) for answer in got)
+            assert not engine.status().alive
+            with pytest.raises(EngineFailed):
+                engine.stream(Prompt(HEALTHY), sampling(20))
+
+    asyncio.run(main())
+
+
+# -- the whole engine ------------------------------------------------------------------------------------------------
+
+
+def test_a_long_system_prompt_is_prefilled_once_for_all() -> None:
+    system = tuple(range(300))
+
+    async def main() -> None:
+        with serving() as engine:
+            with held(engine):
+                streams = [engine.stream(Prompt((*system, token, 7)), sampling(4)) for token in range(30)]
+            completions = await asyncio.gather(*map(collect, streams))
+            shared = 300 // 16 * 16
+            assert [completion.finish.usage.cached_tokens for completion in completions] == [0] + [shared] * 29
+            assert engine.status().details["prefix_hit_tokens"] == 29 * shared
+
+    asyncio.run(main())
+
+
+def test_status_counts_what_runs_and_what_waits() -> None:
+    async def main() -> None:
+        with serving(rows=2) as engine:
+            assert (engine.status().running, engine.status().waiting) == (0, 0)
+            with held(engine):
+                streams = [engine.stream(Prompt(HEALTHY), sampling(600)) for _ in range(5)]
+            await anext(streams[0])
+            status = engine.status()
+            assert (status.alive, status.running, status.waiting) == (True, 2, 3)
+            assert status.heartbeat_age_s < 5
+            assert status.details["attention"] == "paged_reference"
+            for stream in streams:
+                stream.cancel()
+            await asyncio.gather(*map(collect, streams))
+
+    asyncio.run(main())
+
+
+def test_closing_cancels_what_runs_and_refuses_what_comes(overlap: bool) -> None:
+    async def main() -> None:
+        with serving(rows=2, overlap=overlap) as engine:
+            streams = [engine.stream(Prompt(HEALTHY), sampling(600)) for _ in range(4)]
+            await anext(streams[0])
+            engine.close()
+            engine.close()
+            for completion in await asyncio.gather(*map(collect, streams)):
+                assert completion.finish.reason == "cancelled"
+            assert not engine.status().alive
+            with pytest.raises(EngineFailed):
+                engine.stream(Prompt(HEALTHY), sampling(5))
+
+    asyncio.run(main())
+
+
+def test_callers_on_several_event_loops_are_each_answered_on_their_own() -> None:
+    with serving() as engine:
+        threads: list[tuple[int, int]] = []
+
+        async def one() -> None:
+            stream = engine.stream(Prompt(HEALTHY), sampling(30))
+            put = stream.put
+
+            def noted(event: Event) -> None:
+                threads.append((threading.get_ident(), caller))
+                put(event)
+
+            caller = threading.get_ident()
+            stream.put = noted  # type: ignore[method-assign]
+            assert (await collect(stream)).token_ids == greedy("demo", HEALTHY, 30)
+
+        callers = [threading.Thread(target=asyncio.run, args=(one(),)) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert len(set(threads)) == 3
+        assert all(put_on == caller for put_on, caller in threads)
