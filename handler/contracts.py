@@ -5,7 +5,7 @@ Knows no model: whether a prompt fits its context is told where the tokens are c
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from handler.errors import InvalidRequest
+from handler.inference.engine import MAX_TOP_LOGPROBS
 
 
 class Contract(BaseModel):
@@ -131,6 +132,14 @@ class TextRequest(Contract):
     stop: StopStrings | None = Field(
         None, description="The answer ends before the first of these that completes.", examples=["\n\n"]
     )
+    logprobs: bool = Field(False, description="Tell how likely the model found each token of its answer.")
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="With `logprobs`: tell so many of the likeliest tokens in each place, too.",
+        examples=[3],
+    )
     stream: bool = Field(False, description="Send the text as it comes; needs a worker with `STREAMING=true`.")
     deadline_ms: int | None = Field(
         None,
@@ -147,6 +156,12 @@ class TextRequest(Contract):
         "worker",
         description="Where values that were not sent come from: the worker's, or the model's generation_config.",
     )
+
+    @model_validator(mode="after")
+    def _alternatives(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("top_logprobs goes with logprobs: true", field="top_logprobs")
+        return self
 
 
 class Turn(Contract):
@@ -345,6 +360,20 @@ class Sampling(Contract):
     stop: tuple[str, ...]
 
 
+class Logprob(Contract):
+    """A token, and how likely the model found it."""
+
+    token: str = Field(description="Its text; U+FFFD for bytes that are no character, empty for a control token.")
+    token_id: int
+    logprob: float = Field(description="Natural logarithm of its probability.")
+
+
+class DrawnLogprob(Logprob):
+    """A token of the answer, beside the likeliest ones in its place."""
+
+    top: tuple[Logprob, ...] = Field(description="As many as `top_logprobs` says, the likeliest first.")
+
+
 class Timing(Contract):
     """Milliseconds in the engine."""
 
@@ -376,6 +405,9 @@ class TextReply(Reply):
     finish_reason: Literal["stop", "length", "deadline", "cancelled"]
     usage: Usage
     sampling: Sampling
+    logprobs: tuple[DrawnLogprob, ...] | None = Field(
+        description="Where `logprobs` was sent, one for each completion token; else null."
+    )
     model_info: ModelFacts
     prompt_sha256: str = Field(description="Of the token ids that the model read; see fidelity.md.")
     timing: Timing

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import starmap
 from random import SystemRandom
 from typing import Any, assert_never
 from uuid import uuid4
@@ -24,7 +25,7 @@ from handler.contracts import (
     TextReply,
 )
 from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, NoPack, Unsupported
-from handler.inference.engine import Delta, Engine, Finish, ModelInfo, Sampling, Stream
+from handler.inference.engine import Delta, Engine, Finish, Logprob, ModelInfo, Sampling, Stream
 from handler.inference.template import Ending, Rendered, Template, Turn
 from handler.inference.text import Thinking
 from handler.info import Info
@@ -79,7 +80,8 @@ class Operations:
             yield self._dry_run(messages, rendered, sampling)
             return
         deadline = None if request.deadline_ms is None else started + request.deadline_ms / 1000
-        stream = self.engine.stream(rendered.prompt, sampling, deadline=deadline)
+        logprobs = (request.top_logprobs or 0) if request.logprobs else None
+        stream = self.engine.stream(rendered.prompt, sampling, logprobs=logprobs, deadline=deadline)
         thinking = Thinking(rendered.text.rstrip().endswith(Thinking.OPEN)) if request.enable_thinking else None
         answer = None
         async with aclosing(_read(stream, thinking)) as events:
@@ -90,7 +92,7 @@ class Operations:
                     yield event
         if answer is None:
             raise EngineFailed("the stream ended without a finish")
-        tail = self._tail(rendered, sampling, answer, self.clock() - started)
+        tail = self._tail(request, rendered, sampling, answer, self.clock() - started)
         yield self._reply(request, messages, answer.text, tail)
 
     def _messages(self, request: Generation) -> tuple[Message, ...]:
@@ -176,7 +178,9 @@ class Operations:
             **tail,
         )
 
-    def _tail(self, rendered: Rendered, sampling: Sampling, answer: "Answer", seconds: float) -> dict[str, Any]:
+    def _tail(
+        self, request: Generation, rendered: Rendered, sampling: Sampling, answer: "Answer", seconds: float
+    ) -> dict[str, Any]:
         """What every reply that ran the model ends with."""
         finish = answer.finish
         usage, timing = finish.usage, finish.timing
@@ -187,6 +191,7 @@ class Operations:
             "prompt_sha256": rendered.sha256,
             "usage": contracts.Usage(**asdict(usage), total_tokens=usage.prompt_tokens + usage.completion_tokens),
             "sampling": contracts.Sampling(**asdict(sampling)),
+            "logprobs": tuple(starmap(self._drawn, answer.drawn)) if request.logprobs else None,
             "model_info": self._model_facts(),
             "timing": contracts.Timing(
                 queue_ms=round(timing.queue_s * 1000, 2),
@@ -196,6 +201,14 @@ class Operations:
             ),
             "processing_time": round(seconds, 4),
         }
+
+    def _drawn(self, token_id: int, told: Logprob) -> contracts.DrawnLogprob:
+        top = tuple(contracts.Logprob(**self._likely(*other)) for other in told.top)
+        return contracts.DrawnLogprob(**self._likely(token_id, told.logprob), top=top)
+
+    def _likely(self, token_id: int, logprob: float) -> dict[str, Any]:
+        text = self.template.token_bytes(token_id).decode(errors="replace")
+        return {"token": text, "token_id": token_id, "logprob": round(logprob, 6)}  # 32 bits hold no more
 
     def _model_facts(self) -> contracts.ModelFacts:
         model = self.model
@@ -222,6 +235,8 @@ class Answer:
     text: str
     #: None where thinking was not asked for
     reasoning: str | None
+    #: each token and how likely it was, where that was asked for
+    drawn: list[tuple[int, Logprob]]
     finish: Finish
 
 
@@ -229,6 +244,7 @@ async def _read(stream: Stream, thinking: Thinking | None) -> AsyncGenerator[Pie
     """The engine's stream as text, then the whole of it; the request is cancelled when this is closed."""
     answer: list[str] = []
     reasoning: list[str] = []
+    drawn: list[tuple[int, Logprob]] = []
 
     def pieces(thought: str, said: str) -> Iterator[Piece]:
         if thought:
@@ -242,6 +258,7 @@ async def _read(stream: Stream, thinking: Thinking | None) -> AsyncGenerator[Pie
         async for event in stream:
             match event:
                 case Delta():
+                    drawn.extend(zip(event.token_ids, event.logprobs, strict=False))
                     for piece in pieces(*(thinking.push(event.text) if thinking else ("", event.text))):
                         yield piece
                 case Finish():
@@ -249,7 +266,7 @@ async def _read(stream: Stream, thinking: Thinking | None) -> AsyncGenerator[Pie
                         raise DeadlineExceeded("the deadline passed before the first token")
                     for piece in pieces(*(thinking.flush() if thinking else ("", ""))):
                         yield piece
-                    yield Answer("".join(answer), "".join(reasoning) if thinking else None, event)
+                    yield Answer("".join(answer), "".join(reasoning) if thinking else None, drawn, event)
                 case _:
                     assert_never(event)
     finally:

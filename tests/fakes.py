@@ -1,12 +1,24 @@
 """An engine that says what it is told to: the real protocol, no model."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from handler.errors import EngineFailed, WorkerError
-from handler.inference.engine import Delta, Finish, FinishReason, Prompt, Sampling, Status, Stream, Timing, Usage
+from handler.inference.engine import (
+    Delta,
+    Finish,
+    FinishReason,
+    Logprob,
+    Prompt,
+    Sampling,
+    Status,
+    Stream,
+    Timing,
+    Usage,
+)
 from handler.inference.request import check
 from handler.inference.text import TextStream
 
@@ -25,20 +37,28 @@ class ScriptedEngine:
     closed: bool = False
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
-    def stream(self, prompt: Prompt, sampling: Sampling, *, deadline: float | None = None) -> Stream:
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, *, logprobs: int | None = None, deadline: float | None = None
+    ) -> Stream:
         if self.closed:
             raise EngineFailed("the engine is closed")
-        check(prompt, sampling, vocab_size=1 << 20, max_model_len=self.max_model_len)
+        check(prompt, sampling, logprobs, vocab_size=1 << 20, max_model_len=self.max_model_len)
         self.seen.append((prompt, sampling, deadline))
         stop = asyncio.Event()
         stream = Stream(stop.set)
-        task = asyncio.get_running_loop().create_task(self._play(stream, stop, prompt, sampling, deadline))
+        task = asyncio.get_running_loop().create_task(self._play(stream, stop, prompt, sampling, logprobs, deadline))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return stream
 
     async def _play(
-        self, stream: Stream, cancel: asyncio.Event, prompt: Prompt, sampling: Sampling, deadline: float | None
+        self,
+        stream: Stream,
+        cancel: asyncio.Event,
+        prompt: Prompt,
+        sampling: Sampling,
+        logprobs: int | None,
+        deadline: float | None,
     ) -> None:
         self.running += 1
         began = time.monotonic()
@@ -59,7 +79,7 @@ class ScriptedEngine:
                 stream.put(piece)
                 break
             else:
-                stream.put(Delta(text.push(done), (done,)))
+                stream.put(Delta(text.push(done), (done,), () if logprobs is None else (likely(done, logprobs),)))
                 done += 1
         self.running -= 1
         stream.put(Delta(text.flush(), ()))
@@ -72,3 +92,8 @@ class ScriptedEngine:
 
     def close(self) -> None:
         self.closed = True
+
+
+def likely(token: int, alternatives: int) -> Logprob:
+    """A half for the token itself, a quarter for the next, and so on."""
+    return Logprob(-math.log(2), tuple((token + rank, -math.log(2) * (rank + 1)) for rank in range(alternatives)))

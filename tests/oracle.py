@@ -25,6 +25,7 @@ from handler.inference.engine import (
     Delta,
     Finish,
     FinishReason,
+    Logprob,
     ModelInfo,
     Prompt,
     Sampling,
@@ -53,7 +54,9 @@ class SerialEngine:
     def max_model_len(self) -> int:
         return self._info.context_length
 
-    def stream(self, prompt: Prompt, sampling: Sampling, *, deadline: float | None = None) -> Stream:
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, *, logprobs: int | None = None, deadline: float | None = None
+    ) -> Stream:
         if self._closed.is_set():
             raise EngineFailed("the engine is closed")
         if not prompt.token_ids or not all(0 <= id_ < self._info.vocab_size for id_ in prompt.token_ids):
@@ -69,7 +72,7 @@ class SerialEngine:
                 loop.call_soon_threadsafe(stream.put, event)
 
         self._waiting += 1
-        self._thread.submit(self._answer, _Run(self, prompt, sampling, deadline, cancelled, put))
+        self._thread.submit(self._answer, _Run(self, prompt, sampling, logprobs, deadline, cancelled, put))
         return stream
 
     def status(self) -> Status:
@@ -98,6 +101,7 @@ class _Run(StoppingCriteria):
         engine: SerialEngine,
         prompt: Prompt,
         sampling: Sampling,
+        logprobs: int | None,
         deadline: float | None,
         cancelled: threading.Event,
         put: Callable[[Delta | Finish | WorkerError], None],
@@ -105,6 +109,7 @@ class _Run(StoppingCriteria):
         self._engine = engine
         self._prompt = prompt
         self._sampling = sampling
+        self._logprobs = logprobs
         self._deadline = deadline
         self._cancelled = cancelled
         self.put = put
@@ -145,9 +150,19 @@ class _Run(StoppingCriteria):
         text = self._text.push(token) if self._reason is None else ""
         if self._text.stopped:
             self._reason = "stop"
-        self.put(Delta(text, (token,)))
+        self.put(Delta(text, (token,), self._measured(input_ids)))
         self._reason = self._reason or self._interrupted()
         return torch.tensor([self._reason is not None], device=input_ids.device)
+
+    def _measured(self, input_ids: torch.Tensor) -> tuple[Logprob, ...]:
+        """Of the last token: by a plain forward over all before it."""
+        if self._logprobs is None:
+            return ()
+        *before, token = input_ids[0].tolist()
+        logits = cast(Any, self._engine._model)(torch.tensor([before])).logits[0, -1]
+        logprobs = logits.float().log_softmax(-1)
+        best = logprobs.topk(self._logprobs)
+        return (Logprob(float(logprobs[token]), tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))),)
 
     def _interrupted(self) -> FinishReason | None:
         if self._cancelled.is_set() or self._engine._closed.is_set():

@@ -1,8 +1,10 @@
 """Paged attention gives each row what plain attention over its own tokens gives, wherever its pages lie."""
 
 import itertools
+import math
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Co
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from handler.errors import StartError
-from handler.inference import attention
+from handler.inference import attention, reference
 from handler.inference.attention import KVPages, Layout
 
 attention.register()
@@ -156,6 +158,46 @@ def test_new_keys_and_values_lie_in_their_slots() -> None:
     assert torch.equal(case.pages.k[0], before[2])  # another layer
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf, 3e38])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_what_a_broken_request_left_in_a_page_harms_nobody_who_gets_the_page(dtype: torch.dtype, broken: float) -> None:
+    case = make_case([(1, 5), (1, 6), (1, 90)], heads=4, kv_heads=2, head_dim=16, page_size=4, dtype=dtype)
+    # Before, one request filled every page with what is no number.
+    every = torch.arange(case.pages.k[1].shape[0] * 4)
+    wrote = torch.full((len(every), 2, 16), broken, dtype=dtype)
+    healthy = case.pages.k[1].clone(), case.pages.v[1].clone()
+    ruin = Case(
+        query=torch.zeros(len(every), 4, 16, dtype=dtype),
+        key=wrote,
+        value=wrote,
+        layout=Layout(
+            slots=every,
+            block_tables=torch.zeros(1, len(every), dtype=torch.int32),
+            context_lens=torch.tensor([len(every)], dtype=torch.int32),
+            query_starts=torch.tensor([0, len(every)], dtype=torch.int32),
+            query_lens=[len(every)],
+            context_lens_host=[len(every)],
+            decode_rows=0,
+        ),
+        pages=case.pages,
+        expected=torch.empty(0),
+    )
+    attend(ruin)
+    # Its successors write their own tokens, and nothing else.
+    for row, context in enumerate(case.layout.context_lens_host):
+        mine = [int(case.layout.block_tables[row, i // 4]) * 4 + i % 4 for i in range(context)]
+        for cache, saved in zip((case.pages.k[1], case.pages.v[1]), healthy, strict=True):
+            cache.flatten(0, 1)[mine] = saved.flatten(0, 1)[mine]
+    got = attend(case).double()
+    torch.testing.assert_close(got, case.expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+def test_keys_and_values_that_a_model_computes_are_stored_as_they_are() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = torch.randn(1000, generator=torch.Generator().manual_seed(1)).to(dtype) * 1000
+        assert torch.equal(reference.readable(x), x)
+
+
 def test_a_chunk_reads_what_another_chunk_of_the_same_step_writes() -> None:
     whole = make_case([(8, 0), (4, 8)], heads=4, kv_heads=2, head_dim=16, page_size=4)
     tables = whole.layout.block_tables
@@ -248,3 +290,10 @@ def test_the_choice_comes_with_its_reason() -> None:
     assert attention.choose("reference", cpu, config) == ("paged_reference", "asked for")
     with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu"):
         attention.choose("kernel", cpu, config)
+
+
+@pytest.mark.parametrize("wish", ["auto", "reference", "kernel"])
+def test_a_model_that_attends_in_windows_is_refused_at_the_start(wish: Literal["auto", "reference", "kernel"]) -> None:
+    config = Qwen2Config(use_sliding_window=True)
+    with pytest.raises(StartError, match="use_sliding_window"):
+        attention.choose(wish, torch.device("cpu"), config)

@@ -69,6 +69,8 @@ OUT_OF_RANGE: list[tuple[str, list[object]]] = [
     ("frequency_penalty", [-2.1, 2.1, "0"]),
     ("seed", [-1, 2**63, 10**30, 1.5, "7"]),
     ("stop", ["", [""], [1], 5, ["x"] * 17, "x" * 201, {}]),
+    ("logprobs", ["true", 1, 5]),
+    ("top_logprobs", [-1, 6, 1.5, "3", True, 0, 3]),  # in bounds it goes with `logprobs` alone
     ("stream", ["true", 1, "x"]),
     ("deadline_ms", [0, -5, 1.5, 10**12, "1000"]),
     ("dry_run", ["yes", 1]),
@@ -133,6 +135,8 @@ def test_a_shared_field_out_of_bounds_or_of_the_wrong_type_is_refused_by_name(
         ({"operation": "generate", "prompt": "x", "enable_thinking": True}, "enable_thinking"),
         ({"operation": "generate", "messages": HI, "special_tokens": True}, "special_tokens"),
         ({**CHAT, "special_tokens": True}, "special_tokens"),
+        ({**CHAT, "logprobs": True, "top_logprobs": 6}, "top_logprobs"),
+        ({**CHAT, "logprobs": False, "top_logprobs": 2}, "top_logprobs"),
         ({"operation": "generate", "prompt": "x", "conversation_id": "c"}, "conversation_id"),
         ({"operation": "enhance", "messages": HI, "prompt": "x"}, "prompt"),
         ({"operation": "enhance", "messages": HI, "system_prompt": "x"}, "system_prompt"),

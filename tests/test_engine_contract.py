@@ -99,6 +99,26 @@ def test_a_stop_string_cuts_the_text_and_ends_the_request(engine: Engine, prompt
     assert len(cut.token_ids) < 20
 
 
+@pytest.mark.parametrize("asked", [0, 3])
+def test_a_request_that_asks_gets_the_log_probability_of_every_token(
+    engine: Engine, prompt: Prompt, asked: int
+) -> None:
+    async def work() -> tuple[Completion, Completion]:
+        return await asyncio.gather(
+            collect(engine.stream(prompt, GREEDY, logprobs=asked)), collect(engine.stream(prompt, GREEDY))
+        )
+
+    done, other = run(work)
+    assert (len(done.logprobs), other.logprobs) == (20, ())
+    assert done.token_ids == other.token_ids
+    for token, told in zip(done.token_ids, done.logprobs, strict=True):
+        assert len(told.top) == asked
+        assert told.logprob < 0
+        if asked:  # what is drawn greedily is the likeliest
+            assert told.top[0] == (token, told.logprob)
+            assert [logprob for _, logprob in told.top] == sorted((logprob for _, logprob in told.top), reverse=True)
+
+
 def test_many_at_once_all_end_and_none_gets_anothers_answer(engine: Engine, prompt: Prompt) -> None:
     async def work() -> list[Completion]:
         return await asyncio.gather(

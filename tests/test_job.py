@@ -48,6 +48,15 @@ def test_streamed_chunks_are_indexed_and_fold_to_the_last_one(line: Line) -> Non
     assert "".join(chunk["delta"] for chunk in deltas) == reply["response"] == "Hello, world!"
 
 
+def test_log_probabilities_come_with_the_whole_reply_and_not_with_chunks(line: Line) -> None:
+    wish = {**HI, "stream": True, "logprobs": True, "top_logprobs": 1}
+    *deltas, reply = chunks(line(ScriptedEngine(step_s=0.01)), {"id": "j", "input": wish})
+    assert {key for chunk in deltas for key in chunk} == {"index", "delta"}
+    assert [told["token_id"] for told in reply["logprobs"]] == [0, 1, 2, 3]
+    assert set(reply["logprobs"][0]) == {"token", "token_id", "logprob", "top"}
+    assert set(reply["logprobs"][0]["top"][0]) == {"token", "token_id", "logprob"}
+
+
 def test_a_slow_consumer_gets_fewer_and_larger_chunks(line: Line) -> None:
     async def dawdle() -> list[dict[str, Any]]:
         got = []

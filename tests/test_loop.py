@@ -216,7 +216,7 @@ def test_a_deadline_ends_a_running_and_a_waiting_request_with_what_they_have() -
     async def main() -> None:
         with serving(rows=1, forward=forward) as engine:
             now = time.monotonic()
-            runs = engine.stream(Prompt(HEALTHY), sampling(500), deadline=now + 0.2)
+            runs = engine.stream(Prompt(HEALTHY), sampling(500), deadline=now + 0.8)
             waits = engine.stream(Prompt(GUILTY), sampling(500), deadline=now + 0.1)
             free = engine.stream(Prompt(HEALTHY), sampling(5))
             first, second, third = await asyncio.gather(collect(runs), collect(waits), collect(free))
@@ -256,6 +256,17 @@ def test_what_would_break_a_step_is_refused_at_the_door(
             with pytest.raises(error):
                 engine.stream(Prompt(ids), sampling(max_tokens))
             assert (await collect(healthy)).token_ids == greedy("demo", HEALTHY, 20)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("alternatives", [-1, 6])
+def test_more_alternatives_than_there_may_be_are_refused_at_the_door(alternatives: int) -> None:
+    async def main() -> None:
+        with serving() as engine:
+            with pytest.raises(InvalidRequest) as caught:
+                engine.stream(Prompt(HEALTHY), sampling(5), logprobs=alternatives)
+            assert caught.value.field == "top_logprobs"
 
     asyncio.run(main())
 
@@ -474,6 +485,32 @@ def test_a_failed_step_fails_what_runs_and_the_engine_begins_afresh(overlap: boo
             assert engine.status().details["step_failures"] == 1
 
     asyncio.run(main())
+
+
+def test_a_token_that_was_unread_when_a_step_failed_is_drawn_again_and_not_twice() -> None:
+    prompts = [(token,) * 20 for token in range(4)]
+    plain = model_forward(models.served("demo"))
+    failures = 0
+
+    def forward(*arguments: Any) -> Tensor:
+        nonlocal failures
+        # In this very turn the youngest was preempted: it waits, and its last token is still on the device.
+        if not failures and engine.status().details["preemptions"]:
+            failures += 1
+            raise RuntimeError("device assert")
+        return plain(*arguments)
+
+    async def main() -> None:
+        with held(engine):
+            streams = [engine.stream(Prompt(ids), sampling(30)) for ids in prompts]
+        *others, youngest = await asyncio.gather(*map(outcome, streams))
+        assert all(isinstance(answer, EngineFailed) for answer in others)
+        assert isinstance(youngest, Completion)
+        assert youngest.token_ids == greedy("demo", prompts[3], 30)
+
+    with serving(forward=forward, overlap=True, page_size=4, pages=1 + 36, max_model_len=50) as engine:
+        asyncio.run(main())
+        assert engine.status().details["step_failures"] == failures == 1
 
 
 def test_a_second_failed_step_ends_the_engine_and_everybody_is_told(overlap: bool) -> None:

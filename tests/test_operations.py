@@ -11,12 +11,21 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from handler.contracts import ChatReply, DryRunReply, EnhanceReply, GenerateReply, InfoReply, Reply, parse
+from handler.contracts import (
+    ChatReply,
+    DryRunReply,
+    EnhanceReply,
+    GenerateReply,
+    InfoReply,
+    Reply,
+    TextReply,
+    parse,
+)
 from handler.errors import ContextLengthExceeded, DeadlineExceeded, NoPack, OutOfMemory, Unsupported
 from handler.inference.engine import Sampling
 from handler.inference.template import Template
 from handler.operations import Operations, Piece
-from tests.fakes import ScriptedEngine
+from tests.fakes import ScriptedEngine, likely
 
 HI = [{"role": "user", "content": "hi"}]
 Line = Callable[[ScriptedEngine], Operations]
@@ -135,6 +144,48 @@ def test_every_sampling_field_that_was_sent_reaches_the_engine_and_is_echoed(lin
     assert {**reply.sampling.model_dump(), "stop": list(reply.sampling.stop)} == sent
     assert engine.seen[0][1] == Sampling(**{**sent, "stop": ("x", "y")})  # type: ignore[arg-type]
     assert reply.finish_reason == "length"
+
+
+@pytest.mark.parametrize("operation", ["chat", "generate", "enhance"])
+@pytest.mark.parametrize(("asked", "alternatives"), [({}, 0), ({"top_logprobs": 0}, 0), ({"top_logprobs": 3}, 3)])
+def test_logprobs_tell_of_every_completion_token_what_the_engine_said(
+    line: Line, template: Template, operation: str, asked: dict[str, int], alternatives: int
+) -> None:
+    engine = ScriptedEngine(["a", "b", "STOP", "c"])
+    _, reply = run(line(engine), operation=operation, messages=HI, logprobs=True, stop="STOP", **asked)
+    assert isinstance(reply, TextReply)
+    assert reply.logprobs is not None
+    assert len(reply.logprobs) == reply.usage.completion_tokens == 3  # what a stop string cut off was drawn, too
+    for token, told in enumerate(reply.logprobs):
+        expected = likely(token, alternatives)
+        assert (told.token_id, told.logprob) == (token, round(expected.logprob, 6))
+        assert told.token == template.token_bytes(token).decode()
+        assert [(other.token_id, other.logprob) for other in told.top] == [
+            (other, round(logprob, 6)) for other, logprob in expected.top
+        ]
+
+
+def test_logprobs_are_null_where_nobody_asked(line: Line) -> None:
+    _, reply = run(line(ScriptedEngine()), operation="chat", messages=HI)
+    assert isinstance(reply, TextReply)
+    assert reply.logprobs is None
+
+
+def test_bytes_that_are_no_character_are_shown_as_such_in_logprobs_and_control_tokens_as_no_text(
+    line: Line, template: Template
+) -> None:
+    byte = next(token for token in range(256) if template.token_bytes(token) == b"\xc3")
+    (control,) = template.raw("<|im_end|>", 9, special_tokens=True).prompt.token_ids
+    _, reply = run(
+        line(ScriptedEngine(["a"] * (control + 1), max_model_len=9999)),
+        operation="chat",
+        messages=HI,
+        logprobs=True,
+        max_tokens=control + 1,
+    )
+    assert isinstance(reply, TextReply)
+    assert reply.logprobs is not None
+    assert (reply.logprobs[byte].token, reply.logprobs[control].token) == ("\ufffd", "")
 
 
 def test_default_max_tokens_shrink_to_the_room_that_the_prompt_leaves(line: Line) -> None:

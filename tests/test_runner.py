@@ -1,15 +1,19 @@
 """One step on the device: what it computes, and that padding and order change nothing."""
 
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from handler.inference import draws, runner
 from handler.inference.attention import KVPages, Layout
+from handler.inference.engine import Logprob
 from handler.inference.kv_cache import KVCache
 from handler.inference.runner import Forward, Runner, model_forward
+from handler.inference.sampler import Sampler
 from handler.inference.scheduler import Scheduler, Sequence, Step
 from tests import models
 
@@ -30,17 +34,23 @@ class Heard:
 class Rig:
     """A scheduler and a runner, stepped by hand."""
 
-    def __init__(self, name: str = "demo", **wishes: int) -> None:
+    def __init__(self, name: str = "demo", **wishes: Any) -> None:
         config = models.config(rows=8, prefill_chunk=40, **wishes)
         self.heard = Heard(name)
         self.runner = Runner(models.served(name), models.info(name), config, forward=self.heard)
         self.scheduler: Scheduler[Sequence] = Scheduler(KVCache(config.pages, config.page_size), 8, 40)
+        #: of each sequence's tokens
+        self.logprobs: dict[Sequence, list[Logprob]] = {}
 
-    def add(self, prompt: list[int], max_tokens: int = 8, **wishes: Any) -> Sequence:
+    def add(self, prompt: list[int], max_tokens: int = 8, *, logprobs: int | None = None, **wishes: Any) -> Sequence:
         size = len(prompt)
-        sampling = models.sampling(max_tokens, **wishes)
         one = Sequence(
-            tokens=list(prompt), prompt_len=size, full_length=size + max_tokens, length=size, sampling=sampling
+            tokens=list(prompt),
+            prompt_len=size,
+            full_length=size + max_tokens,
+            length=size,
+            sampling=models.sampling(max_tokens, **wishes),
+            logprobs=logprobs,
         )
         self.scheduler.add(one)
         return one
@@ -50,9 +60,9 @@ class Rig:
         step = self.scheduler.schedule()
         for one in step.admitted:
             self.runner.assign(one)
-        draws = self.runner.launch(step)
-        for one, token in zip(draws.sequences, draws.read(), strict=True):
+        for one, token, logprobs in self.runner.launch(step).read():
             one.tokens.append(token)
+            self.logprobs.setdefault(one, []).extend(logprobs)
         return step
 
     def run(self) -> None:
@@ -63,10 +73,10 @@ class Rig:
                 self.scheduler.remove(one)
 
 
-def plain_logprobs(name: str, tokens: list[int]) -> Tensor:
+def plain_logprobs(name: str, tokens: Iterable[int]) -> Tensor:
     """[tokens, vocab] of one plain forward over the whole sequence."""
     with torch.inference_mode():
-        logits: Tensor = models.oracle(name)(torch.tensor([tokens])).logits[0]
+        logits: Tensor = models.oracle(name)(torch.tensor([[*tokens]])).logits[0]
     return logits.log_softmax(-1)
 
 
@@ -118,19 +128,22 @@ class Replayed:
     def __init__(self, runner: Runner, bucket: int) -> None:
         self.runner, self.bucket = runner, bucket
         self.ids = torch.zeros(bucket, dtype=torch.int64)
+        self.logits = torch.zeros(bucket, models.VOCAB)
         self.replays = 0
 
     def replay(self) -> None:
         runner, rows = self.runner, self.runner._rows[: self.bucket]
         contexts = (runner._lengths[rows] + runner._one[rows]).tolist()
-        self.ids.copy_(runner._decode(self.bucket, contexts))
+        ids, logits = runner._decode(self.bucket, contexts)
+        self.ids.copy_(ids)
+        self.logits.copy_(logits)
         self.replays += 1
 
 
 def test_padding_a_decode_step_changes_no_row_and_the_padding_row_stays_empty() -> None:
     rig = Rig()
     graph = Replayed(rig.runner, 4)
-    rig.runner._graphs[4] = graph, graph.ids  # type: ignore[assignment]
+    rig.runner._graphs[4] = graph, graph.ids, graph.logits  # type: ignore[assignment]
     everybody = [rig.add([token] * (3 + 7 * token), max_tokens=6 + token) for token in range(6)]
     rig.run()
     for one in everybody:
@@ -139,6 +152,58 @@ def test_padding_a_decode_step_changes_no_row_and_the_padding_row_stays_empty() 
     assert graph.replays > 2
     assert int(rig.runner._lengths[-1]) == 0
     assert int(rig.runner._tables[-1].sum()) == 0
+
+
+@pytest.mark.parametrize("bucket", [None, 4])
+def test_whoever_asks_is_told_raw_log_probabilities_in_every_kind_of_step_and_nobody_else(bucket: int | None) -> None:
+    rig, dice = Rig(), random.Random(9)
+    if bucket:
+        graph = Replayed(rig.runner, bucket)
+        rig.runner._graphs[bucket] = graph, graph.ids, graph.logits  # type: ignore[assignment]
+    wishes: dict[str, Any] = {"temperature": 1.6, "top_k": 30, "repetition_penalty": 1.8, "frequency_penalty": 1.0}
+    for number, asked in enumerate((None, 0, 5, None, 2, 5)):
+        prompt = dice.choices(range(models.VOCAB), k=3 + 30 * number)
+        rig.add(prompt, max_tokens=12, logprobs=asked, seed=number, **(wishes if number % 2 else {}))
+    rig.run()
+    for one, told in rig.logprobs.items():
+        assert len(told) == (0 if one.logprobs is None else 12)
+        expected = plain_logprobs("demo", one.tokens)[one.prompt_len - 1 :]
+        for token, got, row in zip(one.tokens[one.prompt_len :], told, expected, strict=False):
+            assert got.logprob == pytest.approx(float(row[token]), abs=1e-5)
+            best = row.topk(one.logprobs or 0)
+            assert [id_ for id_, _ in got.top] == best.indices.tolist()
+            assert [value for _, value in got.top] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert bucket is None or graph.replays > 2
+
+
+def test_rows_of_the_vocabulary_without_a_token_are_no_alternatives() -> None:
+    logits = torch.arange(8.0).expand(1, -1)
+    one = Rig().add([1], logprobs=5)
+    ((_, _, (told,)),) = draws.Draws([one], torch.tensor([0]), logits, 6).read()
+    assert [token for token, _ in told.top] == [5, 4, 3, 2, 1]
+    assert told.logprob == pytest.approx(float(logits[0].log_softmax(0)[0]))
+
+
+def test_a_batch_where_nobody_asks_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(draws, "_measured")
+    rig = Rig()
+    rig.add([1, 2, 3])
+    rig.run()
+
+
+@pytest.mark.parametrize(("attention", "kernels"), [("reference", False), ("auto", None)])
+def test_whoever_asks_for_the_reference_gets_a_sampler_without_kernels(
+    attention: str, kernels: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    def spy(*arguments: Any, **wishes: Any) -> Sampler:
+        seen.append(wishes["kernels"])
+        return Sampler(*arguments, **wishes)
+
+    monkeypatch.setattr(runner, "Sampler", spy)
+    Rig(attention=attention)
+    assert seen == [kernels]
 
 
 def test_without_cuda_no_graph_is_captured() -> None:

@@ -4,11 +4,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from handler.inference.kv_cache import SCRATCH_PAGE, KVCache
+from handler.inference.kv_cache import SCRATCH_PAGE, KVCache, Table
 from handler.inference.scheduler import NO_ROW, Scheduler, Sequence, Step
 from tests.models import sampling
 
@@ -110,6 +111,28 @@ def test_the_first_in_line_waits_for_pages_and_nobody_overtakes() -> None:
     assert list(s.waiting) == [large, small]
     s.remove(first)
     assert s.schedule().admitted == [large, small]
+
+
+def test_whoever_waits_for_pages_is_not_looked_up_again_before_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = scheduler(pages=1 + 9, page_size=4, rows=8)
+    looked_up: list[list[int]] = []
+    adopt = s.cache.adopt
+
+    def spy(table: Table, tokens: list[int]) -> int:
+        looked_up.append(tokens)
+        return adopt(table, tokens)
+
+    monkeypatch.setattr(s.cache, "adopt", spy)
+    long, short, large = sequence([1] * 8, max_tokens=9), sequence([2] * 8, max_tokens=3), sequence([3] * 20)
+    for one in (long, short, large):
+        s.add(one)
+    for _ in range(3):
+        assert list(s.waiting) in ([large], [long, short, large])
+        run(s, s.schedule())
+    assert [tokens[0] for tokens in looked_up] == [1, 2, 3]
+    run(s, s.schedule())  # `short` is gone
+    assert large in s.running
+    assert len(looked_up) == 4
 
 
 def test_requests_that_arrive_together_compute_their_common_beginning_once() -> None:

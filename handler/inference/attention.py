@@ -29,7 +29,7 @@ class KVPages:
     """Keys and values of all layers: `k[layer]` and `v[layer]` are [pages, page_size, kv_heads, head_dim].
 
     Page 0 is scratch, where padded tokens write; it is never given to a request. Memory begins as zeros because the
-    reference path multiplies what it masks by zero, and zero times an uninitialised NaN would be NaN.
+    reference path also reads slots that it masks (see `reference.readable`).
     """
 
     def __init__(
@@ -115,6 +115,8 @@ def _attention(kernel: bool) -> Callable[..., tuple[Tensor, None]]:
         assert isinstance(layer, int)
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+        if not kernel:
+            key, value = reference.readable(key), reference.readable(value)
         pages.write(layer, layout.slots, key, value)
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         if rows := layout.decode_rows:
@@ -154,8 +156,10 @@ def choose(
     """Which implementation serves, and why: the ledger at start quotes it.
 
     Raises:
-        StartError: `kernel` was wished for and cannot run here.
+        StartError: `kernel` was wished for and cannot run here, or the model attends in windows.
     """
+    if getattr(config, "use_sliding_window", False):
+        raise StartError("the model's config.json says use_sliding_window, and this worker attends the whole context")
     if wish == "reference":
         return "paged_reference", "asked for"
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

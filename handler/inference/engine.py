@@ -14,6 +14,8 @@ from handler.errors import EngineFailed, WorkerError
 
 #: Why a request ended: an end token or stop string, `max_tokens`, its deadline, or its caller.
 FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+#: alternatives told with the log-probability of a token, at most
+MAX_TOP_LOGPROBS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,22 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely the model found a drawn token: of the log-softmax of its raw logits, before any option."""
+
+    logprob: float
+    #: (token id, log-probability) of the likeliest tokens in its place, best first; as many as were asked for
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What came since the last event. Text may lag behind tokens: half a character and half a stop string wait."""
 
     text: str
     token_ids: tuple[int, ...]
+    #: of each of `token_ids`, where the request asked for them
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,7 @@ class Stream:
         self._cancel = cancel
         self._text: list[str] = []
         self._token_ids: list[int] = []
+        self._logprobs: list[Logprob] = []
         self._end: Finish | WorkerError | None = None
         self._drained = False
         self._ready = asyncio.Event()
@@ -110,6 +124,7 @@ class Stream:
         if isinstance(event, Delta):
             self._text.append(event.text)
             self._token_ids.extend(event.token_ids)
+            self._logprobs.extend(event.logprobs)
         else:
             self._end = event
         self._ready.set()
@@ -128,9 +143,10 @@ class Stream:
             self._ready.clear()
             await self._ready.wait()
         if self._token_ids or self._text:
-            delta = Delta("".join(self._text), tuple(self._token_ids))
+            delta = Delta("".join(self._text), tuple(self._token_ids), tuple(self._logprobs))
             self._text.clear()
             self._token_ids.clear()
+            self._logprobs.clear()
             return delta
         self._drained = True
         match self._end:
@@ -148,6 +164,7 @@ class Completion:
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[Logprob, ...]
     finish: Finish
 
 
@@ -155,13 +172,15 @@ async def collect(stream: Stream) -> Completion:
     """Fold a stream into the whole answer; raises what the stream raises."""
     text: list[str] = []
     token_ids: list[int] = []
+    logprobs: list[Logprob] = []
     async for event in stream:
         match event:
             case Delta():
                 text.append(event.text)
                 token_ids.extend(event.token_ids)
+                logprobs.extend(event.logprobs)
             case Finish():
-                return Completion("".join(text), tuple(token_ids), event)
+                return Completion("".join(text), tuple(token_ids), tuple(logprobs), event)
     raise EngineFailed("the stream ended without a finish")
 
 
@@ -211,11 +230,17 @@ class Engine(Protocol):
         """Prompt and completion tokens of one request, at most."""
         ...
 
-    def stream(self, prompt: Prompt, sampling: Sampling, *, deadline: float | None = None) -> Stream:
-        """Queue one request. `deadline` is on the clock of `time.monotonic`.
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, *, logprobs: int | None = None, deadline: float | None = None
+    ) -> Stream:
+        """Queue one request.
+
+        Args:
+            logprobs: None for none; else deltas carry each token's, with so many alternatives (0 to MAX_TOP_LOGPROBS).
+            deadline: on the clock of `time.monotonic`.
 
         Raises:
-            InvalidRequest: an empty prompt, or an id outside the vocabulary.
+            InvalidRequest: an empty prompt, an id outside the vocabulary, or too many alternatives.
             ContextLengthExceeded: prompt and `max_tokens` do not fit `max_model_len`.
             Overloaded: the wait queue is full.
             EngineFailed: the engine is closed or dead.

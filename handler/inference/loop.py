@@ -16,10 +16,11 @@ import torch
 from transformers import PreTrainedModel
 
 from handler.errors import EngineFailed, OutOfMemory, Overloaded, WorkerError
-from handler.inference.engine import Delta, FinishReason, ModelInfo, Prompt, Sampling, Status, Stream
+from handler.inference.draws import Draws
+from handler.inference.engine import Delta, FinishReason, Logprob, ModelInfo, Prompt, Sampling, Status, Stream
 from handler.inference.kv_cache import KVCache
 from handler.inference.request import Outbox, Request, check, report
-from handler.inference.runner import Draws, Forward, Runner
+from handler.inference.runner import Forward, Runner
 from handler.inference.scheduler import NO_ROW, Scheduler, Step
 from handler.inference.sizing import EngineConfig
 from handler.inference.text import TextStream
@@ -83,9 +84,11 @@ class BatchingEngine:
     def max_model_len(self) -> int:
         return self._config.max_model_len
 
-    def stream(self, prompt: Prompt, sampling: Sampling, *, deadline: float | None = None) -> Stream:
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, *, logprobs: int | None = None, deadline: float | None = None
+    ) -> Stream:
         """See `Engine.stream`; on a running event loop."""
-        token_ids = check(prompt, sampling, self._info.vocab_size, self.max_model_len)
+        token_ids = check(prompt, sampling, logprobs, self._info.vocab_size, self.max_model_len)
         stream = Stream(lambda: self._command(lambda: self._interrupt(request, "cancelled")))
         request = Request(
             tokens=token_ids,
@@ -93,6 +96,7 @@ class BatchingEngine:
             full_length=len(token_ids) + sampling.max_tokens,
             length=len(token_ids),
             sampling=sampling,
+            logprobs=logprobs,
             stream=stream,
             loop=asyncio.get_running_loop(),
             text=TextStream(self._token_bytes, sampling.stop),
@@ -124,13 +128,8 @@ class BatchingEngine:
             "out_of_memory": self._memory_failures,
         }
         running = len(scheduler.running) if self._alive else 0
-        return Status(
-            alive=self._alive,
-            running=running,
-            waiting=max(0, len(self._open) - running),
-            heartbeat_age_s=time.monotonic() - self._heartbeat,
-            details=MappingProxyType(details),
-        )
+        waiting, age_s = max(0, len(self._open) - running), time.monotonic() - self._heartbeat
+        return Status(self._alive, running, waiting, heartbeat_age_s=age_s, details=MappingProxyType(details))
 
     def close(self) -> None:
         with self._door:
@@ -229,17 +228,16 @@ class BatchingEngine:
     def _read(self, all_but: int) -> None:
         """Wait for the tokens of launched steps, except the last `all_but` steps, and hand them out."""
         while len(self._launched) > all_but:
-            draws = self._launched.popleft()
-            ids = draws.read()
+            drawn = self._launched.popleft().read()
             now = time.monotonic()
-            for request, token in zip(draws.sequences, ids, strict=True):
+            for request, token, logprobs in drawn:
                 # An ended request was launched once more before its end was seen; that token is dropped.
                 if not request.ended:
-                    self._accept(request, token, now)
+                    self._accept(request, token, logprobs, now)
 
-    def _accept(self, request: Request, token: int, now: float) -> None:
+    def _accept(self, request: Request, token: int, logprobs: tuple[Logprob, ...], now: float) -> None:
         try:
-            delta, reason = request.take(token, self._end_ids, now)
+            delta, reason = request.take(token, logprobs, self._end_ids, now)
         except Exception as error:
             report(error)
             self._fail(request, EngineFailed("the text of this request could not be decoded"))

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from handler.inference.attention import KVPages, Layout
 
 
+#: no model computes keys and values as large; scores of smaller ones are finite
+HUGE = 1e30
+
+
+def readable(x: Tensor) -> Tensor:
+    """Keys or values as they may be stored: NaN, infinite and huge ones become 0.
+
+    `decode` reads whole pages and masks what lies behind a row's last token: what another request left there. Masking
+    adds -inf to a score and multiplies a value by 0, which undoes what is finite, and nothing else.
+    """
+    return torch.where(x.abs() < HUGE, x, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Decode rows of similar length, padded to the longest and attended in one call."""

@@ -9,7 +9,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from handler.errors import ContextLengthExceeded, InvalidRequest, WorkerError
-from handler.inference.engine import Delta, Finish, FinishReason, Prompt, Sampling, Stream, Timing, Usage
+from handler.inference.engine import (
+    MAX_TOP_LOGPROBS,
+    Delta,
+    Finish,
+    FinishReason,
+    Logprob,
+    Prompt,
+    Sampling,
+    Stream,
+    Timing,
+    Usage,
+)
 from handler.inference.scheduler import Sequence
 from handler.inference.text import TextStream
 
@@ -18,7 +29,7 @@ log = logging.getLogger(__name__)
 Event = Delta | Finish | WorkerError
 
 
-def check(prompt: Prompt, sampling: Sampling, vocab_size: int, max_model_len: int) -> list[int]:
+def check(prompt: Prompt, sampling: Sampling, logprobs: int | None, vocab_size: int, max_model_len: int) -> list[int]:
     """The prompt's ids, if nothing about the request can go wrong on the device; raises as `Engine.stream` does."""
     try:
         ids = array("q", prompt.token_ids).tolist()
@@ -30,6 +41,8 @@ def check(prompt: Prompt, sampling: Sampling, vocab_size: int, max_model_len: in
         raise InvalidRequest(f"a token id of the prompt is outside [0, {vocab_size})")
     if sampling.max_tokens < 1:
         raise InvalidRequest("max_tokens must be at least 1", field="max_tokens")
+    if logprobs is not None and not 0 <= logprobs <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", field="top_logprobs")
     if len(ids) + sampling.max_tokens > max_model_len:
         raise ContextLengthExceeded(
             f"{len(ids)} prompt tokens and {sampling.max_tokens} for the answer exceed {max_model_len}"
@@ -50,7 +63,9 @@ class Request(Sequence):
     first_token: float | None = None
     ended: bool = False
 
-    def take(self, token: int, end_ids: Collection[int], now: float) -> tuple[Delta, FinishReason | None]:
+    def take(
+        self, token: int, logprobs: tuple[Logprob, ...], end_ids: Collection[int], now: float
+    ) -> tuple[Delta, FinishReason | None]:
         """Add a drawn token; returns what came of it, and the reason where it was the last.
 
         An end token is a token of the answer but not of its text. Raises what decoding raises.
@@ -60,12 +75,12 @@ class Request(Sequence):
             self.first_token = now
         text = self.text
         if token in end_ids:
-            return Delta(text.flush(), (token,)), "stop"
+            return Delta(text.flush(), (token,), logprobs), "stop"
         piece = text.push(token)
         if not text.stopped and len(self.tokens) < self.full_length:
-            return Delta(piece, (token,)), None
+            return Delta(piece, (token,), logprobs), None
         piece += text.flush()
-        return Delta(piece, (token,)), "stop" if text.stopped else "length"
+        return Delta(piece, (token,), logprobs), "stop" if text.stopped else "length"
 
     def held(self) -> str:
         """The text still held back, where the request ends between two tokens."""

@@ -5,9 +5,7 @@ Knows rows, pages and tensors, and what a step asks for; never a text, a stream 
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import Generic
 
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from transformers import PreTrainedModel
 
 from handler.inference import attention
 from handler.inference.attention import KVPages, Layout
+from handler.inference.draws import Draws
 from handler.inference.engine import ModelInfo
 from handler.inference.sampler import Sampler
 from handler.inference.scheduler import S, Sequence, Step
@@ -43,22 +42,6 @@ def model_forward(model: PreTrainedModel) -> Forward:
         return logits
 
     return forward
-
-
-@dataclass(slots=True)
-class Draws(Generic[S]):
-    """The tokens one launched step draws, on their way to the host."""
-
-    sequences: list[S]
-    _ids: Tensor
-    _arrived: torch.cuda.Event | None
-
-    def read(self) -> list[int]:
-        """Token ids in the order of `sequences`; waits until the step is done."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        ids: list[int] = self._ids.tolist()
-        return ids
 
 
 class Runner:
@@ -91,7 +74,10 @@ class Runner:
         self._page_size = config.page_size
         self._padding = rows = config.rows
         self._width = -(-config.max_model_len // config.page_size)
-        self._sampler = Sampler(rows + 1, info.vocab_size, tokens_in_vocab or info.vocab_size, device)
+        self._tokens = tokens_in_vocab or info.vocab_size
+        # Who asks for the reference wants no kernel anywhere.
+        kernels = False if config.attention == "reference" else None
+        self._sampler = Sampler(rows + 1, info.vocab_size, self._tokens, device, kernels=kernels)
         self._last = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._lengths = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._tables = torch.zeros(rows + 1, self._width, dtype=torch.int32, device=device)
@@ -106,7 +92,8 @@ class Runner:
         # A graph holds what is decided on the device alone, which the reference attention is not.
         capturable = self.attention == "paged_kernel" and self._sampler.capturable
         self._buckets = [*config.graph_buckets] if capturable else []
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        #: by rows: the graph, and the ids and logits that it writes
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         self._graph_memory = torch.cuda.graph_pool_handle() if self._buckets else None
 
     @property
@@ -130,14 +117,13 @@ class Runner:
         rows = len(step.decode)
         bucket = min((size for size in self._graphs if size >= rows), default=None)
         if step.chunks:
-            ids = self._mixed(step)
+            ids, logits = self._mixed(step)
         elif bucket is None:
-            ids = self._decode(rows, [sequence.computed for sequence in step.decode])
+            ids, logits = self._decode(rows, [sequence.computed for sequence in step.decode])
         else:
-            graph, padded = self._graphs[bucket]
+            graph, ids, logits = self._graphs[bucket]
             graph.replay()
-            ids = padded[:rows]
-        return self._fetch(step.drawing, ids)
+        return Draws(step.drawing, ids[: len(step.drawing)], logits, self._tokens)
 
     def capture_next(self, at_most: int) -> bool:
         """Capture the next decode graph, the smallest first; False where none of `at_most` rows is left.
@@ -152,12 +138,12 @@ class Runner:
             self._decode(rows)  # compiles kernels and lets libraries allocate, which a capture must not
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
-                ids = self._decode(rows)
+                ids, logits = self._decode(rows)
         except Exception as error:
             log.warning("no CUDA graph for %d rows and more: %s", rows, type(error).__name__)
             self._buckets.clear()
             return False
-        self._graphs[rows] = graph, ids
+        self._graphs[rows] = graph, ids, logits
         return True
 
     def free(self) -> None:
@@ -172,7 +158,7 @@ class Runner:
         self._pages.v.clear()
         self.free()
 
-    def _decode(self, count: int, contexts_host: list[int] | None = None) -> Tensor:
+    def _decode(self, count: int, contexts_host: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """One token for each of the first `count` of `_rows`; on the CPU, attention needs their context lengths too."""
         rows = self._rows[:count]
         positions = self._lengths[rows]
@@ -190,8 +176,8 @@ class Runner:
         self._lengths[rows] = contexts
         return self._draw(logits, rows, contexts)
 
-    def _mixed(self, step: Step[S]) -> Tensor:
-        """Decode rows first, then chunks."""
+    def _mixed(self, step: Step[S]) -> tuple[Tensor, Tensor]:
+        """Decode rows first, then chunks; one token for each that draws."""
         count = len(step.decode)
         chunks = step.chunks
         sizes = [chunk.end - chunk.start for chunk in chunks]
@@ -229,13 +215,13 @@ class Runner:
         self._lengths[rows] = contexts
         return self._draw(logits, rows[drawn], contexts[drawn])
 
-    def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Draw the tokens for `positions`; each becomes the last token of its row."""
+    def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw the tokens for `positions`; each becomes the last token of its row. Returns ids and logits."""
         if not len(rows):  # no chunk of the step was its prompt's last, and no kernel runs on nothing
-            return rows
+            return rows, logits
         ids = self._sampler.sample(logits, rows, positions)
         self._last[rows] = ids
-        return ids
+        return ids, logits
 
     def _slots(self, rows: Tensor, positions: Tensor) -> Tensor:
         pages = self._tables[rows, positions // self._page_size]
@@ -270,12 +256,3 @@ class Runner:
         host = torch.tensor([*chain.from_iterable(columns)], dtype=torch.int64, pin_memory=self._cuda)
         device = host.to(self._device, non_blocking=True)
         return torch.split(device, [len(column) for column in columns])
-
-    def _fetch(self, sequences: list[S], ids: Tensor) -> Draws[S]:
-        if not self._cuda:
-            return Draws(sequences, ids, None)
-        host = torch.empty(len(sequences), dtype=torch.int64, pin_memory=True)
-        host.copy_(ids, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        return Draws(sequences, host, arrived)

@@ -24,6 +24,8 @@ class Sequence:
     #: of prompt and completion, once `max_tokens` are drawn
     full_length: int
     sampling: Sampling
+    #: alternatives to tell with each token's log-probability; None tells nothing
+    logprobs: int | None = None
     #: tokens drawn so far and the prompt; ahead of `len(tokens)` by the draw that is still on the device
     length: int
     #: tokens whose keys and values are in the cache once the launched steps are done
@@ -34,6 +36,8 @@ class Sequence:
     capacity: int = 0
     #: prompt tokens found in the cache when it was first admitted; None before that
     cached_tokens: int | None = None
+    #: so many free pages were too few to admit it: its prefix is not looked up again before there are more
+    too_few: int = -1
     row: int = NO_ROW
     table: Table = field(default_factory=Table)
 
@@ -186,13 +190,16 @@ class Scheduler(Generic[S]):
     def _admit(self, sequence: S) -> bool:
         """Give it a row and pages for all its tokens, the known prefix shared; False where there is no room yet."""
         cache = self.cache
-        if len(self.running) >= self._row_limit:
+        spare = len(self.running)  # a page for each row that runs, or the newcomer would soon be preempted for one
+        free = cache.free - spare
+        if spare >= self._row_limit or free <= sequence.too_few:
             return False
         shared = cache.adopt(sequence.table, sequence.tokens)
-        # A page stays free for each row that runs, or the newcomer would soon be preempted for one.
-        if not cache.grow(sequence.table, len(sequence.tokens), spare=len(self.running)):
+        if not cache.grow(sequence.table, len(sequence.tokens), spare=spare):
             cache.release(sequence.table)
+            sequence.too_few = free
             return False
+        sequence.too_few = -1
         if sequence.cached_tokens is None:
             sequence.cached_tokens = shared
         self.hit_tokens += shared
