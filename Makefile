@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==/torch==/p' requirements.lock)
 
-.PHONY: run test check docs lock clean
+.PHONY: run test check docs soak lock clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/python -m handler $(ARGS)
@@ -21,6 +21,9 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev  ## rewrite what is generated: docs/schema.json, the tables of docs/api.md, the README's examples
 	$(BIN)/python -m docs.generate
+
+soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
+	$(BIN)/python -m bench.soak $(ARGS)
 
 # torch first: anything else would pull a build of its own.
 $(VENV)/.runtime: requirements.lock

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import platform
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from handler import __version__, local, worker
 from handler.errors import StartError
 from handler.report import Report
 from handler.settings import Settings, on_runpod
+from handler.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from handler.inference.loop import BatchingEngine
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Start, then answer one local job or serve RunPod; returns the exit status."""
+    # As PID 1 a process is not ended by a signal that it has no handler for, and loading takes a while.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     arguments = _arguments()
     report = Report()
     try:
@@ -35,7 +39,14 @@ def main() -> int:
         return 1
     try:
         if local_job is None:
-            worker.serve(jobs.stream if settings.streaming else jobs.answer, slots=config.rows)
+            status = worker.serve(
+                jobs.stream if settings.streaming else jobs.answer,
+                slots=config.rows,
+                grace_s=settings.shutdown_grace_s,
+                broken=Watchdog(engine, settings.step_timeout_s),
+            )
+            if status:
+                worker.leave(status)  # a hung engine cannot be closed
             return 0
         if settings.streaming:
             return asyncio.run(local.print_stream(local_job, jobs.stream))

@@ -81,6 +81,10 @@ def _echo(value: JsonValue) -> JsonValue:
     return value
 
 
+#: turns of one conversation
+MAX_TURNS = 10_000
+#: fields of one request; none has as many
+MAX_FIELDS = 100
 #: bytes of JSON that a field which is only passed back may have
 MAX_ECHO_BYTES = 65_536
 
@@ -88,6 +92,8 @@ Text = Annotated[str, AfterValidator(_unicode)]
 NonBlank = Annotated[Text, AfterValidator(_not_blank)]
 #: JSON of the caller's, passed back untouched
 Echo = Annotated[JsonValue, AfterValidator(_echo)]
+#: off where it was not sent, and null counts as not sent
+Flag = Annotated[bool, BeforeValidator(lambda value: False if value is None else value)]
 StopString = Annotated[Text, Field(min_length=1, max_length=200)]
 _ONE_STOP = {"type": "string", "minLength": 1, "maxLength": 200}
 StopStrings = Annotated[
@@ -105,7 +111,9 @@ class Message(Contract):
     content: Text = Field(description="Text; control tokens typed in it stay text. May be empty.")
 
 
-Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=10_000), BeforeValidator(_as_tuple)]
+Messages = Annotated[
+    tuple[Message, ...], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True), BeforeValidator(_as_tuple)
+]
 
 
 class TextRequest(Contract):
@@ -116,7 +124,7 @@ class TextRequest(Contract):
         description="The whole conversation, as the model reads it.",
         examples=[[{"role": "user", "content": "hi"}]],
     )
-    continue_final_message: bool = Field(
+    continue_final_message: Flag = Field(
         False, description="With `messages`: the last one is the assistant's, and the model writes on where it ends."
     )
 
@@ -132,7 +140,7 @@ class TextRequest(Contract):
     stop: StopStrings | None = Field(
         None, description="The answer ends before the first of these that completes.", examples=["\n\n"]
     )
-    logprobs: bool = Field(False, description="Tell how likely the model found each token of its answer.")
+    logprobs: Flag = Field(False, description="Tell how likely the model found each token of its answer.")
     top_logprobs: int | None = Field(
         None,
         ge=0,
@@ -140,7 +148,7 @@ class TextRequest(Contract):
         description="With `logprobs`: tell so many of the likeliest tokens in each place, too.",
         examples=[3],
     )
-    stream: bool = Field(False, description="Send the text as it comes; needs a worker with `STREAMING=true`.")
+    stream: Flag = Field(False, description="Send the text as it comes; needs a worker with `STREAMING=true`.")
     deadline_ms: int | None = Field(
         None,
         ge=1,
@@ -148,10 +156,10 @@ class TextRequest(Contract):
         description="Answer with what there is after this time, waiting included.",
         examples=[20000],
     )
-    enable_thinking: bool = Field(
+    enable_thinking: Flag = Field(
         False, description="Let the model think first, where its template knows how; its thoughts come as `reasoning`."
     )
-    dry_run: bool = Field(False, description="Answer what the model would read, without running it.")
+    dry_run: Flag = Field(False, description="Answer what the model would read, without running it.")
     sampling_defaults: Literal["worker", "model"] = Field(
         "worker",
         description="Where values that were not sent come from: the worker's, or the model's generation_config.",
@@ -172,7 +180,7 @@ class Turn(Contract):
     created_at: Text | None = Field(None, description="Passed back untouched.", examples=["2026-11-20T12:00:00+00:00"])
 
 
-History = Annotated[tuple[Turn, ...], Field(max_length=10_000), BeforeValidator(_as_tuple)]
+History = Annotated[tuple[Turn, ...], Field(max_length=MAX_TURNS, fail_fast=True), BeforeValidator(_as_tuple)]
 
 
 class ChatRequest(TextRequest):
@@ -204,7 +212,7 @@ class GenerateRequest(TextRequest):
     prompt: Text | None = Field(
         None, min_length=1, description="Read by the model as it stands.", examples=["Once upon a time"]
     )
-    special_tokens: bool = Field(False, description="With `prompt`: control tokens typed in it are control tokens.")
+    special_tokens: Flag = Field(False, description="With `prompt`: control tokens typed in it are control tokens.")
 
     @model_validator(mode="after")
     def _one_form(self) -> "GenerateRequest":
@@ -283,6 +291,8 @@ def parse(payload: object) -> Request:
     """
     if not isinstance(payload, dict):
         raise InvalidRequest("a job's input is a JSON object", field="input")
+    if len(payload) > MAX_FIELDS:
+        raise InvalidRequest(f"input has {len(payload)} fields; no request has more than {MAX_FIELDS}", field="input")
     try:
         return REQUEST.validate_python(payload)
     except ValidationError as error:
@@ -296,7 +306,7 @@ def _refusal(error: ValidationError) -> InvalidRequest:
     first = errors[0]
     if first["type"].startswith("union_tag"):
         return InvalidRequest("operation is one of chat, generate, enhance, info", field="operation")
-    path = ".".join(str(part)[:100] for part in first["loc"][1:]) or "input"
+    path = ".".join(str(part)[:100] for part in first["loc"][1:])[:200] or "input"
     told = "unknown field" if first["type"] == "extra_forbidden" else first["msg"]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return InvalidRequest(f"{path}: {told}{more}", field=path)

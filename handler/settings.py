@@ -41,6 +41,12 @@ class Settings(BaseModel):
     graph_buckets: Annotated[tuple[PositiveInt, ...], BeforeValidator(_comma_separated)] | None = Field(
         None, description="Batch sizes captured as CUDA graphs, as `1,2,4`; `off` for none."
     )
+    shutdown_grace_s: PositiveFloat = Field(
+        30.0, description="Seconds that running jobs get after SIGTERM; what is left then is answered with an error."
+    )
+    step_timeout_s: PositiveFloat = Field(
+        120.0, description="Seconds without a sign of life after which the engine counts as hung and the worker ends."
+    )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:

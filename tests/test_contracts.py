@@ -40,8 +40,9 @@ def test_an_assistants_last_message_is_let_in_to_be_continued() -> None:
 
 
 def test_what_was_not_sent_stays_open_and_null_counts_as_not_sent() -> None:
-    request = parse({**CHAT, "temperature": None})
+    request = parse({**CHAT, "temperature": None, "stream": None, "dry_run": None})
     assert isinstance(request, ChatRequest)
+    assert (request.stream, request.dry_run) == (False, False)
     assert (request.temperature, request.seed, request.max_tokens, request.stop) == (None, None, None, None)
 
 
@@ -199,3 +200,15 @@ def test_any_json_is_either_parsed_or_refused_with_a_field(operation: str, field
 
 def test_a_field_name_without_end_is_cut_in_the_refusal() -> None:
     assert len(json.dumps(refusal({**CHAT, "x" * 10**6: 1}).to_wire())) < 1000
+
+
+@pytest.mark.parametrize("items", [[1], [{"role": "user", "content": "hi"}], [{"role": "nobody", "content": "hi"}]])
+def test_a_million_turns_are_refused_by_their_first_fault_alone(items: list[Any]) -> None:
+    error = refusal({**CHAT, "messages": items * 1_000_000})
+    assert error.field is not None
+    assert error.field.split(".")[0] == "messages"
+    assert "000" not in error.message  # not a million faults, gathered one by one
+
+
+def test_a_million_fields_are_refused_as_one() -> None:
+    assert refusal({**CHAT, **{str(index): 1 for index in range(1_000_000)}}).field == "input"

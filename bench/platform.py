@@ -1,0 +1,82 @@
+"""What a job costs beside its work: the stock SDK's loop and ours, against the control plane of the tests.
+
+    python -m bench.platform [--quick]
+
+An echo worker runs with each loop in turn, as a process of its own. `idle`: one job at a time with pauses, from submit
+to done. `busy`: a backlog of jobs that take no time. The control plane runs in this process and shares the machine.
+"""
+
+import argparse
+import asyncio
+import os
+import platform as host
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from tests.platform import Platform
+
+ROOT = Path(__file__).parents[1]
+CONCURRENCY = (1, 8, 64)
+
+
+async def idle(platform: Platform, jobs: int) -> list[float]:
+    """Milliseconds from submit to done, one job at a time."""
+    took = []
+    for _ in range(jobs):
+        # A pause of no fixed phase: a loop that polls would be met at the same point of its cycle every time.
+        await asyncio.sleep(random.uniform(0.02, 0.15))
+        began = time.perf_counter()
+        await platform.runsync({"say": "x"})
+        took.append((time.perf_counter() - began) * 1000)
+    return took
+
+
+async def busy(platform: Platform, seconds: float, backlog: int) -> float:
+    """Jobs a second, over a backlog that is never empty."""
+    waiting: set[str] = set()
+    done = 0
+    began = time.perf_counter()
+    while (now := time.perf_counter()) - began < seconds:
+        while len(waiting) < backlog:
+            waiting.add(await platform.run({"say": "x"}))
+        await asyncio.sleep(0.01)
+        ended = {id_ for id_ in waiting if platform.jobs[id_].final}
+        waiting -= ended
+        done += len(ended)
+    return done / (now - began)
+
+
+async def measure(stock: bool, jobs: int, seconds: float) -> tuple[list[float], list[float]]:
+    env = {"PYTHONPATH": str(ROOT), "EXACT": "true", "RUNPOD_LOG_LEVEL": "WARN"} | ({"STOCK": "true"} if stock else {})
+    rates, latencies = [], []
+    for slots in CONCURRENCY:
+        async with (
+            Platform() as platform,
+            platform.worker([sys.executable, "-u", "-m", "tests.echo"], env={**env, "SLOTS": str(slots)}) as worker,
+        ):
+            await worker.ready()
+            await platform.runsync({"say": "warm"})
+            if slots == CONCURRENCY[1]:
+                latencies = await idle(platform, jobs)
+            rates.append(await busy(platform, seconds, 4 * slots + 64))
+    return latencies, rates
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.platform", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a few seconds instead of half a minute a loop")
+    jobs, seconds = (30, 3.0) if parser.parse_args().quick else (200, 10.0)
+    load = os.getloadavg()[0]
+    print(f"{time.strftime('%Y-%m-%d')}, Python {host.python_version()}, {os.cpu_count()} cores, load {load:.1f}")
+    print(f"{'':10} {'idle p50':>9} {'p99':>9}   " + " ".join(f"{f'busy at {n}':>14}" for n in CONCURRENCY))
+    for name, stock in (("stock SDK", True), ("ours", False)):
+        latencies, rates = await measure(stock, jobs, seconds)
+        p50, p99 = statistics.median(latencies), statistics.quantiles(latencies, n=100)[98]
+        print(f"{name:10} {p50:6.1f} ms {p99:6.1f} ms   " + " ".join(f"{rate:8.1f} jobs/s" for rate in rates))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,97 @@
+"""One message to the platform, sent until it arrives. Knows HTTP and time; knows no SDK, and not what it carries.
+
+Sending again is safe: of two results the platform keeps the first, and our chunks carry an index.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import aiohttp
+
+#: The body is JSON, labelled as the platform has always been sent it.
+HEADERS = {"Content-Type": "application/x-www-form-urlencoded", "charset": "utf-8"}
+#: Statuses below 500 that speak of the moment, not of the message.
+LATER = frozenset({408, 425, 429})
+
+
+class Backoff:
+    """Pauses that double, with jitter: workers that failed together do not come back together."""
+
+    def __init__(self, first_s: float, longest_s: float, draw: Callable[[], float] = random.random) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._draw = draw
+        self._next_s = first_s
+
+    def pause(self) -> float:
+        """Seconds to wait now: between half and all of a step that is twice the last one."""
+        step, self._next_s = self._next_s, min(self._longest_s, self._next_s * 2)
+        return step * (0.5 + self._draw() / 2)
+
+    def reset(self) -> None:
+        self._next_s = self._first_s
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a message is tried again, in seconds. A hiccup of the platform lasts less than a minute."""
+
+    give_up_s: float = 90.0
+    #: tries at least: a worker that was paused (FlashBoot) wakes with every deadline in the past
+    tries: int = 5
+    #: tries after which a status that speaks of the message itself is believed; users report stray 400s
+    refusals: int = 3
+    first_pause_s: float = 0.1
+    longest_pause_s: float = 5.0
+    #: for the platform's answer, once the message is sent
+    answer_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a message."""
+
+    #: `refused`: the platform answered that it does not want it; `lost`: nothing that could be believed came in time
+    outcome: Literal["delivered", "refused", "lost"]
+    #: the last problem: `HTTP 413`, `ServerDisconnectedError`; empty where there was none
+    problem: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Sends messages over one session."""
+
+    session: aiohttp.ClientSession
+    patience: Patience = field(default_factory=Patience)
+    clock: Callable[[], float] = time.monotonic
+
+    async def __call__(self, url: str, body: bytes, job_id: str, *, tries: int | None = None) -> Receipt:
+        """Send `body` until it arrives, patience ends, or `tries` are spent. Cancelling it ends it at once."""
+        patience = self.patience
+        # On the request, not on the session: other jobs post at the same time.
+        headers = {**HEADERS, "X-Request-ID": job_id}
+        timeout = aiohttp.ClientTimeout(total=patience.give_up_s, sock_connect=10, sock_read=patience.answer_s)
+        backoff = Backoff(patience.first_pause_s, patience.longest_pause_s)
+        started, tried, refused = self.clock(), 0, 0
+        while True:
+            tried += 1
+            try:
+                async with self.session.post(url, data=body, headers=headers, timeout=timeout) as response:
+                    status = response.status
+                if status < 300:
+                    return Receipt("delivered", "", tried)
+                problem = f"HTTP {status}"
+                refused += status < 500 and status not in LATER
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                problem = type(error).__name__
+            if refused >= patience.refusals:
+                return Receipt("refused", problem, tried)
+            out_of_patience = tried >= patience.tries and self.clock() - started >= patience.give_up_s
+            if out_of_patience or tried == tries:
+                return Receipt("lost", problem, tried)
+            await asyncio.sleep(backoff.pause())
