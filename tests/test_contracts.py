@@ -1,6 +1,7 @@
 """The door: what may come in comes in unchanged, everything else is refused with the path of its field."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -207,7 +208,7 @@ def test_a_million_turns_are_refused_by_their_first_fault_alone(items: list[Any]
     error = refusal({**CHAT, "messages": items * 1_000_000})
     assert error.field is not None
     assert error.field.split(".")[0] == "messages"
-    assert "000" not in error.message  # not a million faults, gathered one by one
+    assert not re.search(r"and \d{3,} more", error.message)
 
 
 def test_a_million_fields_are_refused_as_one() -> None:
