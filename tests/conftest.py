@@ -1,12 +1,17 @@
 """Fixtures that several files share."""
 
 from collections.abc import Callable
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from handler.enhancement import encoder, pack
+from handler.enhancement.cache import Cache
+from handler.enhancement.enhancer import Enhancer
+from handler.enhancement.rewrite import Rewriter
 from handler.inference.engine import ModelInfo
 from handler.inference.template import Template
 from handler.inference.weights import DEMO
@@ -17,6 +22,11 @@ from tests.fakes import ScriptedEngine
 
 # By hand: `make test ARGS="--hypothesis-profile=thorough tests/test_template.py"`.
 settings.register_profile("thorough", max_examples=5000)
+
+
+PACKS = Path(__file__).parents[1] / "packs"
+#: no encoder's own tokenizer lies here, so that every machine counts with the demo model's
+ENCODERS = PACKS
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +59,11 @@ def line(template: Template) -> Callable[[ScriptedEngine], Operations]:
     )
 
     def build(engine: ScriptedEngine) -> Operations:
-        info = Info(engine, model, Report(), {"version": "test"})
-        return Operations(engine, template, model, info, draw_seed=lambda: 4242, now=lambda: "now", new_id=lambda: "id")
+        enhancer = Enhancer(
+            pack.load(PACKS), encoder.load(ENCODERS, "demo", template.count), Rewriter(engine, Cache()), model
+        )
+        info = Info(engine, model, Report(), {"version": "test"}, enhancer)
+        clockwork: dict[str, Any] = {"draw_seed": lambda: 4242, "now": lambda: "now", "new_id": lambda: "id"}
+        return Operations(engine, template, model, info, enhancer, **clockwork)
 
     return build
