@@ -310,7 +310,9 @@ class EnhanceRequest(TextRequest):
             if self.job_type is not None:
                 _none_of(self, "job_type", "target_model")
             if self.sampling_defaults == "model":
-                raise InvalidRequest("a pack's entry sets every sampling value itself", field="sampling_defaults")
+                raise InvalidRequest(
+                    "sampling_defaults: a pack's entry sets every value itself", field="sampling_defaults"
+                )
         _conversation(self)
         return self
 

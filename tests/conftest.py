@@ -1,5 +1,6 @@
 """Fixtures that several files share."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -67,3 +68,10 @@ def line(template: Template) -> Callable[[ScriptedEngine], Operations]:
         return Operations(engine, template, model, info, enhancer, **clockwork)
 
     return build
+
+
+@pytest.fixture
+def seconds() -> Callable[[], float]:
+    """CPU seconds of this process since the test began: other processes on the machine do not count."""
+    started = time.process_time()
+    return lambda: time.process_time() - started

@@ -28,7 +28,10 @@ class Fitted:
 class Ranking:
     """Which clauses outlive which."""
 
+    #: what must survive
     regions: Regions
+    #: where no clause ends
+    unbroken: Regions
     kind: Callable[[str], Kind]
     #: from what survives longest; kinds that are not named go first
     order: tuple[Kind, ...]
@@ -60,7 +63,7 @@ def fit(text: str, fits: Fits, ranking: Ranking) -> Fitted:
     if fits(text):
         return Fitted(text)
     regions = ranking.regions(text)
-    clauses = split(text, regions)
+    clauses = split(text, ranking.unbroken(text))
     order = ranking.survival(text, clauses)
     protected = sum(overlaps((clause.start, clause.end), regions) for clause in clauses)
     kept = _longest(order, lambda indexes: fits(join(clauses[index] for index in indexes)))
@@ -76,7 +79,7 @@ def fit(text: str, fits: Fits, ranking: Ranking) -> Fitted:
 
 def append(head: str, tail: str, fits: Fits, ranking: Ranking) -> Fitted:
     """Put a tail's clauses behind a head that is kept byte for byte and fits; drop clauses from the lowest rank."""
-    clauses = split(tail, ranking.regions(tail))
+    clauses = split(tail, ranking.unbroken(tail))
     order = ranking.survival(tail, clauses)
 
     def build(indexes: Sequence[int]) -> str:
@@ -103,7 +106,8 @@ def _fit_words(text: str, fits: Fits, regions: Sequence[Region]) -> str:
         for before, index in zip([None, *indexes], indexes, strict=False):
             start, end = places[index]
             if before is not None:
-                pieces.append(text[places[before][1] : start] if before == index - 1 else " ")
+                # white space as one space, which no tokenizer counts; none where a script has none
+                pieces.append("" if before == index - 1 and places[before][1] == start else " ")
             pieces.append(text[start:end])
         return "".join(pieces)
 

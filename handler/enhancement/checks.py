@@ -16,7 +16,7 @@ from handler.enhancement.spans import Span, any_of, missing, reversed_in
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[\w ]*\|>")
 _FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
-_MARKDOWN = re.compile(r"^[ \t]*+(?:#{1,6}|[-*•]|\d+[.)])\s+|\*\*|__(?=\w)|(?<=\w)__", re.MULTILINE)
+_MARKDOWN = re.compile(r"^[ \t]*+(?:#{1,6}|[-*•]|\d+[.)])\s+|\*\*", re.MULTILINE)
 _COLON = re.compile(r":\**\s*|\n")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("`", "`"), ("«", "»"), ("「", "」"))
 #: an opening is that far from its colon, at most

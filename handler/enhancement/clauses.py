@@ -9,7 +9,9 @@ Region = tuple[int, int]
 
 #: scripts written without spaces, in which every character ends a word: kana, CJK, full-width forms
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+#: marks after which no space is written
+_MARKS = "，、；：。！？"
+_WORD = re.compile(rf"(?:[{_UNSPACED}]|[^\s{_UNSPACED}{_MARKS}]+)[{_MARKS}]*|[{_MARKS}]+")
 _CLAUSE_END = re.compile(
     # possessive, and never from within a run: a run of ten thousand marks costs no more than its length
     r"(?<![,;:.!?…])[,;:.!?…]++[\"'”’)\]]*+(?:\s+|$)|[，、；：。！？]++\s*|\n\s*"

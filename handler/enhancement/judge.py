@@ -11,7 +11,7 @@ from handler.enhancement.budget import Fitted, Ranking
 from handler.enhancement.checks import Subject
 from handler.enhancement.clauses import SENTENCE_END, join, overlaps, split
 from handler.enhancement.pack import Fault
-from handler.enhancement.spans import missing, regions, reversed_in
+from handler.enhancement.spans import missing, regions, reversed_in, unbroken
 from handler.inference.engine import FinishReason
 
 
@@ -157,6 +157,7 @@ def _ranking(brief: Brief) -> Ranking:
 
     return Ranking(
         regions=partial(regions, spans=brief.spans),
+        unbroken=partial(unbroken, spans=brief.spans),
         kind=partial(checks.kind_of, rules=brief.rules),
         order=brief.rules.drop_order,
         own=frozenset(stems(brief.prompt)),
@@ -168,7 +169,7 @@ def _without_stump(brief: Brief, text: str) -> tuple[str, bool]:
     """Without the clause that the model did not finish, and whether the text ends well now."""
     if text.rstrip().endswith(tuple(SENTENCE_END)):
         return text, True
-    *finished, _ = split(text, regions(text, brief.spans)) or [None]
+    *finished, _ = split(text, unbroken(text, brief.spans)) or [None]
     return (join(clause for clause in finished if clause is not None), True) if finished else (text, False)
 
 
@@ -183,7 +184,7 @@ def _appended(brief: Brief, text: str) -> Draft:
 
 def _without(brief: Brief, text: str, known: AbstractSet[str]) -> str:
     """A text without the clauses that only say again what is known."""
-    clauses = split(text, regions(text, brief.spans))
+    clauses = split(text, unbroken(text, brief.spans))
     return join(one for one in clauses if not checks.stems(one.text).keys() <= known)
 
 
@@ -191,13 +192,13 @@ def _repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
     """Take out what turns a negation of the user's around; put the user's own clauses in for what is missing."""
     repairs: list[Repair] = []
     places = reversed_in(text, brief.spans, brief.prompt)
-    clauses = list(split(text, regions(text, brief.spans)))
+    clauses = list(split(text, unbroken(text, brief.spans)))
     for clause in [one for one in clauses if overlaps((one.start, one.end), places)]:
         clauses.remove(clause)
         repairs.append(Repair(kind="removed", text=clause.body))
     text = join(clauses) if repairs else text
     present = text if brief.mode == "rewrite" else f"{brief.prompt}\n{text}"
-    own = split(brief.prompt, regions(brief.prompt, brief.spans))
+    own = split(brief.prompt, unbroken(brief.prompt, brief.spans))
     inserts: dict[tuple[int, str], None] = {}
     for span in missing(present, brief.spans):
         found = span.pattern.search(brief.prompt)

@@ -92,6 +92,12 @@ def regions(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:
     return tuple(found.span() for span in spans if (found := span.pattern.search(text)))
 
 
+def unbroken(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:
+    """Where no clause ends: in quoted text, in syntax and in what was asked for, wherever they stand."""
+    patterns = (_QUOTED, _SYNTAX, *(span.pattern for span in spans if span.kind == "asked"))
+    return tuple(found.span() for pattern in patterns for found in pattern.finditer(text))
+
+
 def missing(text: str, spans: Iterable[Span]) -> tuple[Span, ...]:
     """The spans that a text lacks."""
     return tuple(span for span in spans if not span.pattern.search(text))
