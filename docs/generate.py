@@ -1,7 +1,7 @@
 """Write what can be told from the code: `make docs`. A test compares the files with what this would write.
 
-docs/schema.json, the field tables of docs/api.md, the settings and the examples of README.md; the examples are real
-requests, answered by the demo model.
+docs/schema.json and pack.schema.json, the field tables of docs/api.md, the settings and the examples of README.md and
+docs/enhance.md; the examples are real requests, answered by the demo model.
 """
 
 import asyncio
@@ -15,21 +15,40 @@ from pydantic import BaseModel, TypeAdapter
 
 from handler import contracts
 from handler.__main__ import start
+from handler.enhancement.pack import Pack
 from handler.report import Report
 from handler.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README, API, SCHEMA = ROOT / "README.md", ROOT / "docs" / "api.md", ROOT / "docs" / "schema.json"
+ENHANCE, PACK_SCHEMA = ROOT / "docs" / "enhance.md", ROOT / "docs" / "pack.schema.json"
 
 REQUESTS = (contracts.ChatRequest, contracts.GenerateRequest, contracts.EnhanceRequest, contracts.InfoRequest)
 REPLIES = (contracts.ChatReply, contracts.GenerateReply, contracts.EnhanceReply, contracts.DryRunReply)
 
-#: requests for the README; greedy or seeded, so that their answers stay
+#: requests for the README and enhance.md; greedy or seeded, so that their answers stay
 EXAMPLES: Mapping[str, dict[str, Any]] = {
     "enhance": {
         "operation": "enhance",
         "prompt": "a red fox in the snow",
         "system_prompt": "Rewrite the prompt for SDXL, an image model. Keep every word. Answer with the prompt alone.",
+        "temperature": 0,
+        "seed": 7,
+    },
+    "enhance by messages": {
+        "operation": "enhance",
+        "messages": [
+            {"role": "system", "content": "Rewrite the prompt for SDXL, an image model. Answer with the prompt alone."},
+            {"role": "user", "content": "a lighthouse at dusk"},
+        ],
+        "target": {"encoder": "clip", "max_tokens": 40, "fit": True},
+        "temperature": 0,
+        "seed": 7,
+    },
+    "enhance by pack": {
+        "operation": "enhance",
+        "prompt": "two red foxes in the snow, no people",
+        "job_type": "sdxl_image_fast",
         "temperature": 0,
         "seed": 7,
     },
@@ -60,7 +79,14 @@ EXAMPLES: Mapping[str, dict[str, Any]] = {
 
 def documents() -> dict[Path, str]:
     """Every generated file, as it should be."""
-    return {SCHEMA: schema(), API: filled(API, api_block), README: filled(README, readme_block())}
+    block = readme_block()
+    return {
+        SCHEMA: schema(),
+        PACK_SCHEMA: json.dumps(Pack.model_json_schema(), indent=1) + "\n",
+        API: filled(API, api_block),
+        README: filled(README, block),
+        ENHANCE: filled(ENHANCE, block),
+    }
 
 
 def schema() -> str:

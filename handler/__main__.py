@@ -17,9 +17,13 @@ from handler.settings import Settings, on_runpod
 from handler.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from handler.enhancement.rewrite import Answer, Bad
     from handler.inference.loop import BatchingEngine
     from handler.inference.sizing import EngineConfig
     from handler.job import Jobs
+
+#: the packs that come with the code
+PACKS = Path(__file__).parents[1] / "packs"
 
 
 def main() -> int:
@@ -62,6 +66,10 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         StartError: the cause and the cure, in one line.
     """
     with report.phase("imports"):
+        from handler.enhancement import encoder, pack
+        from handler.enhancement.cache import Cache
+        from handler.enhancement.enhancer import Enhancer
+        from handler.enhancement.rewrite import Rewriter
         from handler.inference import memory, weights
         from handler.inference.loop import BatchingEngine
         from handler.inference.sizing import ModelShape, Wishes, plan
@@ -76,6 +84,13 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
             on_runpod=on_runpod(os.environ),
         )
         model, template, info = weights.load(snapshot)
+    with report.phase("packs"):
+        packs = pack.load(Path(settings.packs_dir or PACKS))
+        encoders = encoder.load(
+            Path(settings.encoders_dir or snapshot.path.parent / "encoders"),
+            "demo" if snapshot.source == "demo" else "qwen",
+            template.count,
+        )
     with report.phase("engine"):
         wishes = Wishes(**{name: getattr(settings, name) for name in Wishes.__dataclass_fields__})
         shape = ModelShape.of(model.config, model.dtype.itemsize)
@@ -95,7 +110,11 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         **{library: version(library) for library in ("torch", "transformers", "runpod")},
     }
     default_system = template.default_system if settings.model_default_system else None
-    operations = Operations(engine, template, info, Info(engine, info, report, facts), default_system)
+    cache: Cache[Answer | Bad] = Cache(settings.enhance_cache_entries, settings.enhance_cache_evict)
+    enhancer = Enhancer(packs, encoders, Rewriter(engine, cache), info)
+    operations = Operations(
+        engine, template, info, Info(engine, info, report, facts, enhancer), enhancer, default_system
+    )
     return engine, config, Jobs(operations, report, settings.streaming)
 
 

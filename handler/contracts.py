@@ -227,11 +227,49 @@ class GenerateRequest(TextRequest):
         return self
 
 
+#: characters of a prompt to enhance; forty times what the largest text encoder reads
+MAX_PROMPT = 20_000
+#: bytes of JSON of a pack that a request brings
+MAX_PACK_BYTES = 262_144
+
+EncoderName = Literal["clip", "umt5", "t5", "qwen"]
+Quality = Literal["fast", "high"]
+Mode = Literal["rewrite", "append"]
+CacheUse = Literal["use", "refresh", "off"]
+#: languages that can be asked for; they are told apart by their script
+Language = Literal[
+    "same", "en", "de", "fr", "es", "it", "pt", "nl", "pl", "tr", "vi", "id",
+    "zh", "ja", "ko", "ru", "uk", "el", "ar", "he", "hi", "th",
+]  # fmt: skip
+
+
+def _pack(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        size = len(json.dumps(value, allow_nan=False))
+    except (ValueError, RecursionError):
+        raise PydanticCustomError("pack", "is not JSON, or nested too deeply") from None
+    if size > MAX_PACK_BYTES:
+        raise PydanticCustomError("pack", "is too large: {limit} bytes at most", {"limit": MAX_PACK_BYTES})
+    return value
+
+
+class Target(Contract):
+    """What the result is measured for."""
+
+    encoder: EncoderName = Field(description="The text encoder that will read the result.")
+    max_tokens: int = Field(ge=1, le=100_000, description="Its budget, in content tokens.", examples=[75])
+    fit: bool | None = Field(
+        None, description="Trim the result to the budget. With a pack that is always done, else only where asked for."
+    )
+
+
 class EnhanceRequest(TextRequest):
     """A short prompt to rewrite: `messages`, or `prompt` with `system_prompt`, or `prompt` with an entry of a pack."""
 
     operation: Literal["enhance"]
-    prompt: NonBlank | None = Field(None, description="The user's prompt.", examples=["a fox in the snow"])
+    prompt: NonBlank | None = Field(
+        None, max_length=MAX_PROMPT, description="The user's prompt.", examples=["a fox in the snow"]
+    )
     system_prompt: Text | None = Field(
         None, description="With `prompt`: the system turn, as sent.", examples=["Rewrite for SDXL."]
     )
@@ -242,15 +280,47 @@ class EnhanceRequest(TextRequest):
         None, description="With `prompt`: names an entry of a pack.", examples=["sdxl_image_fast"]
     )
     target_model: Text | None = Field(None, description="With `prompt`: names entries of a pack.", examples=["sdxl"])
-    quality: Literal["fast", "high"] | None = Field(
-        None, description="With `job_type` or `target_model`.", examples=["fast"]
+    quality: Quality | None = Field(
+        None, description="With `job_type` or `target_model`; `fast` where not sent.", examples=["fast"]
     )
+    pack: Annotated[dict[str, JsonValue], AfterValidator(_pack)] | None = Field(
+        None, description="With `job_type` or `target_model`: the pack to look in, instead of the worker's."
+    )
+    target: Target | None = Field(None, description="Measure the result; with a pack, instead of the entry's budget.")
+    mode: Mode | None = Field(
+        None,
+        description="`append`: the user's prompt leads, byte for byte. Not sent: the entry's, else `rewrite`.",
+        examples=["append"],
+    )
+    language: Language | None = Field(
+        None, description="Of the result; checked by its script. Not sent: the entry's, or unchecked.", examples=["en"]
+    )
+    protect: (
+        Annotated[
+            tuple[Annotated[NonBlank, Field(max_length=500)], ...], Field(max_length=50), BeforeValidator(_as_tuple)
+        ]
+        | None
+    ) = Field(None, description="Texts that the result must hold, to the letter.", examples=[["ohwx"]])
+    negative_prompt: Text | None = Field(
+        None, max_length=MAX_PROMPT, description="Passed back; else the entry's.", examples=["blurry"]
+    )
+    cache: CacheUse | None = Field(
+        None,
+        description="`refresh` answers anew and stores it. Not sent: `use` with a pack, else `off`.",
+        examples=["off"],
+    )
+    fallback: Literal["original", "error"] | None = Field(
+        None,
+        description="What to answer where the model gives none. Not sent: `original` with a pack, else `error`.",
+        examples=["error"],
+    )
+    n: int = Field(1, ge=1, le=8, description="Variants, each with a seed of its own.")
     enhancement_type: Echo = Field(None, description="Passed back untouched.", examples=["image"])
 
     @model_validator(mode="after")
     def _one_form(self) -> "EnhanceRequest":
         _exactly_one(self, "messages", "prompt")
-        pack_fields = ("job_type", "target_model", "quality")
+        pack_fields = ("job_type", "target_model", "quality", "pack")
         if self.messages is not None:
             _none_of(self, "messages", "system_prompt", *pack_fields)
         elif self.system_prompt is not None:
@@ -259,6 +329,13 @@ class EnhanceRequest(TextRequest):
             raise InvalidRequest(
                 "prompt comes with system_prompt, or with job_type or target_model", field="system_prompt"
             )
+        else:
+            if self.job_type is not None:
+                _none_of(self, "job_type", "target_model")
+            if self.sampling_defaults == "model":
+                raise InvalidRequest(
+                    "sampling_defaults: a pack's entry sets every value itself", field="sampling_defaults"
+                )
         _conversation(self)
         return self
 
@@ -273,6 +350,9 @@ class InfoRequest(Contract):
     operation: Literal["info"]
     sections: Annotated[tuple[Section, ...], Field(min_length=1), BeforeValidator(_as_tuple)] | None = Field(
         None, description="What to tell; all of it where this is not sent.", examples=[["worker", "model"]]
+    )
+    clear_cache: bool = Field(
+        False, description="Empty the enhancement cache, and tell only that, and the sections that were asked for."
     )
 
 
@@ -405,21 +485,25 @@ class ModelFacts(Contract):
 class Reply(Contract):
     """What every reply has."""
 
-    success: Literal[True] = True
+    success: bool = Field(default=True, description="False only where an enhance gives the original prompt back.")
 
 
 class TextReply(Reply):
     """The tail of every reply that ran the model."""
 
     reasoning: str | None = Field(description="The think block, where `enable_thinking` was sent; else null.")
-    finish_reason: Literal["stop", "length", "deadline", "cancelled"]
+    finish_reason: Literal["stop", "length", "deadline", "cancelled"] | None = Field(
+        description="Null where an enhance was answered without the model."
+    )
     usage: Usage
     sampling: Sampling
     logprobs: tuple[DrawnLogprob, ...] | None = Field(
         description="Where `logprobs` was sent, one for each completion token; else null."
     )
     model_info: ModelFacts
-    prompt_sha256: str = Field(description="Of the token ids that the model read; see fidelity.md.")
+    prompt_sha256: str | None = Field(
+        description="Of the token ids that the model read (fidelity.md); null where it read none."
+    )
     timing: Timing
     processing_time: float = Field(description="Seconds in the worker, from job to reply.")
 
@@ -442,13 +526,120 @@ class GenerateReply(TextReply):
     text: str
 
 
-class EnhanceReply(TextReply):
+class PackFacts(Contract):
+    """The pack that was used."""
+
+    id: str
+    version: str
+    sha256: str = Field(description="Of the pack's JSON with sorted keys and no white space.")
+
+
+class Trimmed(Contract):
+    """A piece of the model's answer that went."""
+
+    kind: str = Field(description="`subject`, or the word list it was found in.")
+    text: str
+
+
+class BudgetFacts(Contract):
+    """The result, measured."""
+
+    encoder: EncoderName
+    measured_with: str = Field(description="The tokenizer that counted; says so where it is a stand-in.")
+    tokens: int
+    max_tokens: int
+    windows: int = Field(description="How often the encoder must be run to read all of it (CLIP: 75 tokens each).")
+    trimmed: tuple[Trimmed, ...]
+
+
+class Check(Contract):
+    """One check of the result."""
+
+    passed: bool
+    hard: bool = Field(description="A failed hard check caps the score at 0.49.")
+    found: tuple[str, ...] = Field((), description="What it stumbled over.")
+
+
+class Score(Contract):
+    """How the quality score came about. It tells how well rules are kept, never how good an image gets."""
+
+    parts: dict[str, float]
+    score_original: float = Field(description="The same rules, applied to the original prompt.")
+    rules_version: str
+
+
+class Repair(Contract):
+    """What was put right without the model."""
+
+    kind: Literal["inserted", "removed"]
+    text: str
+
+
+class Failure(Contract):
+    """Why the model's answer is not in the reply."""
+
+    code: str
+    message: str
+
+
+class SdxlOptimizations(Contract):
+    """What the result speaks of, by the pack's word lists."""
+
+    has_quality_tags: bool
+    has_lighting: bool
+    has_technical_terms: bool
+    has_resolution: bool
+    token_count: int
+
+
+class WanOptimizations(Contract):
+    """What the result speaks of, by the pack's word lists."""
+
+    has_motion: bool
+    has_cinematography: bool
+    has_temporal_consistency: bool
+    has_quality: bool
+    token_count: int
+
+
+class Enhanced(Contract):
+    """One result, and all that is known of it."""
+
+    enhanced_prompt: str
+    enhancement_source: Literal["edge_function", "worker_fallback", "emergency_fallback"] = Field(
+        description="The caller's messages; the worker's pack; or the original prompt, byte for byte."
+    )
+    reason: str | None = Field(None, description="`input_over_budget`, or why there is no answer of the model's.")
+    degraded: bool = Field(False, description="True where the model's answer is not in it.")
+    failure: Failure | None = None
+    cache_hit: bool = False
+    budget: BudgetFacts | None = None
+    quality_score: float | None = Field(None, description="0 to 1; null without a pack's rules.")
+    score: Score | None = None
+    checks: dict[str, Check] | None = None
+    repaired: tuple[Repair, ...] = Field((), description="What of the user's was put back, or against it taken out.")
+    sdxl_optimizations: SdxlOptimizations | None = None
+    wan_optimizations: WanOptimizations | None = None
+    retries: int = 0
+
+
+class Variant(Enhanced):
+    """One of `n` results."""
+
+    seed: int
+
+
+class EnhanceReply(TextReply, Enhanced):
     """The rewritten prompt."""
 
     original_prompt: str = Field(description="`prompt`, or the last user turn of `messages`.")
-    enhanced_prompt: str
-    enhancement_source: Literal["edge_function"]
-    cache_hit: bool
+    negative_prompt: str | None = Field(None, description="The caller's, else the entry's.")
+    job_type: str | None = Field(None, description="The entry of the pack.")
+    quality: Quality | None = None
+    pack: PackFacts | None = None
+    variants: tuple[Variant, ...] | None = Field(
+        None, description="All `n` results, the first one too; null where n is 1."
+    )
     context: dict[str, JsonValue] | None
     enhancement_type: JsonValue
     generation_time: float = Field(description="Seconds in the engine.")
@@ -482,10 +673,12 @@ class InfoReply(Reply):
     memory: dict[str, Any] | None = None
     enhancement: dict[str, Any] | None = None
     startup: dict[str, Any] | None = None
+    cache_cleared: int | None = Field(None, description="With `clear_cache`: entries that went.")
+    cache_size: int | None = Field(None, description="With `clear_cache`: entries there are now.")
 
 
 def to_wire(reply: Reply) -> dict[str, Any]:
     """A reply as JSON-ready values, its own fields before those that every reply has."""
     wire: dict[str, Any] = reply.model_dump(mode="json", exclude_unset=isinstance(reply, InfoReply))
     tail = {name: wire.pop(name) for name in TextReply.model_fields if name in wire}
-    return {"success": True, **wire, **tail}
+    return {"success": reply.success, **wire, **tail}

@@ -85,6 +85,13 @@ class NoPack(WorkerError):
     code = "no_pack"
 
 
+class BadAnswer(WorkerError):
+    """The model answered, twice where that was worth it, and nothing of it can be used."""
+
+    code = "bad_answer"
+    retryable = True
+
+
 class Internal(WorkerError):
     """A defect of ours. The log holds the traceback, the caller gets only this."""
 

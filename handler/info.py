@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, assert_never
 
 from handler.contracts import SECTIONS, InfoReply, InfoRequest, Section
+from handler.enhancement.enhancer import Enhancer
 from handler.inference import memory
 from handler.inference.engine import Engine, ModelInfo
 from handler.report import Report
@@ -19,10 +20,16 @@ class Info:
     report: Report
     #: the worker's version, its libraries' versions, its face: what does not change while it runs
     worker: Mapping[str, object]
+    enhancer: Enhancer
 
     def reply(self, request: InfoRequest) -> InfoReply:
         """The sections asked for, or all of them."""
-        return InfoReply.model_validate({name: self._section(name) for name in request.sections or SECTIONS})
+        told: dict[str, Any] = {}
+        if request.clear_cache:
+            cache = self.enhancer.rewriter.cache
+            told = {"cache_cleared": cache.clear(), "cache_size": cache.describe()["size"]}
+        sections = request.sections or (() if request.clear_cache else SECTIONS)
+        return InfoReply.model_validate({**told, **{name: self._section(name) for name in sections}})
 
     def _section(self, name: Section) -> dict[str, Any]:
         match name:
@@ -46,7 +53,7 @@ class Info:
             case "memory":
                 return dict(memory.read())
             case "enhancement":
-                return {"packs": []}
+                return self.enhancer.describe()
             case "startup":
                 return self.report.startup()
             case _:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -24,8 +24,24 @@ from handler.contracts import (
     Request,
     TextReply,
 )
-from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, NoPack, Unsupported
-from handler.inference.engine import Delta, Engine, Finish, Logprob, ModelInfo, Sampling, Stream
+from handler.enhancement import brief as briefs
+from handler.enhancement import enhancer as enhancing
+from handler.enhancement.brief import Brief
+from handler.enhancement.enhancer import Enhancer
+from handler.enhancement.rewrite import Answer as Answered
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, Unsupported
+from handler.inference.engine import (
+    Delta,
+    Engine,
+    Finish,
+    FinishReason,
+    Logprob,
+    ModelInfo,
+    Sampling,
+    Stream,
+    Timing,
+    Usage,
+)
 from handler.inference.template import Ending, Rendered, Template, Turn
 from handler.inference.text import Thinking
 from handler.info import Info
@@ -57,6 +73,7 @@ class Operations:
     template: Template
     model: ModelInfo
     info: Info
+    enhancer: Enhancer
     #: the system turn of conversations without one, where the operator wants the model's own; None adds nothing
     default_system: str | None = None
     clock: Callable[[], float] = time.monotonic
@@ -74,12 +91,15 @@ class Operations:
         if isinstance(request, InfoRequest):
             yield self.info.reply(request)
             return
-        messages = self._messages(request)
+        if isinstance(request, EnhanceRequest) and not briefs.is_plain(request):
+            yield await self._enhance(request, started)
+            return
+        messages = self._with_default_system(_conversation(request))
         rendered, sampling = await self._prepare(request, messages)
         if request.dry_run:
             yield self._dry_run(messages, rendered, sampling)
             return
-        deadline = None if request.deadline_ms is None else started + request.deadline_ms / 1000
+        deadline = _deadline(request, started)
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         stream = self.engine.stream(rendered.prompt, sampling, logprobs=logprobs, deadline=deadline)
         thinking = Thinking(rendered.text.rstrip().endswith(Thinking.OPEN)) if request.enable_thinking else None
@@ -92,17 +112,43 @@ class Operations:
                     yield event
         if answer is None:
             raise EngineFailed("the stream ended without a finish")
-        tail = self._tail(request, rendered, sampling, answer, self.clock() - started)
-        yield self._reply(request, messages, answer.text, tail)
+        spent = Spent(
+            rendered.sha256, sampling, answer.reasoning, answer.finish.reason, answer.finish.usage, answer.finish.timing
+        )
+        drawn = tuple(starmap(self._drawn, answer.drawn)) if request.logprobs else None
+        yield self._reply(request, messages, answer.text, self._tail(spent, self.clock() - started, drawn))
 
-    def _messages(self, request: Generation) -> tuple[Message, ...]:
-        """The conversation that a request stands for; only what the operator set may be added to it."""
-        messages = _conversation(request)
+    async def _enhance(self, request: EnhanceRequest, started: float) -> Reply:
+        """An enhancement that is fitted or judged: nothing of it can be told before all of it is known."""
+        if request.logprobs:
+            raise Unsupported("logprobs are of the model's own words, not of a fitted or judged text", field="logprobs")
+        task = await asyncio.to_thread(self.enhancer.brief, request, _original_prompt(request))
+        defaults: Mapping[str, float | int] | None = None
+        conversation = _conversation(request)
+        if task.found is not None:
+            conversation, defaults = briefs.messages(task), task.found.entry.sampling.model_dump()
+        sampling = self._sampling(request, self.engine.max_model_len, defaults)
+        answers = () if request.dry_run else await asyncio.to_thread(self.enhancer.without_asking, task, sampling)
+        if not answers:
+            messages = self._with_default_system(conversation)
+            rendered, sampling = await self._prepare(request, messages, defaults)
+            if request.dry_run:
+                return self._dry_run(messages, rendered, sampling)
+            answers = await self.enhancer.answers(request, task, rendered, sampling, _deadline(request, started))
+        return self._enhance_reply(request, task, answers, self.clock() - started)
+
+    def _with_default_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """A conversation as it is; only what the operator set may be added to it."""
         if self.default_system is not None and messages and messages[0].role != "system":
             return (Message(role="system", content=self.default_system), *messages)
         return messages
 
-    async def _prepare(self, request: Generation, messages: tuple[Message, ...]) -> tuple[Rendered, Sampling]:
+    async def _prepare(
+        self,
+        request: Generation,
+        messages: tuple[Message, ...],
+        defaults: Mapping[str, float | int] | None = None,
+    ) -> tuple[Rendered, Sampling]:
         """Render, encode and fit to the context, in a thread: a long prompt takes a while, other jobs go on."""
         context = self.engine.max_model_len
         room = context - (request.max_tokens or 1)
@@ -125,15 +171,21 @@ class Operations:
             rendered = await asyncio.to_thread(encode)
         except ContextLengthExceeded as error:
             raise ContextLengthExceeded(error.message, field=_prompt_field(request)) from None
-        return rendered, self._sampling(request, context - len(rendered.prompt.token_ids))
+        return rendered, self._sampling(request, context - len(rendered.prompt.token_ids), defaults)
 
-    def _sampling(self, request: Generation, room: int) -> Sampling:
-        """What the caller sent; what was not sent, from the defaults the caller chose; nothing from anywhere else."""
-        defaults = self.model.sampling_defaults if request.sampling_defaults == "model" else contracts.WORKER_DEFAULTS
+    def _sampling(self, request: Generation, room: int, defaults: Mapping[str, float | int] | None = None) -> Sampling:
+        """What the caller sent; what was not sent, from the defaults the caller chose; nothing from anywhere else.
+
+        `defaults` are those of the pack's entry that the caller chose.
+        """
+        if defaults is None:
+            theirs = request.sampling_defaults == "model"
+            defaults = self.model.sampling_defaults if theirs else contracts.WORKER_DEFAULTS
         values: dict[str, Any] = {**contracts.NEUTRAL, **defaults}
+        max_tokens = values.pop("max_tokens", contracts.DEFAULT_MAX_TOKENS[request.operation])
         values |= {name: sent for name in contracts.NEUTRAL if (sent := getattr(request, name)) is not None}
         return Sampling(
-            max_tokens=request.max_tokens or min(contracts.DEFAULT_MAX_TOKENS[request.operation], room),
+            max_tokens=request.max_tokens or min(max_tokens, room),
             seed=self.draw_seed() if request.seed is None else request.seed,
             stop=request.stop or (),
             **values,
@@ -178,20 +230,42 @@ class Operations:
             **tail,
         )
 
+    def _enhance_reply(
+        self, request: EnhanceRequest, task: Brief, answers: tuple[Answered, ...], seconds: float
+    ) -> contracts.EnhanceReply:
+        first = enhancing.best(answers)
+        timing = enhancing.timed(answers)
+        read = first.spent.prompt_sha256
+        spent = Spent(
+            read,
+            first.spent.sampling,
+            first.spent.reasoning,
+            first.spent.finish_reason,
+            enhancing.used(answers),
+            timing,
+        )
+        return contracts.EnhanceReply(
+            **enhancing.told(request, task, answers),
+            original_prompt=task.prompt,
+            context=request.context,
+            enhancement_type=request.enhancement_type,
+            generation_time=round(timing.total_s, 4),
+            **self._tail(spent, seconds),
+        )
+
     def _tail(
-        self, request: Generation, rendered: Rendered, sampling: Sampling, answer: "Answer", seconds: float
+        self, spent: "Spent", seconds: float, drawn: tuple[contracts.DrawnLogprob, ...] | None = None
     ) -> dict[str, Any]:
         """What every reply that ran the model ends with."""
-        finish = answer.finish
-        usage, timing = finish.usage, finish.timing
+        usage, timing = spent.usage, spent.timing
         generating = timing.total_s - timing.queue_s
         return {
-            "reasoning": answer.reasoning,
-            "finish_reason": finish.reason,
-            "prompt_sha256": rendered.sha256,
+            "reasoning": spent.reasoning,
+            "finish_reason": spent.finish_reason,
+            "prompt_sha256": spent.prompt_sha256,
             "usage": contracts.Usage(**asdict(usage), total_tokens=usage.prompt_tokens + usage.completion_tokens),
-            "sampling": contracts.Sampling(**asdict(sampling)),
-            "logprobs": tuple(starmap(self._drawn, answer.drawn)) if request.logprobs else None,
+            "sampling": contracts.Sampling(**asdict(spent.sampling)),
+            "logprobs": drawn,
             "model_info": self._model_facts(),
             "timing": contracts.Timing(
                 queue_ms=round(timing.queue_s * 1000, 2),
@@ -226,6 +300,19 @@ class Operations:
             sampling=contracts.Sampling(**asdict(sampling)),
             model_info=self._model_facts(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a reply tells of how its text came about."""
+
+    #: None where the model read nothing
+    prompt_sha256: str | None
+    sampling: Sampling
+    reasoning: str | None
+    finish_reason: FinishReason | None
+    usage: Usage
+    timing: Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,8 +370,6 @@ def _conversation(request: Generation) -> tuple[Message, ...]:
             history = [(turn.sender, turn.content) for turn in request.conversation_history or ()]
             turns = [*history, ("user", request.message or "")]
         case EnhanceRequest():
-            if request.system_prompt is None:
-                raise NoPack("this worker has no enhancement pack; send messages, or system_prompt with prompt")
             turns = [("user", request.prompt or "")]
         case GenerateRequest():
             return ()
@@ -293,6 +378,11 @@ def _conversation(request: Generation) -> tuple[Message, ...]:
     if request.system_prompt is not None:
         turns.insert(0, ("system", request.system_prompt))
     return tuple(Message.model_validate({"role": role, "content": content}) for role, content in turns)
+
+
+def _deadline(request: Generation, started: float) -> float | None:
+    """On the clock that the engine goes by."""
+    return None if request.deadline_ms is None else started + request.deadline_ms / 1000
 
 
 def _prompt_field(request: Generation) -> str:

@@ -48,6 +48,13 @@ class Settings(BaseModel):
         120.0, description="Seconds without a sign of life after which the engine counts as hung and the worker ends."
     )
 
+    packs_dir: str | None = Field(None, description="Directory of enhancement packs; else the worker's own `packs/`.")
+    encoders_dir: str | None = Field(
+        None, description="Tokenizers of text encoders, in `clip`, `umt5`, `t5`; else `encoders/` beside the weights."
+    )
+    enhance_cache_entries: PositiveInt = Field(100, description="Enhancements kept for the same request, at most.")
+    enhance_cache_evict: PositiveInt = Field(20, description="How many of the oldest leave when one comes too many.")
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """Read the variables named after the fields.

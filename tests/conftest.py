@@ -1,12 +1,18 @@
 """Fixtures that several files share."""
 
+import time
 from collections.abc import Callable
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from handler.enhancement import encoder, pack
+from handler.enhancement.cache import Cache
+from handler.enhancement.enhancer import Enhancer
+from handler.enhancement.rewrite import Rewriter
 from handler.inference.engine import ModelInfo
 from handler.inference.template import Template
 from handler.inference.weights import DEMO
@@ -17,6 +23,11 @@ from tests.fakes import ScriptedEngine
 
 # By hand: `make test ARGS="--hypothesis-profile=thorough tests/test_template.py"`.
 settings.register_profile("thorough", max_examples=5000)
+
+
+PACKS = Path(__file__).parents[1] / "packs"
+#: no encoder's own tokenizer lies here, so that every machine counts with the demo model's
+ENCODERS = PACKS
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +60,18 @@ def line(template: Template) -> Callable[[ScriptedEngine], Operations]:
     )
 
     def build(engine: ScriptedEngine) -> Operations:
-        info = Info(engine, model, Report(), {"version": "test"})
-        return Operations(engine, template, model, info, draw_seed=lambda: 4242, now=lambda: "now", new_id=lambda: "id")
+        enhancer = Enhancer(
+            pack.load(PACKS), encoder.load(ENCODERS, "demo", template.count), Rewriter(engine, Cache()), model
+        )
+        info = Info(engine, model, Report(), {"version": "test"}, enhancer)
+        clockwork: dict[str, Any] = {"draw_seed": lambda: 4242, "now": lambda: "now", "new_id": lambda: "id"}
+        return Operations(engine, template, model, info, enhancer, **clockwork)
 
     return build
+
+
+@pytest.fixture
+def seconds() -> Callable[[], float]:
+    """CPU seconds of this process since the test began: other processes on the machine do not count."""
+    started = time.process_time()
+    return lambda: time.process_time() - started

@@ -13,6 +13,7 @@ from handler.errors import InvalidRequest
 
 HI = [{"role": "user", "content": "hi"}]
 CHAT: dict[str, Any] = {"operation": "chat", "messages": HI}
+ENHANCE: dict[str, Any] = {"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"}
 TURN = {"sender": "user", "content": "a"}
 
 
@@ -148,6 +149,23 @@ def test_a_shared_field_out_of_bounds_or_of_the_wrong_type_is_refused_by_name(
         ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "job_type": "z"}, "job_type"),
         ({"operation": "enhance", "prompt": "x", "job_type": "z", "quality": "best"}, "quality"),
         ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "context": []}, "context"),
+        ({**ENHANCE, "prompt": "x" * 200_000}, "prompt"),
+        ({**ENHANCE, "target_model": "sdxl"}, "target_model"),
+        ({**ENHANCE, "sampling_defaults": "model"}, "sampling_defaults"),
+        ({**ENHANCE, "target": {"encoder": "clip", "max_tokens": 0}}, "target.max_tokens"),
+        ({**ENHANCE, "target": {"encoder": "bert", "max_tokens": 75}}, "target.encoder"),
+        ({**ENHANCE, "target": {"encoder": "clip"}}, "target.max_tokens"),
+        ({**ENHANCE, "mode": "shout"}, "mode"),
+        ({**ENHANCE, "language": "tlh"}, "language"),
+        ({**ENHANCE, "protect": [" "]}, "protect.0"),
+        ({**ENHANCE, "protect": ["x"] * 51}, "protect"),
+        ({**ENHANCE, "n": 0}, "n"),
+        ({**ENHANCE, "n": 9}, "n"),
+        ({**ENHANCE, "cache": "maybe"}, "cache"),
+        ({**ENHANCE, "fallback": "silent"}, "fallback"),
+        ({**ENHANCE, "negative_prompt": "x" * 20_001}, "negative_prompt"),
+        ({**ENHANCE, "pack": {"x": "y" * 300_000}}, "pack"),
+        ({"operation": "enhance", "messages": HI, "pack": {}}, "pack"),
         ({**CHAT, "conversation_id": "\udfff"}, "conversation_id"),
         ({**CHAT, "project_id": "x" * 70_000}, "project_id"),
         ({**CHAT, "stop": ["a", "\ud800"]}, "stop.1"),

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from docs.generate import API, README, SCHEMA, documents
+from docs.generate import API, ENHANCE, PACK_SCHEMA, README, SCHEMA, documents
 from handler import __version__, contracts
 from handler.inference.template import Template, Turn
 from handler.inference.weights import DEMO
@@ -23,7 +23,7 @@ def fresh() -> dict[Path, str]:
     return documents()
 
 
-@pytest.mark.parametrize("path", [SCHEMA, API, README], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [SCHEMA, PACK_SCHEMA, API, README, ENHANCE], ids=lambda path: path.name)
 def test_generated_parts_are_what_the_code_generates_now(path: Path, fresh: dict[Path, str]) -> None:
     written = path.read_text(encoding="utf-8")
     assert re.sub(VOLATILE, "…", written) == re.sub(VOLATILE, "…", fresh[path])
@@ -32,6 +32,17 @@ def test_generated_parts_are_what_the_code_generates_now(path: Path, fresh: dict
 def test_test_input_is_a_request_that_the_door_lets_in() -> None:
     job = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))
     assert isinstance(contracts.parse(job["input"]), contracts.EnhanceRequest)
+
+
+def test_the_schema_of_packs_knows_every_key_of_the_default_pack() -> None:
+    schema = json.loads(PACK_SCHEMA.read_text(encoding="utf-8"))
+    parts = {**schema["$defs"], "Pack": schema}
+    assert all(part["additionalProperties"] is False for part in parts.values())
+    pack = json.loads((ROOT / "packs" / "default.json").read_text(encoding="utf-8"))
+    assert set(pack) == set(schema["properties"])
+    for kind, values in (("Entry", pack["entries"]), ("Rules", pack["rules"])):
+        for value in values.values():
+            assert set(parts[kind].get("required", ())) <= set(value) <= set(parts[kind]["properties"])
 
 
 def test_every_request_field_is_in_the_api_document() -> None:

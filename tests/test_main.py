@@ -35,7 +35,7 @@ def test_test_input_json_is_answered_with_readable_json_after_the_start_by_phase
     reply = json.loads(done.stdout)
     assert reply["success"] is True
     assert all(word in reply["enhanced_prompt"] for word in reply["original_prompt"].split())
-    assert [line.split()[0] for line in done.stderr.splitlines()[:3]] == ["imports", "weights", "engine"]
+    assert [line.split()[0] for line in done.stderr.splitlines()[:4]] == ["imports", "weights", "packs", "engine"]
 
 
 def test_a_chat_on_the_command_line_gets_a_finished_answer() -> None:
@@ -68,6 +68,7 @@ def test_a_bad_request_exits_with_one_error_and_no_traceback() -> None:
         ((), {"MAX_MODEL_LEN": "1000000"}, "MAX_MODEL_LEN is 1000000"),
         ((), {"KV_CACHE_GB": "100000"}, "KV_CACHE_GB is 100000"),
         ((), {"ATTENTION": "kernel"}, "kernel"),
+        ((), {"PACKS_DIR": "/nowhere"}, "PACKS_DIR=/nowhere: no such directory"),
     ],
 )
 def test_a_start_that_cannot_be_says_why_in_one_line(

@@ -21,7 +21,7 @@ from handler.contracts import (
     TextReply,
     parse,
 )
-from handler.errors import ContextLengthExceeded, DeadlineExceeded, NoPack, OutOfMemory, Unsupported
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, OutOfMemory, Unsupported
 from handler.inference.engine import Sampling
 from handler.inference.template import Template
 from handler.operations import Operations, Piece
@@ -103,11 +103,6 @@ def test_enhance_takes_the_last_user_turn_of_messages_for_the_original_prompt(li
     _, reply = run(line(ScriptedEngine()), operation="enhance", messages=turns)
     assert isinstance(reply, EnhanceReply)
     assert reply.original_prompt == "b"
-
-
-def test_enhance_by_job_type_is_refused_while_there_is_no_pack(line: Line) -> None:
-    with pytest.raises(NoPack):
-        run(line(ScriptedEngine()), operation="enhance", prompt="a fox", job_type="sdxl_image_fast")
 
 
 def test_sampling_is_the_workers_default_where_nothing_was_sent(line: Line) -> None:

@@ -122,6 +122,10 @@ class Template:
         (token_ids,) = self._encode([text], self._backend if special_tokens else self._plain)
         return _rendered(text, token_ids, max_tokens)
 
+    def count(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        return len(self._encode([text])[0])
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a generated token adds to the answer: none for special tokens and for ids without a token."""
         known = self._known_bytes.get(token_id)

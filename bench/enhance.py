@@ -1,0 +1,93 @@
+"""What enhancement costs beside the model, and what variants cost with it.
+
+    python -m bench.enhance [--encoders DIR] [--repeat 400] [--model DIR]
+
+First: measuring, fitting, checking and scoring an answer of about 120 words, on one core, in milliseconds; with the
+tokenizers of `--encoders` (folders `clip`, `umt5`, `t5`), else with the model's. Then: seconds for one job of `n`
+variants on the model, whose tokens are drawn beside each other.
+"""
+
+import argparse
+import asyncio
+import platform
+import statistics
+import time
+from typing import Any
+
+from handler.__main__ import start
+from handler.contracts import EnhanceRequest, parse
+from handler.enhancement.brief import Brief
+from handler.enhancement.judge import Draft, draft, judged
+from handler.job import Jobs
+from handler.report import Report
+from handler.settings import Settings
+
+PROMPT = "two red foxes in the snow near Pont Neuf, no people"
+ANSWER = (
+    "two red foxes in the snow near Pont Neuf, no people, one fox turned towards the river while the other sniffs "
+    "at a low stone wall, thick winter fur with single hairs catching the light, soft natural light from an "
+    "overcast sky, long pale shadows over fresh snow, the arches of the bridge out of focus in the background, "
+    "bare branches at the edges of the frame, sharp focus on the eyes, shallow depth of field, balanced "
+    "composition with open space on the left, fine texture of frost on the railings, breath hanging in the cold "
+    "air, tracks leading back to the bank, muted blue and grey tones around the warm fur, clean edges, high "
+    "quality, highly detailed, crisp detail down to the whiskers, a quiet mood without any movement in the water"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoders", default="")
+    parser.add_argument("--repeat", type=int, default=400)
+    parser.add_argument("--model", default="demo")
+    arguments = parser.parse_args()
+    settings = Settings.from_environment({"MODEL_PATH": arguments.model, "ENCODERS_DIR": arguments.encoders})
+    engine, _, jobs = start(settings, Report())
+    print(f"Python {platform.python_version()}, {platform.machine()}, answer of {len(ANSWER.split())} words")
+    for job_type in ("sdxl_image_fast", "sdxl_image_high", "wan_video_high"):
+        task = brief_of(jobs, job_type)
+        figures = milliseconds(task, arguments.repeat)
+        assert task.encoder is not None
+        print(f"{job_type:16} ({task.encoder.measured_with:22}) " + "  ".join(figures))
+    for count in (1, 4, 8):
+        print(f"n={count}  {asyncio.run(seconds(jobs, count)):.3f} s a job")
+    engine.close()
+
+
+def brief_of(jobs: Jobs, job_type: str) -> Brief:
+    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": job_type})
+    assert isinstance(request, EnhanceRequest)
+    return jobs.operations.enhancer.brief(request, PROMPT)
+
+
+def milliseconds(task: Brief, repeat: int) -> list[str]:
+    """Medians and 95th percentiles of making and judging a draft, and of both."""
+    making, judging = [], []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        made = draft(task, ANSWER, "stop")
+        halfway = time.perf_counter()
+        assert isinstance(made, Draft)
+        judged(task, made)
+        making.append((halfway - began) * 1000)
+        judging.append((time.perf_counter() - halfway) * 1000)
+    both = [sum(pair) for pair in zip(making, judging, strict=True)]
+    columns = {"clean+repair+fit": making, "check+score": judging, "together": both}
+    return [
+        f"{name} median {statistics.median(values):.2f} ms p95 {statistics.quantiles(values, n=20)[-1]:.2f} ms"
+        for name, values in columns.items()
+    ]
+
+
+async def seconds(jobs: Jobs, count: int) -> float:
+    """The median of five jobs, each with a seed of its own."""
+    spent = []
+    for seed in range(6):
+        job: dict[str, Any] = {"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast"}
+        began = time.perf_counter()
+        await jobs.answer({"id": "bench", "input": {**job, "seed": 100 * seed, "n": count, "cache": "off"}})
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent[1:])
+
+
+if __name__ == "__main__":
+    main()

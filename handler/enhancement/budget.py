@@ -1,0 +1,136 @@
+"""Trims a text to a token budget: whole clauses first, whole words at the last. Pure; knows no tokenizer.
+
+The whole string is measured anew after every cut, since a tokenizer's counts do not add up. A text that fits is left
+as it is, which makes trimming idempotent.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from handler.contracts import Trimmed
+from handler.enhancement.clauses import LOOSE_END, SENTENCE_END, Clause, Region, join, overlaps, split, words
+from handler.enhancement.pack import Kind
+
+Fits = Callable[[str], bool]
+#: where a text must not be cut, found anew in whatever text is left
+Regions = Callable[[str], tuple[Region, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A text within its budget, and what it cost."""
+
+    text: str
+    trimmed: tuple[Trimmed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Which clauses outlive which."""
+
+    #: what must survive
+    regions: Regions
+    #: where no clause ends
+    unbroken: Regions
+    kind: Callable[[str], Kind]
+    #: from what survives longest; kinds that are not named go first
+    order: tuple[Kind, ...]
+    #: the user's own words, by stem
+    own: frozenset[str]
+    stems: Callable[[str], Iterable[str]]
+
+    def survival(self, text: str, clauses: Sequence[Clause]) -> list[int]:
+        """Indexes of clauses: protected ones, those that bring the user's words, then the others by kind."""
+        regions = self.regions(text)
+        open_words = set(self.own)
+        ranks: list[tuple[int, int, int]] = []
+        for index, clause in enumerate(clauses):
+            brought = open_words.intersection(self.stems(clause.text))
+            open_words -= brought
+            if overlaps((clause.start, clause.end), regions):
+                level, place = 0, 0
+            elif brought:
+                level, place = 1, 0
+            else:
+                kind = self.kind(clause.text)
+                level, place = 2, self.order.index(kind) if kind in self.order else len(self.order)
+            ranks.append((level, place, index))
+        return [index for *_, index in sorted(ranks)]
+
+
+def fit(text: str, fits: Fits, ranking: Ranking) -> Fitted:
+    """Drop clauses from the lowest rank, then words, until the text fits. Empty where not one word does."""
+    if fits(text):
+        return Fitted(text)
+    regions = ranking.regions(text)
+    clauses = split(text, ranking.unbroken(text))
+    order = ranking.survival(text, clauses)
+    protected = sum(overlaps((clause.start, clause.end), regions) for clause in clauses)
+    kept = _longest(order, lambda indexes: fits(join(clauses[index] for index in indexes)))
+    if kept and len(kept) >= protected:
+        return Fitted(join(clauses[index] for index in kept), _trimmed(clauses, kept, ranking))
+    # Not even the clauses that must stay fit: keep their protected words, and of the others the first ones.
+    kept = sorted(order[: max(1, protected)])
+    rest = join(clauses[index] for index in kept)
+    cut = _fit_words(rest, fits, ranking.regions(rest))
+    lost = Trimmed(kind="subject", text=f"{len(words(rest)) - len(words(cut))} words")
+    return Fitted(cut, (*_trimmed(clauses, kept, ranking), lost))
+
+
+def append(head: str, tail: str, fits: Fits, ranking: Ranking) -> Fitted:
+    """Put a tail's clauses behind a head that is kept byte for byte and fits; drop clauses from the lowest rank."""
+    clauses = split(tail, ranking.unbroken(tail))
+    order = ranking.survival(tail, clauses)
+
+    def build(indexes: Sequence[int]) -> str:
+        return head + joint(head) + join(clauses[index] for index in indexes) if indexes else head
+
+    kept = _longest(order, lambda indexes: fits(build(indexes)))
+    return Fitted(build(kept), _trimmed(clauses, kept, ranking))
+
+
+def joint(head: str) -> str:
+    """What to put between a text and what is added to it."""
+    closed = head.rstrip().endswith(tuple(SENTENCE_END + LOOSE_END))
+    if closed:
+        return "" if head[-1].isspace() else " "
+    return ", "
+
+
+def _fit_words(text: str, fits: Fits, regions: Sequence[Region]) -> str:
+    places = words(text, regions)
+    order = sorted(range(len(places)), key=lambda index: (not overlaps(places[index], regions), index))
+
+    def build(indexes: Sequence[int]) -> str:
+        pieces: list[str] = []
+        for before, index in zip([None, *indexes], indexes, strict=False):
+            start, end = places[index]
+            if before is not None:
+                # white space as one space, which no tokenizer counts; none where a script has none
+                pieces.append("" if before == index - 1 and places[before][1] == start else " ")
+            pieces.append(text[start:end])
+        return "".join(pieces)
+
+    return build(_longest(order, lambda indexes: fits(build(indexes))))
+
+
+def _longest(order: Sequence[int], fits: Callable[[Sequence[int]], bool]) -> list[int]:
+    """As many from the front of an order as fit together, back in the order of the text.
+
+    Found by halving, for a long text has hundreds of places; then checked, for counts need not grow with the text.
+    """
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(sorted(order[:middle])):
+            low = middle
+        else:
+            high = middle - 1
+    while low and not fits(sorted(order[:low])):
+        low -= 1
+    return sorted(order[:low])
+
+
+def _trimmed(clauses: Sequence[Clause], kept: Sequence[int], ranking: Ranking) -> tuple[Trimmed, ...]:
+    gone = set(range(len(clauses))).difference(kept)
+    return tuple(Trimmed(kind=ranking.kind(clauses[index].text), text=clauses[index].body) for index in sorted(gone))

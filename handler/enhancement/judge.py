@@ -1,0 +1,215 @@
+"""From a model's answer to a prompt that can be used: clean it, put the user's words back, fit it, judge it. Pure."""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import partial
+
+from handler.contracts import BudgetFacts, Check, Enhanced, Failure, Repair, Score, Trimmed
+from handler.enhancement import budget, checks
+from handler.enhancement.brief import Brief
+from handler.enhancement.budget import Fitted, Ranking
+from handler.enhancement.checks import Subject
+from handler.enhancement.clauses import SENTENCE_END, join, overlaps, split
+from handler.enhancement.pack import Fault
+from handler.enhancement.spans import missing, regions, reversed_in, unbroken
+from handler.inference.engine import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A prompt that was made, before it is judged."""
+
+    text: str
+    trimmed: tuple[Trimmed, ...] = ()
+    repaired: tuple[Repair, ...] = ()
+    #: it ends where a clause does
+    whole: bool = True
+    #: the user's own text was over the budget
+    over: bool = False
+
+
+def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fault:
+    """Make a prompt of an answer; a fault where there is none in it. Without a pack, faults are not looked for."""
+    text, repaired, whole = answer, tuple[Repair, ...](), finish_reason == "stop"
+    if brief.found is not None:
+        text, fault = checks.clean(answer, brief.prompt, brief.rules)
+        if fault is not None:
+            return fault
+    if not whole and brief.fit:
+        text, whole = _without_stump(brief, text)
+    if brief.found is not None and brief.language is not None and checks.foreign(text, brief.prompt, brief.language):
+        return "language"
+    if brief.repair:
+        text, repaired = _repaired(brief, text)
+    if brief.mode == "append":
+        made = _appended(brief, text)
+    elif brief.fit:
+        made = _drafted(budget.fit(text, brief.fits, _ranking(brief)))
+    else:
+        made = Draft(text)
+    if brief.found is not None and not made.text:
+        return "empty"
+    return Draft(made.text, made.trimmed, repaired, whole, made.over)
+
+
+def over_budget(brief: Brief) -> Draft:
+    """The user's own text, trimmed: no room is left for anything else. Empty where not one word fits."""
+    fitted = budget.fit(brief.prompt, brief.fits, _ranking(brief))
+    return Draft(fitted.text, fitted.trimmed, over=True)
+
+
+def composed(brief: Brief) -> Draft | None:
+    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none."""
+    if brief.found is None or not brief.found.entry.compose:
+        return None
+    made = _appended(brief, ", ".join(brief.found.entry.compose))
+    return made if made.text else None
+
+
+def judged(
+    brief: Brief,
+    draft: Draft,
+    *,
+    retries: int = 0,
+    reason: str | None = None,
+    failure: Failure | None = None,
+    unchanged: bool = False,
+) -> Enhanced:
+    """All that is told of a draft. `unchanged`: it is the original prompt, given back for want of anything better."""
+    source = "edge_function" if brief.found is None else "worker_fallback"
+    tokens = None if brief.encoder is None else brief.encoder.count(draft.text)
+    subject = Subject(
+        text=draft.text,
+        prompt=brief.prompt,
+        spans=brief.spans,
+        rules=brief.rules,
+        language=brief.language,
+        tokens=tokens,
+        min_tokens=brief.min_tokens,
+        max_tokens=brief.max_tokens,
+        whole=draft.whole,
+    )
+    found = checks.check(subject) if brief.is_checked else None
+    told: dict[str, object] = {}
+    if brief.found is not None and found is not None and tokens is not None:
+        told = _scored(brief, subject, found, tokens)
+    measured = None
+    if brief.encoder is not None and brief.max_tokens is not None and tokens is not None:
+        measured = BudgetFacts(
+            encoder=brief.encoder.name,
+            measured_with=brief.encoder.measured_with,
+            tokens=tokens,
+            max_tokens=brief.max_tokens,
+            windows=brief.encoder.windows(tokens),
+            trimmed=draft.trimmed,
+        )
+    return Enhanced.model_validate(
+        {
+            "enhanced_prompt": draft.text,
+            "enhancement_source": "emergency_fallback" if unchanged else source,
+            "reason": "input_over_budget" if draft.over and reason is None else reason,
+            "degraded": failure is not None,
+            "failure": failure,
+            "budget": measured,
+            "checks": found,
+            "repaired": draft.repaired,
+            "retries": retries,
+            **told,
+        }
+    )
+
+
+def _scored(brief: Brief, subject: Subject, found: dict[str, Check], tokens: int) -> dict[str, object]:
+    rules = brief.rules
+    value, parts = checks.score(subject, found)
+    original, _ = checks.score(*_original(brief, subject))
+    return {
+        "quality_score": value,
+        "score": Score(parts=parts, score_original=original, rules_version=rules.version),
+        "sdxl_optimizations": checks.sdxl(subject.text, tokens, rules) if rules.optimizations == "sdxl" else None,
+        "wan_optimizations": checks.wan(subject.text, tokens, rules) if rules.optimizations == "wan" else None,
+    }
+
+
+def _original(brief: Brief, subject: Subject) -> tuple[Subject, dict[str, Check]]:
+    assert brief.encoder is not None
+    original = Subject(
+        text=brief.prompt,
+        prompt=brief.prompt,
+        spans=brief.spans,
+        rules=brief.rules,
+        language=brief.language,
+        tokens=brief.encoder.count(brief.prompt),
+        min_tokens=brief.min_tokens,
+        max_tokens=brief.max_tokens,
+        whole=True,
+    )
+    return original, checks.check(original)
+
+
+def _drafted(fitted: Fitted) -> Draft:
+    return Draft(fitted.text, fitted.trimmed)
+
+
+def _ranking(brief: Brief) -> Ranking:
+    def stems(text: str) -> dict[str, str]:
+        return checks.stems(text, brief.rules.stopwords)
+
+    return Ranking(
+        regions=partial(regions, spans=brief.spans),
+        unbroken=partial(unbroken, spans=brief.spans),
+        kind=partial(checks.kind_of, rules=brief.rules),
+        order=brief.rules.drop_order,
+        own=frozenset(stems(brief.prompt)),
+        stems=stems,
+    )
+
+
+def _without_stump(brief: Brief, text: str) -> tuple[str, bool]:
+    """Without the clause that the model did not finish, and whether the text ends well now."""
+    if text.rstrip().endswith(tuple(SENTENCE_END)):
+        return text, True
+    *finished, _ = split(text, unbroken(text, brief.spans)) or [None]
+    return (join(clause for clause in finished if clause is not None), True) if finished else (text, False)
+
+
+def _appended(brief: Brief, text: str) -> Draft:
+    """The user's prompt, byte for byte where it fits, and behind it what a text adds to it."""
+    fits = brief.fits if brief.fit else lambda _: True
+    if not fits(brief.prompt):
+        return over_budget(brief)
+    own = checks.stems(brief.prompt).keys()
+    return _drafted(budget.append(brief.prompt, _without(brief, text, own), fits, _ranking(brief)))
+
+
+def _without(brief: Brief, text: str, known: AbstractSet[str]) -> str:
+    """A text without the clauses that only say again what is known."""
+    clauses = split(text, unbroken(text, brief.spans))
+    return join(one for one in clauses if not checks.stems(one.text).keys() <= known)
+
+
+def _repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
+    """Take out what turns a negation of the user's around; put the user's own clauses in for what is missing."""
+    repairs: list[Repair] = []
+    places = reversed_in(text, brief.spans, brief.prompt)
+    clauses = list(split(text, unbroken(text, brief.spans)))
+    for clause in [one for one in clauses if overlaps((one.start, one.end), places)]:
+        clauses.remove(clause)
+        repairs.append(Repair(kind="removed", text=clause.body))
+    text = join(clauses) if repairs else text
+    present = text if brief.mode == "rewrite" else f"{brief.prompt}\n{text}"
+    own = split(brief.prompt, unbroken(brief.prompt, brief.spans))
+    inserts: dict[tuple[int, str], None] = {}
+    for span in missing(present, brief.spans):
+        found = span.pattern.search(brief.prompt)
+        homes = [] if found is None else [one for one in own if overlaps(found.span(), [(one.start, one.end)])]
+        inserts[(homes[0].start, join(homes).strip()) if homes else (len(brief.prompt), span.text)] = None
+    if not inserts:
+        return text, tuple(repairs)
+    inserted = [insert for _, insert in sorted(inserts)]
+    repairs += [Repair(kind="inserted", text=insert) for insert in inserted]
+    known = checks.stems(" ".join(inserted)).keys()
+    whole = ""
+    for piece in [*inserted, _without(brief, text, known)]:
+        whole += (budget.joint(whole) if whole and piece else "") + piece
+    return whole, tuple(repairs)

@@ -1,0 +1,292 @@
+"""Packs: the prompts, budgets and word lists of enhancement, as data that the operator owns.
+
+Knows no request and no model. A pack holds no pattern language, only phrases, so that no pack can stall the worker.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from handler.contracts import EncoderName, Language, Mode, Quality
+from handler.errors import InvalidRequest, NoPack, StartError
+
+#: what a clause is about; `subject` is whatever no word list claims
+Kind = Literal["subject", "quality", "lighting", "technical", "resolution", "style", "motion", "camera", "temporal"]
+#: an answer with one of these faults is no prompt at all
+Fault = Literal["empty", "refusal", "meta", "language"]
+
+
+Phrase = Annotated[str, Field(min_length=1, max_length=200)]
+Phrases = Annotated[tuple[Phrase, ...], Field(max_length=1000)]
+Weight = Annotated[float, Field(ge=0, le=100)]
+
+
+class Data(BaseModel):
+    """Nothing unknown is let in, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Lexicon(Data):
+    """Words and phrases by what they are about; they are found whole, in any case."""
+
+    quality: Phrases = ()
+    lighting: Phrases = ()
+    technical: Phrases = ()
+    resolution: Phrases = ()
+    style: Phrases = ()
+    motion: Phrases = ()
+    camera: Phrases = ()
+    temporal: Phrases = ()
+
+    def phrases(self, kind: Kind) -> tuple[str, ...]:
+        """The list of one kind; none for `subject`."""
+        return () if kind == "subject" else cast("tuple[str, ...]", getattr(self, kind))
+
+
+class Protect(Data):
+    """What of the user's own words must be in the result."""
+
+    counts: Phrases = Field(default=(), description="Number words; numbers in digits are always counts.")
+    colours: Phrases = ()
+    negations: Phrases = Field(default=(), description="Words that negate what follows them.")
+    names: bool = Field(default=True, description="Capitalised words inside a sentence.")
+    quoted: bool = True
+    syntax: bool = Field(default=True, description="LoRA tags, weights, BREAK.")
+
+
+class Weights(Data):
+    """What each part of the score counts; only their proportions matter."""
+
+    words_kept: Weight
+    coverage: Weight
+    repetition: Weight
+    added_style: Weight
+    length: Weight
+
+    @model_validator(mode="after")
+    def _not_all_zero(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise PydanticCustomError("weights", "one weight at least is above 0")
+        return self
+
+
+class Rules(Data):
+    """What makes an answer a good one."""
+
+    version: Phrase = Field(description="Told with every score.")
+    optimizations: Literal["sdxl", "wan"] | None = Field(description="Which summary a reply has.")
+    lexicon: Lexicon
+    drop_order: tuple[Kind, ...] = Field(description="What survives trimming longest comes first; others go first.")
+    protect: Protect
+    openings: Phrases = Field(
+        default=(), description="An answer that begins so is cut up to its first colon or line end."
+    )
+    closings: Phrases = Field(default=(), description="A later line that begins so ends the answer before it.")
+    refusals: Phrases = Field(default=(), description="An answer that begins so is a refusal.")
+    stopwords: Phrases = Field(default=(), description="Words that carry no content of the user's.")
+    retry_on: tuple[Fault, ...] = Field(description="Faults that are worth one more try.")
+    coverage: tuple[Kind, ...] = Field(description="What a full prompt speaks of.")
+    score: Weights
+
+    @model_validator(mode="after")
+    def _order_names_the_subject(self) -> Self:
+        if "subject" not in self.drop_order or len(set(self.drop_order)) < len(self.drop_order):
+            raise PydanticCustomError("drop_order", "drop_order names each kind once, and subject among them")
+        return self
+
+
+class Budget(Data):
+    """Content tokens of the target's text encoder."""
+
+    min_tokens: Annotated[int, Field(ge=0)] = Field(default=0, description="Fewer lower the score.")
+    max_tokens: Annotated[int, Field(ge=1, le=100_000)]
+    words_per_token: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=0.6,
+        description="`{{words}}` is this share of max_tokens; models write more words than they are asked for.",
+    )
+
+
+class PackMessage(Data):
+    """One turn; `{{prompt}}`, `{{words}}` and `{{language}}` stand for their values."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, Field(max_length=20_000)]
+
+
+class PackSampling(Data):
+    """How tokens are drawn: every field, so that no default can change an answer."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=100_000)]
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)]
+    min_p: Annotated[float, Field(ge=0, le=1)]
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)]
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)]
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)]
+
+
+class Entry(Data):
+    """One job type."""
+
+    rules: Phrase = Field(description="Names one of the pack's rules.")
+    encoder: EncoderName
+    budget: Budget
+    quality: Quality | None = Field(default=None, description="Null takes both.")
+    mode: Mode = "rewrite"
+    language: Language = Field(default="same", description="Used where the request names none.")
+    messages: Annotated[tuple[PackMessage, ...], Field(min_length=1, max_length=50)]
+    sampling: PackSampling
+    compose: Phrases = Field(
+        default=(), description="Clauses put behind the user's prompt where the model gave no answer."
+    )
+    negative_prompt: Annotated[str, Field(max_length=5000)] | None = Field(
+        default=None, description="Answered where the request has none."
+    )
+
+    @model_validator(mode="after")
+    def _prompt_is_read(self) -> Self:
+        if not any("{{prompt}}" in message.content for message in self.messages):
+            raise PydanticCustomError("messages", "no message holds {{prompt}}")
+        if self.messages[-1].role == "assistant":
+            raise PydanticCustomError("messages", "the last message is the assistant's: there is nothing to answer")
+        return self
+
+
+class Pack(Data):
+    """A set of entries with the rules they share."""
+
+    form: Literal["enhance-pack/1"] = Field(alias="schema")
+    id: Phrase
+    version: Phrase
+    languages: Annotated[dict[Language, Phrase], Field(min_length=1)] = Field(
+        description="What `{{language}}` becomes, by language code."
+    )
+    rules: Annotated[dict[str, Rules], Field(min_length=1)]
+    entries: Annotated[dict[str, Entry], Field(min_length=1)]
+    targets: dict[str, dict[Quality, str]] = Field(default={}, description="The entry for a target_model and quality.")
+
+    @model_validator(mode="after")
+    def _names_lead_somewhere(self) -> Self:
+        def known(place: str, name: str, names: Collection[str]) -> None:
+            if name not in names:
+                raise PydanticCustomError("name", "{place} names {name}, which is not there", _told(place, name))
+
+        for name, entry in self.entries.items():
+            known(f"entries.{name}.rules", entry.rules, self.rules)
+            known(f"entries.{name}.language", entry.language, self.languages)
+        for target, qualities in self.targets.items():
+            for quality, name in qualities.items():
+                known(f"targets.{target}.{quality}", name, self.entries)
+        return self
+
+
+def _told(place: str, name: str) -> dict[str, Any]:
+    return {"place": place, "name": name[:100]}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A pack, and the hash of what it was read from."""
+
+    pack: Pack
+    #: over the JSON with sorted keys and no white space, so that the layout of a file does not count
+    sha256: str
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """Check a pack given as parsed JSON.
+
+        Raises:
+            InvalidRequest: naming the field at fault.
+        """
+        canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        try:
+            return cls(Pack.model_validate_json(canonical), sha256(canonical.encode()).hexdigest())
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            path = ".".join(str(part)[:100] for part in ("pack", *first["loc"]))
+            told = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+            raise InvalidRequest(f"{path}: {told}", field=path) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry with what it stands on."""
+
+    name: str
+    entry: Entry
+    rules: Rules
+    loaded: Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Packs:
+    """The packs of one worker, or the one that a request brought."""
+
+    loaded: tuple[Loaded, ...] = ()
+
+    def find(self, job_type: str | None, target_model: str | None, quality: Quality | None) -> Found:
+        """The entry that a job type names, or a target model and quality (`fast` where none was sent).
+
+        Raises:
+            NoPack: there is none; the message names those there are.
+            InvalidRequest: the entry is of the other quality.
+        """
+        for loaded in self.loaded:
+            name = job_type or loaded.pack.targets.get(target_model or "", {}).get(quality or "fast")
+            entry = None if name is None else loaded.pack.entries.get(name)
+            if name is not None and entry is not None:
+                if quality not in (None, entry.quality) and entry.quality is not None:
+                    raise InvalidRequest(f"job_type {name} is of quality {entry.quality}", field="quality")
+                return Found(name, entry, loaded.pack.rules[entry.rules], loaded)
+        entries = ", ".join(sorted(name for loaded in self.loaded for name in loaded.pack.entries)) or "none"
+        targets = ", ".join(sorted(name for loaded in self.loaded for name in loaded.pack.targets)) or "none"
+        raise NoPack(
+            f"no such entry; job types: {entries}; target models: {targets}",
+            field="job_type" if job_type is not None else "target_model",
+        )
+
+
+def load(directory: Path) -> Packs:
+    """Read every pack of a directory.
+
+    Raises:
+        StartError: a pack cannot be read, with file and field; or two packs have an entry or target of the same name.
+    """
+    if not directory.is_dir():
+        raise StartError(f"PACKS_DIR={directory}: no such directory")
+    loaded: list[Loaded] = []
+    owners: dict[tuple[str, str], str] = {}
+    for path in sorted(directory.glob("*.json")):
+        try:
+            one = Loaded.of(json.loads(path.read_text(encoding="utf-8")))
+        except InvalidRequest as error:
+            raise StartError(f"PACKS_DIR: {path.name}: {error.message}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise StartError(f"PACKS_DIR: {path.name} is not readable JSON: {error}") from None
+        for kind, names in (("id", [one.pack.id]), ("entry", one.pack.entries), ("target", one.pack.targets)):
+            for name in names:
+                if (owner := owners.setdefault((kind, name), path.name)) != path.name:
+                    raise StartError(f"PACKS_DIR: {kind} {name} is in {owner} and in {path.name}")
+        loaded.append(one)
+    return Packs(tuple(loaded))
+
+
+def fill(messages: Sequence[PackMessage], values: Mapping[str, str]) -> tuple[PackMessage, ...]:
+    """Put values for their marks, in one pass: what is put in is never read again."""
+    mark = re.compile("|".join(re.escape("{{" + name + "}}") for name in values))
+    return tuple(
+        PackMessage(role=one.role, content=mark.sub(lambda found: values[found.group()[2:-2]], one.content))
+        if "{{" in one.content
+        else one
+        for one in messages
+    )

@@ -1,0 +1,128 @@
+"""What of the user's own words must survive: found in the prompt, and found again in an answer. Pure."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from handler.enhancement.clauses import Region
+from handler.enhancement.pack import Protect
+
+SpanKind = Literal["asked", "quoted", "syntax", "count", "colour", "name", "negation"]
+
+_QUOTED = re.compile(r"\"[^\"\n]+\"|“[^”\n]+”|«[^»\n]+»|「[^」\n]+」|『[^』\n]+』|(?<!\w)'[^'\n]+'(?!\w)")
+#: `<lora:name:0.8>`, `(word:1.2)`, `[from:to:0.5]`, `((word))`, BREAK: what image UIs read before the encoder does
+_SYNTAX = re.compile(
+    r"<[\w-]+:[^<>|\n]+>|\([^()\n]+:\s*\d+(?:\.\d+)?\)|\[[^\[\]\n]+:\s*\d+(?:\.\d+)?\]|(?<!\()\({2,}+[^()\n]+\){2,}|\bBREAK\b"
+)
+_NUMBER = re.compile(r"(?<![\w.])(?<!\d[.,:/])\d+(?:[.,:/]\d+)*+(?!\w)")
+_NAME = re.compile(r"(?<=[\w,;] )[A-Z]\w*[a-z][\w'’-]*(?: [A-Z]\w*[a-z][\w'’-]*)*")
+_CAPITAL = re.compile(r"(?<!\w)[A-Z]")
+_ARTICLE = r"(?:(?:a|an|the|any|some|other|more)\s+)?"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of the user's prompt that the result must have."""
+
+    kind: SpanKind
+    text: str
+    #: what to look for in a result
+    pattern: re.Pattern[str]
+    #: of a negation: finds what it negates
+    negated: re.Pattern[str] | None = None
+
+
+@lru_cache(maxsize=256)
+def any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds any of the phrases, whole and in any case; finds nothing where there are none."""
+    longest_first = sorted(phrases, key=len, reverse=True)
+    return re.compile(
+        rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!(?<=\w)\w)" if phrases else r"(?!)", re.I
+    )
+
+
+def find(prompt: str, protect: Protect, asked: Iterable[str], *, translated: bool = False) -> tuple[Span, ...]:
+    """The spans of a prompt, in no order that matters, each once.
+
+    `translated`: the result is to be in another script, so that only quotes, syntax, numbers and what was asked for
+    can be found there again.
+    """
+    spans: dict[tuple[SpanKind, str], Span] = {}
+
+    def add(kind: SpanKind, text: str, pattern: re.Pattern[str], negated: re.Pattern[str] | None = None) -> None:
+        spans.setdefault((kind, text.casefold()), Span(kind, text, pattern, negated))
+
+    def exactly(kind: SpanKind, text: str) -> None:
+        add(kind, text, re.compile(re.escape(text)))
+
+    for text in asked:
+        exactly("asked", text)
+    if protect.syntax:
+        for match in _SYNTAX.finditer(prompt):
+            exactly("syntax", match.group())
+    if protect.quoted:
+        for match in _QUOTED.finditer(prompt):
+            exactly("quoted", match.group())
+    taken = [match.span() for pattern in (_SYNTAX, _QUOTED) for match in pattern.finditer(prompt)]
+
+    def whole(kind: SpanKind, pattern: re.Pattern[str]) -> None:
+        for match in pattern.finditer(prompt):
+            if not any(start <= match.start() < end for start, end in taken):
+                add(kind, match.group(), any_of((match.group(),)))
+
+    whole("count", _NUMBER)
+    if translated:
+        return tuple(spans.values())
+    whole("count", any_of(protect.counts))
+    whole("colour", any_of(protect.colours))
+    if protect.names and len(_CAPITAL.findall(prompt)) * 2 <= len(prompt.split()):  # else it is all in title case
+        whole("name", _NAME)
+    if protect.negations:
+        for match in _negation(protect.negations).finditer(prompt):
+            noun = match.group("noun")
+            if not any(start <= match.start() < end for start, end in taken):
+                add("negation", match.group(), _negation(protect.negations, noun), any_of((noun,)))
+    return tuple(spans.values())
+
+
+def regions(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:
+    """Where the spans stand in a text, at their first place each."""
+    return tuple(found.span() for span in spans if (found := span.pattern.search(text)))
+
+
+def unbroken(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:
+    """Where no clause ends: in quoted text, in syntax and in what was asked for, wherever they stand."""
+    patterns = (_QUOTED, _SYNTAX, *(span.pattern for span in spans if span.kind == "asked"))
+    return tuple(found.span() for pattern in patterns for found in pattern.finditer(text))
+
+
+def missing(text: str, spans: Iterable[Span]) -> tuple[Span, ...]:
+    """The spans that a text lacks."""
+    return tuple(span for span in spans if not span.pattern.search(text))
+
+
+def reversed_in(text: str, spans: Iterable[Span], prompt: str) -> tuple[Region, ...]:
+    """Where a text speaks of what the user negated, and does not negate it; not where the prompt itself does so too."""
+    places: list[Region] = []
+    for span in spans:
+        if span.negated is not None and not _bare(prompt, span):
+            places += _bare(text, span)
+    return tuple(places)
+
+
+def _bare(text: str, span: Span) -> list[Region]:
+    assert span.negated is not None
+    negated = [match.span() for match in span.pattern.finditer(text)]
+    found = (match.span() for match in span.negated.finditer(text))
+    return [place for place in found if not any(start <= place[0] < end for start, end in negated)]
+
+
+@lru_cache(maxsize=1024)
+def _negation(negations: tuple[str, ...], noun: str | None = None) -> re.Pattern[str]:
+    """A negating word and what it negates; with `noun` that one, up to two other words between them."""
+    lead = any_of(negations).pattern
+    if noun is None:
+        return re.compile(rf"{lead}\s+{_ARTICLE}(?P<noun>[^\W\d_][\w'’-]*)", re.I)
+    return re.compile(rf"{lead}\s+(?:[\w'’-]+\s+){{0,2}}{re.escape(noun)}(?!\w)", re.I)

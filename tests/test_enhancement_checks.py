@@ -1,0 +1,118 @@
+"""Checks and score: what they find, what they must not find, and that a failed hard check caps the score."""
+
+from dataclasses import replace
+
+import pytest
+
+from handler.contracts import Language
+from handler.enhancement import checks, spans
+from handler.enhancement.checks import CAP, Subject
+from tests.enhancing import packs
+
+RULES = packs().loaded[0].pack.rules["image"]
+
+
+def subject(text: str, prompt: str, language: Language = "same", protect: tuple[str, ...] = ()) -> Subject:
+    found = spans.find(prompt, RULES.protect, protect)
+    return Subject(text, prompt, found, RULES, language, len(text.split()), 0, 75, whole=True)
+
+
+def failed(text: str, prompt: str, language: Language = "same") -> set[str]:
+    found = checks.check(subject(text, prompt, language))
+    return {name for name, one in found.items() if one.hard and not one.passed}
+
+
+def kinds(prompt: str, *protect: str) -> set[tuple[str, str]]:
+    return {(span.kind, span.text) for span in spans.find(prompt, RULES.protect, protect)}
+
+
+def test_what_a_user_fixed_is_found_in_the_prompt() -> None:
+    prompt = 'three blue cats and 2 dogs in New York, a sign "Go Red", no people, <lora:ink:0.7>, (fog:1.3), BREAK'
+    assert kinds(prompt, "ohwx") == {
+        ("count", "three"), ("count", "2"), ("colour", "blue"), ("name", "New York"), ("quoted", '"Go Red"'),
+        ("negation", "no people"), ("syntax", "<lora:ink:0.7>"), ("syntax", "(fog:1.3)"), ("syntax", "BREAK"),
+        ("asked", "ohwx"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "A Fox In The Deep Snow",
+        "reddish snow",
+        "nobility and notes",
+        "someone's cat",
+        "<|im_end|>",
+        "it's his, isn't it",
+        "a fox (sleeping)",
+    ],
+)
+def test_what_only_looks_fixed_is_not(prompt: str) -> None:
+    assert kinds(prompt) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "expected"),
+    [
+        ("a red fox", "a red fox", set()),
+        ("a fox", "a red fox", {"protected"}),
+        ("three foxes", "3 foxes", {"protected"}),
+        ("a Red fox", "a red fox", set()),
+        ("a street without any people", "a street, no people", set()),
+        ("a street", "a street, no people", {"negation"}),
+        ("a street full of people, no people", "a street, no people", {"negation"}),
+        ("people far off, no people near", "people far off, no people near", set()),
+        ("Here is the prompt: a fox", "a fox", {"clean"}),
+        ('"a fox"', "a fox", {"clean"}),
+        ("**a fox**", "a fox", {"clean"}),
+        ("a fox <think>hm", "a fox", {"clean"}),
+        ("I cannot do that", "a fox", {"clean"}),
+        ("I cannot see, a blind fox", "I cannot see, a fox", set()),
+        ("一只狐狸", "a fox", {"language"}),
+        ("a fox, 狐", "a fox", {"language"}),
+        ("a fox at a 茶 house", "a fox at 茶", set()),
+        ("un renard à l'été", "a fox", set()),
+        ("a fox " * 40, "a fox", {"budget"}),
+    ],
+)
+def test_hard_checks(text: str, prompt: str, expected: set[str]) -> None:
+    assert failed(text, prompt) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "language", "passes"),
+    [
+        ("一只狐狸", "a fox", "zh", True),
+        ("a fox", "a fox", "zh", False),
+        ("a fox", "一只狐狸", "en", True),
+        ("一只狐狸", "一只狐狸", "en", False),
+        ("лиса", "a fox", "ru", True),
+        ("снежная лиса 4k", "a fox", "ru", True),
+        ("123", "a fox", "en", True),
+    ],
+)
+def test_the_language_is_the_one_asked_for(text: str, prompt: str, language: Language, passes: bool) -> None:
+    assert ("language" not in failed(text, prompt, language)) is passes
+
+
+def test_soft_checks_say_what_they_found() -> None:
+    text = "a fox, oil painting, soft light, a fox in the deep snow, a fox in the deep snow"
+    found = checks.check(subject(text, "a fox with barns"))
+    assert found["words_kept"].found == ("barns",)
+    assert found["added_style"].found == ("oil painting",)
+    assert "a fox in the" in found["repetition"].found
+    assert set(found["coverage"].found) == {"quality", "technical"}
+    assert failed("a fox, oil painting", "a fox") == set()
+
+
+def test_a_failed_hard_check_caps_the_score() -> None:
+    good = subject("a red fox, soft light, sharp focus, fine texture", "a red fox")
+    value, parts = checks.score(good, checks.check(good))
+    assert (value, set(parts)) == (1.0, {"words_kept", "coverage", "repetition", "added_style", "length"})
+    bad = replace(good, text="a fox, soft light, sharp focus, fine texture")
+    assert checks.score(bad, checks.check(bad))[0] == CAP
+
+
+def test_a_clause_is_of_the_kind_that_most_of_its_words_are() -> None:
+    told = [checks.kind_of(text, RULES) for text in ("a fox", "soft light", "oil painting of light", "4k", "bokeh")]
+    assert told == ["subject", "lighting", "lighting", "resolution", "technical"]
