@@ -67,6 +67,11 @@ def test_append_leads_with_the_users_bytes_and_does_not_say_them_again() -> None
     assert fitted("a fox", "a fox", mode="append") == "a fox"
 
 
+def test_a_clause_that_brings_what_is_fixed_is_no_repetition() -> None:
+    assert fitted("without a hat, 0, ", "0") == "without a hat, 0"
+    assert fitted("a red fox", "a fox, 🦊, deep snow") == "a red fox, 🦊, deep snow"
+
+
 def test_composition_takes_as_many_of_the_packs_clauses_as_fit() -> None:
     made = composed(a_brief("a fox", **words(6)))
     assert made is not None

@@ -117,7 +117,8 @@ def _fit_words(text: str, fits: Fits, regions: Sequence[Region]) -> str:
 def _longest(order: Sequence[int], fits: Callable[[Sequence[int]], bool]) -> list[int]:
     """As many from the front of an order as fit together, back in the order of the text.
 
-    Found by halving, for a long text has hundreds of places; then checked, for counts need not grow with the text.
+    Found by halving, for a long text has hundreds of places. Whatever is returned has been measured and fits; where
+    counts do not grow with the text, more might have fitted.
     """
     low, high = 0, len(order)
     while low < high:
@@ -126,8 +127,6 @@ def _longest(order: Sequence[int], fits: Callable[[Sequence[int]], bool]) -> lis
             low = middle
         else:
             high = middle - 1
-    while low and not fits(sorted(order[:low])):
-        low -= 1
     return sorted(order[:low])
 
 
