@@ -5,7 +5,7 @@ from functools import partial
 
 from handler.contracts import BudgetFacts, Check, Enhanced, Failure, Repair, Score, Trimmed
 from handler.enhancement import budget, checks
-from handler.enhancement.brief import Brief
+from handler.enhancement.brief import UNLIMITED, Brief
 from handler.enhancement.budget import Fitted, Ranking
 from handler.enhancement.checks import Subject
 from handler.enhancement.clauses import SENTENCE_END, Clause, join, overlaps, split
@@ -43,7 +43,7 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
     if brief.mode == "append":
         made = _appended(brief, text)
     elif brief.fit:
-        made = _drafted(budget.fit(text, brief.fits, _ranking(brief)))
+        made = _drafted(budget.fit(text, brief.limit, _ranking(brief)))
     else:
         made = Draft(text)
     if brief.found is not None and not made.text:
@@ -53,7 +53,7 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
 
 def over_budget(brief: Brief) -> Draft:
     """The user's own text, trimmed: no room is left for anything else. Empty where not one word fits."""
-    fitted = budget.fit(brief.prompt, brief.fits, _ranking(brief))
+    fitted = budget.fit(brief.prompt, brief.limit, _ranking(brief))
     return Draft(fitted.text, fitted.trimmed, over=True)
 
 
@@ -174,10 +174,10 @@ def _without_stump(brief: Brief, text: str) -> tuple[str, bool]:
 
 def _appended(brief: Brief, text: str) -> Draft:
     """The user's prompt, byte for byte where it fits, and behind it what a text adds to it."""
-    fits = brief.fits if brief.fit else lambda _: True
-    if not fits(brief.prompt):
+    limit = brief.limit if brief.fit else UNLIMITED
+    if not limit.fits(brief.prompt):
         return over_budget(brief)
-    return _drafted(budget.append(brief.prompt, _without(brief, text, brief.prompt), fits, _ranking(brief)))
+    return _drafted(budget.append(brief.prompt, _without(brief, text, brief.prompt), limit, _ranking(brief)))
 
 
 def _without(brief: Brief, text: str, known: str) -> str:
