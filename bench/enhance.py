@@ -29,8 +29,8 @@ ANSWER = (
     "overcast sky, long pale shadows over fresh snow, the arches of the bridge out of focus in the background, "
     "bare branches at the edges of the frame, sharp focus on the eyes, shallow depth of field, balanced "
     "composition with open space on the left, fine texture of frost on the railings, breath hanging in the cold "
-    "air, tracks leading back to the bank, muted blue and grey tones around the warm fur, clean edges, high "
-    "quality, highly detailed, crisp detail down to the whiskers, a quiet mood without any movement in the water"
+    "air, muted blue and grey tones around the warm fur, high quality, highly detailed, crisp detail down to the "
+    "whiskers"
 )
 
 

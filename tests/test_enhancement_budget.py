@@ -67,22 +67,34 @@ def test_append_leads_with_the_users_bytes_and_does_not_say_them_again() -> None
     assert fitted("a fox", "a fox", mode="append") == "a fox"
 
 
+def test_a_clause_that_brings_what_is_fixed_is_no_repetition() -> None:
+    assert fitted("without a hat, 0, ", "0") == "without a hat, 0"
+    assert fitted("a red fox", "a fox, 🦊, deep snow") == "a red fox, 🦊, deep snow"
+
+
 def test_composition_takes_as_many_of_the_packs_clauses_as_fit() -> None:
     made = composed(a_brief("a fox", **words(6)))
     assert made is not None
     assert made.text == "a fox, best quality, highly detailed"
 
 
-@given(st.integers(0, 60), st.sets(st.integers(0, 60)))
-def test_the_longest_prefix_fits_even_where_counts_do_not_grow_with_the_text(length: int, bad: set[int]) -> None:
-    found = budget._longest(range(length), lambda indexes: len(indexes) not in bad)
+@given(st.integers(0, 60), st.sets(st.integers(0, 60)), st.integers(-5, 70))
+def test_the_longest_prefix_fits_even_where_counts_do_not_grow_with_the_text(
+    length: int, bad: set[int], guess: int
+) -> None:
+    found = budget._longest(range(length), lambda indexes: len(indexes) not in bad, guess)
     assert not found or len(found) not in bad
+
+
+@given(st.integers(0, 60), st.integers(0, 70), st.integers(-5, 70))
+def test_it_is_the_longest_where_they_do_whatever_the_guess(length: int, room: int, guess: int) -> None:
+    assert len(budget._longest(range(length), lambda indexes: len(indexes) <= room, guess)) == min(length, room)
 
 
 def holds(task: Brief, made: Draft, *sources: str) -> None:
     """What every fitted text keeps to."""
-    assert task.fits(made.text)
-    assert budget.fit(made.text, task.fits, _ranking(task)).text == made.text
+    assert task.limit.fits(made.text)
+    assert budget.fit(made.text, task.limit, _ranking(task)).text == made.text
     known = {word for source in sources for word in WORD.findall(source)}
     assert set(WORD.findall(made.text)) <= known
     assert task.encoder is not None
@@ -92,7 +104,7 @@ def holds(task: Brief, made: Draft, *sources: str) -> None:
         for start, end in clauses.words(prompt, regions(prompt, task.spans))
         if clauses.overlaps((start, end), regions(prompt, task.spans))
     ]
-    if task.fits(" ".join(units)):
+    if task.limit.fits(" ".join(units)):
         assert missing(made.text, task.spans) == ()
 
 
@@ -108,7 +120,7 @@ def test_a_rewritten_prompt_keeps_to_its_budget_and_to_the_users_constraints(
 ) -> None:
     target = {} if max_tokens is None else {"target": {"encoder": "clip", "max_tokens": max_tokens}}
     task = a_brief(prompt, genuine_encoders(), job_type=entry, **target)
-    made = over_budget(task) if not task.fits(prompt) else draft(task, answer, "stop")
+    made = over_budget(task) if not task.limit.fits(prompt) else draft(task, answer, "stop")
     assume(isinstance(made, Draft))
     assert isinstance(made, Draft)
     holds(task, made, prompt, answer, *(span.text for span in task.spans))
@@ -124,7 +136,7 @@ def test_an_appended_prompt_leads_with_the_users_whole_text_wherever_that_fits(
     made = draft(task, answer, "stop")
     assume(isinstance(made, Draft))
     assert isinstance(made, Draft)
-    assert made.over is not task.fits(prompt)
+    assert made.over is not task.limit.fits(prompt)
     assert made.over or made.text.startswith(prompt)
     holds(task, made, prompt, answer)
 

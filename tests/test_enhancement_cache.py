@@ -1,6 +1,7 @@
 """The cache: no two different questions share an answer, and the oldest leave together."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -65,14 +66,21 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+def changed(names: Iterable[str]) -> Question:
+    fields: dict[str, Any] = {}
+    for name in sorted(names):
+        fields |= CHANGES[name]
+    return replace(QUESTION, **fields)
+
+
+def test_every_single_change_has_a_key_of_its_own() -> None:
+    keys = {name: changed([name]).key for name in CHANGES}
+    assert QUESTION.key not in keys.values()
+    assert len(set(keys.values())) == len(CHANGES)
+
+
 @given(st.sets(st.sampled_from(sorted(CHANGES))), st.sets(st.sampled_from(sorted(CHANGES))))
 def test_questions_that_differ_in_any_field_have_different_keys(one: set[str], other: set[str]) -> None:
-    def changed(names: set[str]) -> Question:
-        fields: dict[str, Any] = {}
-        for name in sorted(names):
-            fields |= CHANGES[name]
-        return replace(QUESTION, **fields)
-
     first, second = changed(one), changed(other)
     assert (first.key == second.key) is (first == second)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from handler.contracts import EnhanceRequest, Language, Message, Mode, PackFacts
 from handler.enhancement import checks, spans
+from handler.enhancement.budget import Limit
 from handler.enhancement.encoder import Encoder, Encoders
 from handler.enhancement.pack import Found, Lexicon, Loaded, Packs, Protect, Rules, Weights, fill
 from handler.enhancement.spans import Span
@@ -24,6 +25,10 @@ PLAIN = Rules(
     coverage=(),
     score=Weights(words_kept=1, coverage=0, repetition=0, added_style=0, length=0),
 )
+
+
+#: every text fits
+UNLIMITED = Limit(lambda text: 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,12 @@ class Brief:
         """True where anything was asked for that an answer can fail."""
         return self.found is not None or self.encoder is not None or self.language is not None or bool(self.protect)
 
-    def fits(self, text: str) -> bool:
-        """True where a text is within the budget, or there is none."""
-        return self.encoder is None or self.max_tokens is None or self.encoder.count(text) <= self.max_tokens
+    @property
+    def limit(self) -> Limit:
+        """The budget; without one, every text counts nothing."""
+        if self.encoder is None or self.max_tokens is None:
+            return UNLIMITED
+        return Limit(self.encoder.count, self.max_tokens)
 
     @property
     def identity(self) -> Mapping[str, object]:

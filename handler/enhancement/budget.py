@@ -6,14 +6,26 @@ as it is, which makes trimming idempotent.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, count
 
 from handler.contracts import Trimmed
 from handler.enhancement.clauses import LOOSE_END, SENTENCE_END, Clause, Region, join, overlaps, split, words
 from handler.enhancement.pack import Kind
 
-Fits = Callable[[str], bool]
 #: where a text must not be cut, found anew in whatever text is left
 Regions = Callable[[str], tuple[Region, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """So many tokens, counted so."""
+
+    count: Callable[[str], int]
+    tokens: int
+
+    def fits(self, text: str) -> bool:
+        """True where a text is within the limit."""
+        return self.count(text) <= self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +70,28 @@ class Ranking:
         return [index for *_, index in sorted(ranks)]
 
 
-def fit(text: str, fits: Fits, ranking: Ranking) -> Fitted:
+def fit(text: str, limit: Limit, ranking: Ranking) -> Fitted:
     """Drop clauses from the lowest rank, then words, until the text fits. Empty where not one word does."""
-    if fits(text):
+    tokens = limit.count(text)
+    if tokens <= limit.tokens:
         return Fitted(text)
     regions = ranking.regions(text)
     clauses = split(text, ranking.unbroken(text))
     order = ranking.survival(text, clauses)
     protected = sum(overlaps((clause.start, clause.end), regions) for clause in clauses)
-    kept = _longest(order, lambda indexes: fits(join(clauses[index] for index in indexes)))
+    guess = _guess(order, clauses, len(text) * limit.tokens / tokens)
+    kept = _longest(order, lambda indexes: limit.fits(join(clauses[index] for index in indexes)), guess)
     if kept and len(kept) >= protected:
         return Fitted(join(clauses[index] for index in kept), _trimmed(clauses, kept, ranking))
     # Not even the clauses that must stay fit: keep their protected words, and of the others the first ones.
     kept = sorted(order[: max(1, protected)])
     rest = join(clauses[index] for index in kept)
-    cut = _fit_words(rest, fits, ranking.regions(rest))
+    cut = _fit_words(rest, limit, ranking.regions(rest))
     lost = Trimmed(kind="subject", text=f"{len(words(rest)) - len(words(cut))} words")
     return Fitted(cut, (*_trimmed(clauses, kept, ranking), lost))
 
 
-def append(head: str, tail: str, fits: Fits, ranking: Ranking) -> Fitted:
+def append(head: str, tail: str, limit: Limit, ranking: Ranking) -> Fitted:
     """Put a tail's clauses behind a head that is kept byte for byte and fits; drop clauses from the lowest rank."""
     clauses = split(tail, ranking.unbroken(tail))
     order = ranking.survival(tail, clauses)
@@ -85,7 +99,12 @@ def append(head: str, tail: str, fits: Fits, ranking: Ranking) -> Fitted:
     def build(indexes: Sequence[int]) -> str:
         return head + joint(head) + join(clauses[index] for index in indexes) if indexes else head
 
-    kept = _longest(order, lambda indexes: fits(build(indexes)))
+    whole = build(range(len(clauses)))
+    tokens = limit.count(whole)
+    if tokens <= limit.tokens:
+        return Fitted(whole)
+    guess = _guess(order, clauses, len(whole) * limit.tokens / tokens - len(head))
+    kept = _longest(order, lambda indexes: limit.fits(build(indexes)), guess)
     return Fitted(build(kept), _trimmed(clauses, kept, ranking))
 
 
@@ -97,7 +116,7 @@ def joint(head: str) -> str:
     return ", "
 
 
-def _fit_words(text: str, fits: Fits, regions: Sequence[Region]) -> str:
+def _fit_words(text: str, limit: Limit, regions: Sequence[Region]) -> str:
     places = words(text, regions)
     order = sorted(range(len(places)), key=lambda index: (not overlaps(places[index], regions), index))
 
@@ -111,23 +130,29 @@ def _fit_words(text: str, fits: Fits, regions: Sequence[Region]) -> str:
             pieces.append(text[start:end])
         return "".join(pieces)
 
-    return build(_longest(order, lambda indexes: fits(build(indexes))))
+    return build(_longest(order, lambda indexes: limit.fits(build(indexes)), len(order) // 2))
 
 
-def _longest(order: Sequence[int], fits: Callable[[Sequence[int]], bool]) -> list[int]:
+def _guess(order: Sequence[int], clauses: Sequence[Clause], characters: float) -> int:
+    """How many clauses from the front of an order have so many characters together."""
+    lengths = accumulate(len(clauses[index].text) for index in order)
+    return sum(length <= characters for length in lengths)
+
+
+def _longest(order: Sequence[int], fits: Callable[[Sequence[int]], bool], guess: int) -> list[int]:
     """As many from the front of an order as fit together, back in the order of the text.
 
-    Found by halving, for a long text has hundreds of places; then checked, for counts need not grow with the text.
+    Looked for around a guess first and by halving then, for a measurement costs more than all else here. Whatever is
+    returned has been measured and fits; where counts do not grow with the text, more might have fitted.
     """
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(sorted(order[:middle])):
-            low = middle
-        else:
-            high = middle - 1
-    while low and not fits(sorted(order[:low])):
-        low -= 1
+    low, high, probe = 0, len(order), guess
+    for tries in count(1):
+        if low == high:
+            break
+        probe = min(max(probe, low + 1), high)
+        fitted = fits(sorted(order[:probe]))
+        low, high = (probe, high) if fitted else (low, probe - 1)
+        probe = (low + high + 1) // 2 if tries > 2 else probe + 1 if fitted else probe - 1
     return sorted(order[:low])
 
 

@@ -94,15 +94,9 @@ def _script(character: str) -> str:
 
 def scripts(text: str) -> dict[str, int]:
     """Letters by script."""
-    counts: dict[str, int] = {}
-    for character in text:
-        if character.isascii():
-            name = "LATIN" if character.isalpha() else ""
-        else:
-            name = _script(character) if character.isalpha() else ""
-        if name:
-            counts[name] = counts.get(name, 0) + 1
-    return counts
+    if text.isascii():
+        return {"LATIN": letters} if (letters := sum(map(str.isalpha, text))) else {}
+    return Counter(_script(character) for character in text if character.isalpha())
 
 
 def translated(prompt: str, language: Language) -> bool:

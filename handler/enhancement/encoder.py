@@ -84,7 +84,8 @@ def _read(folder: Path) -> Count | None:
         raise
     except Exception as error:  # the library raises bare exceptions
         raise StartError(f"ENCODERS_DIR: {folder.name}: its tokenizer cannot be read: {error}") from None
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+    # As a batch, even of one: unlike `encode` it lets go of the GIL (tokenizers 0.23), and counts faster.
+    return lambda text: len(tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
 
 def _clip(vocab: Path, merges: Path) -> Tokenizer:

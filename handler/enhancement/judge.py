@@ -1,15 +1,14 @@
 """From a model's answer to a prompt that can be used: clean it, put the user's words back, fit it, judge it. Pure."""
 
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 
 from handler.contracts import BudgetFacts, Check, Enhanced, Failure, Repair, Score, Trimmed
 from handler.enhancement import budget, checks
-from handler.enhancement.brief import Brief
+from handler.enhancement.brief import UNLIMITED, Brief
 from handler.enhancement.budget import Fitted, Ranking
 from handler.enhancement.checks import Subject
-from handler.enhancement.clauses import SENTENCE_END, join, overlaps, split
+from handler.enhancement.clauses import SENTENCE_END, Clause, join, overlaps, split
 from handler.enhancement.pack import Fault
 from handler.enhancement.spans import missing, regions, reversed_in, unbroken
 from handler.inference.engine import FinishReason
@@ -44,7 +43,7 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
     if brief.mode == "append":
         made = _appended(brief, text)
     elif brief.fit:
-        made = _drafted(budget.fit(text, brief.fits, _ranking(brief)))
+        made = _drafted(budget.fit(text, brief.limit, _ranking(brief)))
     else:
         made = Draft(text)
     if brief.found is not None and not made.text:
@@ -54,7 +53,7 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
 
 def over_budget(brief: Brief) -> Draft:
     """The user's own text, trimmed: no room is left for anything else. Empty where not one word fits."""
-    fitted = budget.fit(brief.prompt, brief.fits, _ranking(brief))
+    fitted = budget.fit(brief.prompt, brief.limit, _ranking(brief))
     return Draft(fitted.text, fitted.trimmed, over=True)
 
 
@@ -175,17 +174,23 @@ def _without_stump(brief: Brief, text: str) -> tuple[str, bool]:
 
 def _appended(brief: Brief, text: str) -> Draft:
     """The user's prompt, byte for byte where it fits, and behind it what a text adds to it."""
-    fits = brief.fits if brief.fit else lambda _: True
-    if not fits(brief.prompt):
+    limit = brief.limit if brief.fit else UNLIMITED
+    if not limit.fits(brief.prompt):
         return over_budget(brief)
-    own = checks.stems(brief.prompt).keys()
-    return _drafted(budget.append(brief.prompt, _without(brief, text, own), fits, _ranking(brief)))
+    return _drafted(budget.append(brief.prompt, _without(brief, text, brief.prompt), limit, _ranking(brief)))
 
 
-def _without(brief: Brief, text: str, known: AbstractSet[str]) -> str:
+def _without(brief: Brief, text: str, known: str) -> str:
     """A text without the clauses that only say again what is known."""
-    clauses = split(text, unbroken(text, brief.spans))
-    return join(one for one in clauses if not checks.stems(one.text).keys() <= known)
+    known_stems = checks.stems(known).keys()
+    needed = missing(known, brief.spans)
+
+    def says_more(clause: Clause) -> bool:
+        own = checks.stems(clause.text).keys()
+        brings = any(span.pattern.search(clause.text) for span in needed)
+        return brings or not own <= known_stems or (not own and clause.body not in known)
+
+    return join(one for one in split(text, unbroken(text, brief.spans)) if says_more(one))
 
 
 def _repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
@@ -208,7 +213,7 @@ def _repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
         return text, tuple(repairs)
     inserted = [insert for _, insert in sorted(inserts)]
     repairs += [Repair(kind="inserted", text=insert) for insert in inserted]
-    known = checks.stems(" ".join(inserted)).keys()
+    known = " ".join(inserted)
     whole = ""
     for piece in [*inserted, _without(brief, text, known)]:
         whole += (budget.joint(whole) if whole and piece else "") + piece

@@ -188,7 +188,7 @@ class Rewriter:
 
 def without_asking(brief: Brief, sampling: Sampling) -> Answer | None:
     """The answer to a prompt that is over its budget by itself: trimmed, and no model needed; None for any other."""
-    if brief.found is None or not brief.fit or brief.fits(brief.prompt):
+    if brief.found is None or not brief.fit or brief.limit.fits(brief.prompt):
         return None
     made = over_budget(brief)
     return Answer(judged(brief, made), Spent(sampling)) if made.text else None
