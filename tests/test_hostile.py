@@ -207,7 +207,7 @@ WRITTEN: dict[str, tuple[bytes, str | None]] = {
     "a million sections": (b'{"operation":"info","sections":[%s]}' % b",".join([b'"worker"'] * MEGABYTE), None),
     "a million unknown fields": (
         b'{"operation":"info",%s}' % b",".join(b'"f%d":1' % index for index in range(MEGABYTE)),
-        "f0",
+        "input",
     ),
     "ten thousand messages": (
         b'{"operation":"chat","messages":[%s]}' % b",".join([b'{"role":"user","content":"a"}'] * 10_000),
