@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from handler.enhancement import encoder, pack
@@ -21,8 +21,11 @@ from handler.operations import Operations
 from handler.report import Report
 from tests.fakes import ScriptedEngine
 
+# A machine that is slow for a moment is no defect: nothing is timed.
+settings.register_profile("worker", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("worker")
 # By hand: `make test ARGS="--hypothesis-profile=thorough tests/test_template.py"`.
-settings.register_profile("thorough", max_examples=5000)
+settings.register_profile("thorough", settings.get_profile("worker"), max_examples=5000)
 
 
 PACKS = Path(__file__).parents[1] / "packs"
