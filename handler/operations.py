@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import starmap
@@ -29,18 +29,16 @@ from handler.enhancement import enhancer as enhancing
 from handler.enhancement.brief import Brief
 from handler.enhancement.enhancer import Enhancer
 from handler.enhancement.rewrite import Answer as Answered
+from handler.enhancement.rewrite import Spent
 from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, Unsupported
 from handler.inference.engine import (
     Delta,
     Engine,
     Finish,
-    FinishReason,
     Logprob,
     ModelInfo,
     Sampling,
     Stream,
-    Timing,
-    Usage,
 )
 from handler.inference.template import Ending, Rendered, Template, Turn
 from handler.inference.text import Thinking
@@ -112,8 +110,14 @@ class Operations:
                     yield event
         if answer is None:
             raise EngineFailed("the stream ended without a finish")
+        finish = answer.finish
         spent = Spent(
-            rendered.sha256, sampling, answer.reasoning, answer.finish.reason, answer.finish.usage, answer.finish.timing
+            sampling,
+            finish.reason,
+            finish.usage,
+            finish.timing,
+            answer.reasoning,
+            prompt_sha256=rendered.sha256,
         )
         drawn = tuple(starmap(self._drawn, answer.drawn)) if request.logprobs else None
         yield self._reply(request, messages, answer.text, self._tail(spent, self.clock() - started, drawn))
@@ -235,15 +239,7 @@ class Operations:
     ) -> contracts.EnhanceReply:
         first = enhancing.best(answers)
         timing = enhancing.timed(answers)
-        read = first.spent.prompt_sha256
-        spent = Spent(
-            read,
-            first.spent.sampling,
-            first.spent.reasoning,
-            first.spent.finish_reason,
-            enhancing.used(answers),
-            timing,
-        )
+        spent = replace(first.spent, usage=enhancing.used(answers), timing=timing)
         return contracts.EnhanceReply(
             **enhancing.told(request, task, answers),
             original_prompt=task.prompt,
@@ -254,7 +250,7 @@ class Operations:
         )
 
     def _tail(
-        self, spent: "Spent", seconds: float, drawn: tuple[contracts.DrawnLogprob, ...] | None = None
+        self, spent: Spent, seconds: float, drawn: tuple[contracts.DrawnLogprob, ...] | None = None
     ) -> dict[str, Any]:
         """What every reply that ran the model ends with."""
         usage, timing = spent.usage, spent.timing
@@ -300,19 +296,6 @@ class Operations:
             sampling=contracts.Sampling(**asdict(sampling)),
             model_info=self._model_facts(),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What a reply tells of how its text came about."""
-
-    #: None where the model read nothing
-    prompt_sha256: str | None
-    sampling: Sampling
-    reasoning: str | None
-    finish_reason: FinishReason | None
-    usage: Usage
-    timing: Timing
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """From a model's answer to a prompt that can be used: clean it, put the user's words back, fit it, judge it. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from handler.contracts import BudgetFacts, Check, Enhanced, Failure, Repair, Score, Trimmed
@@ -132,17 +132,7 @@ def _scored(brief: Brief, subject: Subject, found: dict[str, Check], tokens: int
 
 def _original(brief: Brief, subject: Subject) -> tuple[Subject, dict[str, Check]]:
     assert brief.encoder is not None
-    original = Subject(
-        text=brief.prompt,
-        prompt=brief.prompt,
-        spans=brief.spans,
-        rules=brief.rules,
-        language=brief.language,
-        tokens=brief.encoder.count(brief.prompt),
-        min_tokens=brief.min_tokens,
-        max_tokens=brief.max_tokens,
-        whole=True,
-    )
+    original = replace(subject, text=brief.prompt, tokens=brief.encoder.count(brief.prompt), whole=True)
     return original, checks.check(original)
 
 
