@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from handler.errors import StartError
 from handler.inference import attention, reference
 from handler.inference.attention import KVPages, Layout
+from handler.inference.sizing import ModelShape
 
 attention.register()
 
@@ -277,10 +278,13 @@ def test_what_it_cannot_do_is_refused(wish: dict[str, object]) -> None:
         ALL_ATTENTION_FUNCTIONS["paged_reference"](module, *packed, **arguments)
 
 
-def test_pages_cost_what_bytes_per_page_says() -> None:
+def test_pages_cost_what_the_engine_is_sized_by() -> None:
+    shape = ModelShape(
+        context_length=1, layers=3, heads=4, kv_heads=2, head_dim=64, hidden=1, intermediate=1, vocab=1, dtype_bytes=2
+    )
     pages = KVPages(3, 5, 16, 2, 64, torch.bfloat16, "cpu")
     total = sum(x.numel() * x.element_size() for x in (*pages.k, *pages.v))
-    assert total == 5 * KVPages.bytes_per_page(3, 16, 2, 64, torch.bfloat16)
+    assert total == 5 * 16 * shape.token_bytes
 
 
 def test_the_choice_comes_with_its_reason() -> None:

@@ -47,11 +47,6 @@ class KVPages:
         self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
 
-    @staticmethod
-    def bytes_per_page(layers: int, page_size: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
-        """Device memory of one page, keys and values of all layers."""
-        return 2 * layers * page_size * kv_heads * head_dim * dtype.itemsize
-
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at flat `slots` [tokens]."""
         self.k[layer].flatten(0, 1).index_copy_(0, slots, key)
