@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from handler.__main__ import start
-from handler.inference.weights import DEMO
+from handler.model.snapshot import DEMO
 from handler.report import Report
 from handler.settings import Settings
 

@@ -70,14 +70,16 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.enhancement.cache import Cache
         from handler.enhancement.enhancer import Enhancer
         from handler.enhancement.rewrite import Rewriter
-        from handler.inference import memory, weights
+        from handler.inference import memory
         from handler.inference.loop import BatchingEngine
         from handler.inference.sizing import ModelShape, Wishes, plan
         from handler.info import Info
         from handler.job import Jobs
+        from handler.model import weights
+        from handler.model.snapshot import find
         from handler.operations import Operations
     with report.phase("weights"):
-        snapshot = weights.find(
+        snapshot = find(
             settings.model_path,
             name=settings.model_name,
             revision=settings.model_revision,

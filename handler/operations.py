@@ -40,9 +40,9 @@ from handler.inference.engine import (
     Sampling,
     Stream,
 )
-from handler.inference.template import Ending, Rendered, Template, Turn
 from handler.inference.text import Thinking
 from handler.info import Info
+from handler.model.template import Ending, Rendered, Template, Turn
 
 
 def draw_seed() -> int:

@@ -14,9 +14,9 @@ from handler.enhancement.cache import Cache
 from handler.enhancement.enhancer import Enhancer
 from handler.enhancement.rewrite import Rewriter
 from handler.inference.engine import ModelInfo
-from handler.inference.template import Template
-from handler.inference.weights import DEMO
 from handler.info import Info
+from handler.model.snapshot import DEMO
+from handler.model.template import Template
 from handler.operations import Operations
 from handler.report import Report
 from tests.fakes import ScriptedEngine

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from docs.generate import API, ENHANCE, PACK_SCHEMA, README, SCHEMA, documents
 from handler import __version__, contracts
-from handler.inference.template import Template, Turn
-from handler.inference.weights import DEMO
+from handler.model.snapshot import DEMO
+from handler.model.template import Template, Turn
 
 ROOT = Path(__file__).parents[1]
 #: what differs from run to run, in an example's JSON

@@ -9,12 +9,13 @@ from typing import TypeVar
 import pytest
 
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
-from handler.inference import weights
 from handler.inference.engine import Completion, Delta, Engine, Finish, Prompt, Sampling, collect
 from handler.inference.loop import BatchingEngine
 from handler.inference.sizing import ModelShape, Wishes, plan
-from handler.inference.template import Turn
-from handler.inference.weights import Loaded
+from handler.model import weights
+from handler.model.snapshot import find
+from handler.model.template import Turn
+from handler.model.weights import Loaded
 from tests.fakes import ScriptedEngine
 from tests.oracle import SerialEngine
 
@@ -25,7 +26,7 @@ GREEDY = Sampling(20, 0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, 0, ())
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
     """The demo model, made not to end by itself."""
-    model, template, info = weights.load(weights.find("demo", name=None, revision=None, on_runpod=False))
+    model, template, info = weights.load(find("demo", name=None, revision=None, on_runpod=False))
     return Loaded(model, template, replace(info, stop_token_ids=()))
 
 

@@ -13,7 +13,7 @@ from handler.enhancement.cache import Cache
 from handler.enhancement.pack import Loaded, Packs
 from handler.enhancement.rewrite import Question
 from handler.inference.engine import Prompt, Sampling
-from handler.inference.template import Rendered
+from handler.model.template import Rendered
 from tests.enhancing import a_brief, genuine_encoders, needs_data, pack_json
 
 SAMPLING = Sampling(145, 0.7, 0.9, 0, 0.0, 1.0, 0.0, 0.0, 7, ())

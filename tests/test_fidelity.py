@@ -16,8 +16,8 @@ from handler.__main__ import start
 from handler.contracts import NEUTRAL, WORKER_DEFAULTS
 from handler.inference.engine import Sampling
 from handler.inference.sampler import Sampler
-from handler.inference.weights import DEMO
 from handler.job import Jobs
+from handler.model.snapshot import DEMO
 from handler.report import Report
 from handler.settings import Settings
 from tests.platform import Platform

@@ -23,7 +23,7 @@ from handler.contracts import (
 )
 from handler.errors import ContextLengthExceeded, DeadlineExceeded, OutOfMemory, Unsupported
 from handler.inference.engine import Sampling
-from handler.inference.template import Template
+from handler.model.template import Template
 from handler.operations import Operations, Piece
 from tests.fakes import ScriptedEngine, likely
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from handler.errors import ContextLengthExceeded, StartError
-from handler.inference.template import Ending, Template, Turn
-from handler.inference.weights import DEMO
+from handler.model.snapshot import DEMO
+from handler.model.template import Ending, Template, Turn
 
 GENUINE = Path(__file__).parents[2] / "shared" / "data" / "tokenizers"
 ROOM = 100_000

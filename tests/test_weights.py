@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from handler.errors import StartError
-from handler.inference import weights
-from handler.inference.weights import DEMO, Snapshot
+from handler.model import weights
+from handler.model.snapshot import DEMO, Snapshot, find
 
 
 @pytest.fixture
@@ -26,20 +26,20 @@ def change(path: Path, **values: object) -> None:
 
 
 def snapshot(path: Path) -> Snapshot:
-    return weights.find(str(path), name=None, revision=None, on_runpod=False)
+    return find(str(path), name=None, revision=None, on_runpod=False)
 
 
 def test_the_demo_model_is_served_locally_and_by_name_alone_on_runpod() -> None:
-    assert weights.find(None, name=None, revision=None, on_runpod=False).source == "demo"
-    assert weights.find("demo", name=None, revision=None, on_runpod=True).source == "demo"
+    assert find(None, name=None, revision=None, on_runpod=False).source == "demo"
+    assert find("demo", name=None, revision=None, on_runpod=True).source == "demo"
     with pytest.raises(StartError, match="MODEL_PATH is not set"):
-        weights.find(None, name=None, revision=None, on_runpod=True)
+        find(None, name=None, revision=None, on_runpod=True)
 
 
 def test_a_hub_caches_directory_tells_name_and_revision_and_settings_overrule_it(copy: Path) -> None:
     told = snapshot(copy)
     assert (told.name, told.revision, told.source) == ("Org/Name", copy.name, "path")
-    set_ = weights.find(str(copy), name="public", revision="abc", on_runpod=True)
+    set_ = find(str(copy), name="public", revision="abc", on_runpod=True)
     assert (set_.name, set_.revision) == ("public", "abc")
 
 

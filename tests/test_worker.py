@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from handler.inference.weights import DEMO
+from handler.model.snapshot import DEMO
 from tests.platform import Platform
 
 COMMAND = [sys.executable, "-u", "-m", "handler"]

@@ -13,7 +13,7 @@ from handler.enhancement.encoder import Encoders
 from handler.enhancement.pack import Loaded, Packs
 from handler.enhancement.rewrite import Answer, Question, Rewriter, without_asking
 from handler.inference.engine import ModelInfo, Sampling, Timing, Usage
-from handler.inference.template import Rendered
+from handler.model.template import Rendered
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from handler.errors import (
     WorkerError,
 )
 from handler.inference.engine import Engine, FinishReason, Sampling, Timing, Usage, collect
-from handler.inference.template import Rendered
 from handler.inference.text import Thinking
+from handler.model.template import Rendered
 
 _log = logging.getLogger(__name__)
 
