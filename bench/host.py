@@ -57,7 +57,8 @@ def measure(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
     length = PROMPT + steps + 1
     config = EngineConfig(
         rows=rows, max_waiting=0, max_model_len=length, page_size=16, pages=rows * -(-length // 16) + 1,
-        prefill_chunk=rows * PROMPT, attention="reference", graph_buckets=(), overlap=overlap,
+        prefill_chunk=rows * PROMPT, prefill_alone=rows * PROMPT, attention="reference", graph_buckets=(),
+        overlap=overlap,
     )  # fmt: skip
     logits = torch.randn(rows, VOCAB)
     logits[:, VOCAB - 1] = float("-inf")  # nobody ends early

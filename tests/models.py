@@ -130,7 +130,8 @@ def config(**wishes: Any) -> EngineConfig:
         "rows": 64, "max_waiting": 256, "max_model_len": 700, "page_size": 16, "pages": 3000, "prefill_chunk": 2048,
         "attention": "auto", "graph_buckets": (), "overlap": False,
     }  # fmt: skip
-    return EngineConfig(**{**roomy, **wishes})
+    alone = {"prefill_alone": wishes.get("prefill_chunk", 2048)}
+    return EngineConfig(**{**roomy, **alone, **wishes})
 
 
 @contextmanager

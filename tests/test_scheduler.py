@@ -72,6 +72,18 @@ def test_a_long_prompt_comes_in_chunks_beside_rows_that_decode() -> None:
     assert s.schedule().decode == [short, long]
 
 
+def test_a_prompt_that_nobody_waits_beside_comes_in_larger_chunks() -> None:
+    s = Scheduler[Sequence](KVCache(100, 4), 8, 4, 10)
+    s.add(sequence([1] * 12))
+    step = s.schedule()
+    assert chunks(step) == [(0, 10)]
+    run(s, step)
+    run(s, s.schedule())
+    s.add(sequence([2] * 12))
+    step = s.schedule()
+    assert (len(step.decode), chunks(step)) == (1, [(0, 4)])
+
+
 def test_the_budget_is_spent_in_order_of_arrival() -> None:
     s = scheduler(prefill_chunk=10)
     for size in (6, 7, 3):
@@ -245,10 +257,13 @@ class Flight:
 class Engine(RuleBasedStateMachine):
     """A scheduler before a pretended device whose pages remember exactly which tokens were written to them."""
 
-    @initialize(pages=st.integers(4, 9), page_size=st.integers(1, 3), rows=st.integers(2, 4), chunk=st.integers(1, 12))
-    def start(self, pages: int, page_size: int, rows: int, chunk: int) -> None:
+    @initialize(
+        pages=st.integers(4, 9), page_size=st.integers(1, 3), rows=st.integers(2, 4), chunk=st.integers(1, 12),
+        more_alone=st.integers(0, 6),
+    )  # fmt: skip
+    def start(self, pages: int, page_size: int, rows: int, chunk: int, more_alone: int) -> None:
         self.longest = (pages - 1) * page_size
-        self.scheduler: Scheduler[Sequence] = Scheduler(KVCache(pages, page_size), rows, chunk)
+        self.scheduler: Scheduler[Sequence] = Scheduler(KVCache(pages, page_size), rows, chunk, chunk + more_alone)
         self.memory: dict[int, tuple[int, ...]] = {}
         self.said: dict[Sequence, list[int]] = {}
         self.flights: deque[Flight] = deque()

@@ -70,10 +70,16 @@ def test_wishes_are_followed_to_the_number() -> None:
         graph_buckets=(4, 1, 99),
     )  # fmt: skip
     config = on_gpu(wishes)
-    assert (config.rows, config.max_model_len, config.prefill_chunk) == (12, 5000, 777)
+    assert (config.rows, config.max_model_len) == (12, 5000)
+    assert (config.prefill_chunk, config.prefill_alone) == (777, 777)
     assert config.attention == "reference"
     assert config.graph_buckets == (1, 4, 12)
     assert config.pages == 12 * -(-5000 // 64) + 1
+
+
+def test_a_gpu_prefills_more_where_nobody_waits_beside() -> None:
+    config = on_gpu()
+    assert config.prefill_chunk < config.prefill_alone
 
 
 def test_a_wished_cache_is_taken_whole_where_it_can_be_used() -> None:

@@ -59,7 +59,7 @@ class BatchingEngine:
         self._end_ids = frozenset(info.stop_token_ids)
         self._runner = Runner(model, info, config, tokens_in_vocab=tokens_in_vocab, forward=forward)
         self._scheduler: Scheduler[Request] = Scheduler(
-            KVCache(config.pages, config.page_size), config.rows, config.prefill_chunk
+            KVCache(config.pages, config.page_size), config.rows, config.prefill_chunk, config.prefill_alone
         )
         self._launched: deque[Draws[Request]] = deque()
         self._outbox = Outbox()

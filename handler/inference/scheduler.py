@@ -89,8 +89,10 @@ class Scheduler(Generic[S]):
     never preempted by anyone, always advances, and ends: nobody starves.
     """
 
-    def __init__(self, cache: KVCache, rows: int, prefill_chunk: int) -> None:
-        """At most `rows` sequences run; a step prefills at most `prefill_chunk` tokens beside them.
+    def __init__(self, cache: KVCache, rows: int, prefill_chunk: int, prefill_alone: int | None = None) -> None:
+        """At most `rows` sequences run; a step prefills at most `prefill_chunk` tokens beside rows that decode.
+
+        Where none does, nobody waits for the step, and it prefills up to `prefill_alone` (else as much as beside).
 
         The cache must hold one sequence of any admitted length.
         """
@@ -101,7 +103,7 @@ class Scheduler(Generic[S]):
         #: tokens not computed because a prefix was shared
         self.hit_tokens = 0
         self._rows = self._row_limit = rows
-        self._prefill_chunk = self._chunk_limit = prefill_chunk
+        self._prefill = self._prefill_limits = prefill_chunk, prefill_alone or prefill_chunk
         self._free_rows = list(range(rows - 1, -1, -1))
 
     @property
@@ -116,15 +118,16 @@ class Scheduler(Generic[S]):
         step: Step[S] = Step()
         preemptions = self.preemptions
         self._decode(step)
-        budget = self._chunk_limit
+        beside, alone = self._prefill_limits
+        budget = beside if step.decode else alone
         for sequence in self.running:
             if budget and sequence.computed < sequence.target:
-                budget -= self._prefill(step, sequence, budget)
+                budget -= self._advance(step, sequence, budget)
         # After a preemption nobody is admitted: it would be the one just preempted, whose last token may be unread.
         while budget and self.waiting and preemptions == self.preemptions and self._admit(self.waiting[0]):
             sequence = self.waiting.popleft()
             step.admitted.append(sequence)
-            budget -= self._prefill(step, sequence, budget)
+            budget -= self._advance(step, sequence, budget)
         return step
 
     def remove(self, sequence: S) -> None:
@@ -152,12 +155,13 @@ class Scheduler(Generic[S]):
     def halve(self) -> None:
         """Ask for half as much of the device in each step: half the rows, half the prefill."""
         self._row_limit = max(1, min(self._row_limit, len(self.running) or 1) // 2)
-        self._chunk_limit = max(1, self._chunk_limit // 2)
+        beside, alone = self._prefill_limits
+        self._prefill_limits = max(1, beside // 2), max(1, alone // 2)
 
     def relax(self) -> None:
         """Undo every `halve`."""
         self._row_limit = self._rows
-        self._chunk_limit = self._prefill_chunk
+        self._prefill_limits = self._prefill
 
     def _decode(self, step: Step[S]) -> None:
         # `running` may get shorter at its end while this walks it; a list's iterator allows that.
@@ -210,7 +214,7 @@ class Scheduler(Generic[S]):
         self.running.append(sequence)
         return True
 
-    def _prefill(self, step: Step[S], sequence: S, budget: int) -> int:
+    def _advance(self, step: Step[S], sequence: S, budget: int) -> int:
         """The next chunk of at most `budget` tokens; returns its size.
 
         Its pages are shared from now on, by chunks of this very step too: every layer writes the keys and values of

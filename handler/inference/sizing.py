@@ -16,6 +16,9 @@ GIB = 2**30
 HEAD_ROOM_SHARE, HEAD_ROOM_BYTES = 0.05, GIB // 2
 #: a CPU worker shares its memory with everything else on the machine
 CPU_CACHE_SHARE = 0.25
+#: prompt tokens in one step, beside rows that decode and where none does. On a GPU a chunk beside others is bounded by
+#: what they wait for it (docs/decisions/0006), one alone by what fills the device.
+PREFILL: dict[Device, tuple[int, int]] = {"cpu": (512, 512), "cuda": (256, 2048)}
 #: fewest tokens of context worth starting for, where nobody named a number
 LEAST_CONTEXT = 256
 
@@ -90,6 +93,8 @@ class EngineConfig:
     pages: int
     #: prompt tokens computed in one step, beside the decoding rows
     prefill_chunk: int
+    #: and where no row decodes
+    prefill_alone: int
     attention: AttentionWish
     #: rows of the decode steps that get a CUDA graph, ascending
     graph_buckets: tuple[int, ...]
@@ -108,6 +113,7 @@ class EngineConfig:
             "kv_cache_tokens": (self.pages - 1) * self.page_size,
             "page_size": self.page_size,
             "prefill_chunk": self.prefill_chunk,
+            "prefill_alone": self.prefill_alone,
             "graph_buckets": list(self.graph_buckets),
             "overlap": self.overlap,
         }
@@ -121,10 +127,13 @@ def plan(wishes: Wishes, shape: ModelShape, *, device: Device, free_bytes: int) 
     """
     gpu = device == "cuda"
     rows = _positive("MAX_CONCURRENT_REQUESTS", wishes.max_concurrent_requests, 128 if gpu else 32)
-    chunk = _positive("PREFILL_CHUNK", wishes.prefill_chunk, 2048 if gpu else 512)
+    beside, alone = PREFILL[device]
+    chunk = _positive("PREFILL_CHUNK", wishes.prefill_chunk, beside)
+    # A wish for less is one for smaller steps altogether: memory may be short.
+    alone = chunk if wishes.prefill_chunk else alone
     page_size = 64 if gpu else 16
     page_bytes = page_size * shape.token_bytes
-    cache = _cache_bytes(wishes, shape, gpu, free_bytes, shape.step_bytes(chunk + rows, rows))
+    cache = _cache_bytes(wishes, shape, gpu, free_bytes, shape.step_bytes(alone + rows, rows))
     # One page is scratch. A request never shares its last page, so rows x pages of one request is all that can be used.
     held = max(0, cache // page_bytes - 1) * page_size
     max_model_len = _context(wishes, shape, gpu, held, cache)
@@ -136,6 +145,7 @@ def plan(wishes: Wishes, shape: ModelShape, *, device: Device, free_bytes: int) 
         page_size=page_size,
         pages=pages,
         prefill_chunk=chunk,
+        prefill_alone=alone,
         attention=wishes.attention,
         graph_buckets=_buckets(wishes, rows) if gpu else (),
         overlap=gpu,
