@@ -1,6 +1,6 @@
 """What enhancement costs beside the model, and what variants cost with it.
 
-    python -m bench.enhance [--encoders DIR] [--repeat 400] [--model DIR]
+    python -m bench.enhance [--encoders DIR] [--repeat 400] [--model DIR] [--save]
 
 First: measuring, fitting, checking and scoring an answer of about 120 words, on one core, in milliseconds; with the
 tokenizers of `--encoders` (folders `clip`, `umt5`, `t5`), else with the model's. Then: seconds for one job of `n`
@@ -9,11 +9,11 @@ variants on the model, whose tokens are drawn beside each other.
 
 import argparse
 import asyncio
-import platform
 import statistics
 import time
 from typing import Any
 
+from bench.harness import Bench, percentile
 from handler.__main__ import start
 from handler.contracts import EnhanceRequest, parse
 from handler.enhancement.brief import Brief
@@ -39,18 +39,25 @@ def main() -> None:
     parser.add_argument("--encoders", default="")
     parser.add_argument("--repeat", type=int, default=400)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     settings = Settings.from_environment({"MODEL_PATH": arguments.model, "ENCODERS_DIR": arguments.encoders})
     engine, _, jobs = start(settings, Report())
-    print(f"Python {platform.python_version()}, {platform.machine()}, answer of {len(ANSWER.split())} words")
+    bench = Bench("enhance")
+    table = bench.table(
+        f"An answer of {len(ANSWER.split())} words, milliseconds (p95)",
+        ["entry", "counted by", "clean, repair, fit", "check, score", "together"],
+        labels=2,
+    )
     for job_type in ("sdxl_image_fast", "sdxl_image_high", "wan_video_high"):
         task = brief_of(jobs, job_type)
-        figures = milliseconds(task, arguments.repeat)
         assert task.encoder is not None
-        print(f"{job_type:16} ({task.encoder.measured_with:22}) " + "  ".join(figures))
+        table.add(job_type, task.encoder.measured_with, *milliseconds(task, arguments.repeat))
+    table = bench.table("Seconds for one job of n variants", ["n", "seconds"])
     for count in (1, 4, 8):
-        print(f"n={count}  {asyncio.run(seconds(jobs, count)):.3f} s a job")
+        table.add(count, asyncio.run(seconds(jobs, count)))
     engine.close()
+    bench.finish(arguments.save)
 
 
 def brief_of(jobs: Jobs, job_type: str) -> Brief:
@@ -71,11 +78,7 @@ def milliseconds(task: Brief, repeat: int) -> list[str]:
         making.append((halfway - began) * 1000)
         judging.append((time.perf_counter() - halfway) * 1000)
     both = [sum(pair) for pair in zip(making, judging, strict=True)]
-    columns = {"clean+repair+fit": making, "check+score": judging, "together": both}
-    return [
-        f"{name} median {statistics.median(values):.2f} ms p95 {statistics.quantiles(values, n=20)[-1]:.2f} ms"
-        for name, values in columns.items()
-    ]
+    return [f"{statistics.median(spent):.2f} ({percentile(spent, 95):.2f})" for spent in (making, judging, both)]
 
 
 async def seconds(jobs: Jobs, count: int) -> float:

@@ -1,6 +1,6 @@
 """What the engine's own loop costs per step: a model of zero cost, every token streamed.
 
-    python -m bench.host [--rows 1,8,64,256] [--steps 400] [--overlap]
+    python -m bench.host [--rows 1,8,64,256] [--steps 400] [--overlap] [--save]
 
 Two figures per number of rows, medians over the steps in which all rows decode, contexts of about 300 tokens:
 `thread` is processor time of the engine's thread, `wall` is time from one forward to the next while an asyncio
@@ -9,17 +9,16 @@ consumer in the same process takes every token (both share the interpreter's loc
 
 import argparse
 import asyncio
-import platform
 import statistics
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from bench.harness import Bench
 from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import ModelInfo, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
@@ -27,7 +26,7 @@ from handler.inference.sizing import EngineConfig
 
 VOCAB = 64
 PROMPT = 200
-#: microseconds of transformers' continuous batching, streaming, on this kind of machine (facts/engine.md, section 3.2)
+#: microseconds of transformers' continuous batching, streaming, on this kind of machine (5.23, its model stubbed)
 TRANSFORMERS = {1: 116, 8: 242, 64: 1057, 256: 3830}
 
 
@@ -90,16 +89,14 @@ def main() -> None:
     parser.add_argument("--rows", default="1,8,64,256")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--overlap", action="store_true", help="launch a step before the last one's tokens are read")
+    parser.add_argument("--save", action="store_true")
     wishes = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, 1 torch thread, overlap {wishes.overlap}"
-    )
-    print(f"{'rows':>5} {'thread us':>10} {'wall us':>10} {'transformers us':>16}")
+    bench = Bench("host")
+    table = bench.table("The loop's own cost, microseconds a step", ["rows", "thread", "wall", "transformers"])
     for rows in map(int, wishes.rows.split(",")):
-        thread, wall = measure(rows, wishes.steps, wishes.overlap)
-        print(f"{rows:5d} {thread:10.0f} {wall:10.0f} {TRANSFORMERS.get(rows, '-'):>16}", flush=True)
+        table.add(rows, *measure(rows, wishes.steps, wishes.overlap), TRANSFORMERS.get(rows))
+    bench.finish(wishes.save)
 
 
 if __name__ == "__main__":

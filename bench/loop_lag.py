@@ -3,21 +3,18 @@
 A heartbeat sleeps a millisecond; what it oversleeps is what every job, chunk and poll waits too. The prompts are long
 (20,000 tokens rendered and encoded for some), so work that belongs in a thread shows here when it is not.
 
-    python -m bench.loop_lag [--jobs 64] [--prompt-tokens 20000]
+    python -m bench.loop_lag [--jobs 64] [--prompt-tokens 20000] [--save]
 """
 
 import argparse
 import asyncio
 import json
-import platform
 import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import torch
-
+from bench.harness import Bench, percentile
 from handler.__main__ import start
 from handler.model.snapshot import DEMO
 from handler.report import Report
@@ -63,13 +60,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=64)
     parser.add_argument("--prompt-tokens", type=int, default=20_000)
+    parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
+    bench = Bench("loop_lag")
+    table = bench.table("Lag of the event loop", ["while", "beats", "p50 ms", "p99 ms", "max ms"])
     idle, busy = asyncio.run(measure(arguments.jobs, arguments.prompt_tokens))
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {arguments}")
-    print(f"{'event loop':<12}{'beats':>8}{'p50 ms':>10}{'p99 ms':>10}{'max ms':>10}")
     for name, lags in (("idle", idle), (f"{arguments.jobs} jobs", busy)):
-        p99 = statistics.quantiles(lags, n=100)[98]
-        print(f"{name:<12}{len(lags):>8}{statistics.median(lags):>10.2f}{p99:>10.2f}{max(lags):>10.2f}")
+        table.add(name, len(lags), percentile(lags, 50), percentile(lags, 99), max(lags))
+    bench.finish(arguments.save)
 
 
 if __name__ == "__main__":

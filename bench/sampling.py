@@ -1,19 +1,17 @@
 """What drawing a token costs: our sampler beside transformers' processors and bare argmax, by batch size and option.
 
-    python -m bench.sampling [--gpu] [--rows 1,8,32,128]
+    python -m bench.sampling [--gpu] [--rows 1,8,32,128] [--save]
 
 One run, medians. transformers' side is what `generate` runs on one batch: its processors for the same options in its
 own order, then softmax and multinomial; it knows no seeds, no presence and no frequency penalty.
 """
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
@@ -24,6 +22,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from bench.harness import Bench
 from handler.inference.engine import Sampling
 from handler.inference.sampler import Sampler
 
@@ -115,21 +114,21 @@ def median_ms(run: Callable[[], object], cuda: bool, seconds: float) -> float:
     return statistics.median(times) * 1e3
 
 
-def machine(device: str) -> str:
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()} CPU"
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
-    return f"{name}{threads}; torch {torch.__version__}, transformers {transformers.__version__}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--rows", default="1,8,32,128")
     parser.add_argument("--seconds", type=float, default=0.5, help="spent on each figure")
+    parser.add_argument("--save", action="store_true")
     chosen = parser.parse_args(arguments)
     device, cuda = ("cuda", True) if chosen.gpu else ("cpu", False)
-    print(f"{machine(device)}; vocabulary {VOCAB}, bfloat16 logits, {time.strftime('%Y-%m-%d')}")
-    print(f"{'ms per step':28s} {'logits':7s} {'rows':>4s} {'ours':>9s} {'generate':>9s} {'argmax':>9s} {'ratio':>6s}")
+    bench = Bench("sampling", device=device)
+    table = bench.table(
+        f"Milliseconds a step, vocabulary {VOCAB}, bfloat16 logits",
+        ["options", "logits", "rows", "ours", "generate", "argmax", "generate : ours"],
+        labels=3,
+        ratio="generate : ours",
+    )
     with torch.inference_mode():
         for kind in ("peaked", "flat"):
             for rows in map(int, chosen.rows.split(",")):
@@ -137,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bare = median_ms(lambda logits=logits: logits.argmax(-1), cuda, chosen.seconds)  # type: ignore[misc]
                 for name, options in OPTIONS.items():
                     mine, other = (median_ms(side(options, logits), cuda, chosen.seconds) for side in (ours, theirs))
-                    print(f"{name:28s} {kind:7s} {rows:4d} {mine:9.2f} {other:9.2f} {bare:9.2f} {mine / other:6.2f}")
+                    table.add(name, kind, rows, mine, other, bare, other / mine)
+    bench.finish(chosen.save)
 
 
 if __name__ == "__main__":

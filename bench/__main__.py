@@ -1,0 +1,58 @@
+"""Runs the benches that fit this machine, one after the other: `make bench`, and `make bench-gpu`.
+
+    python -m bench [--gpu] [--save]
+
+Each prints its tables, and what became worse since the committed run. `--save` commits to this one instead.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+
+#: name and arguments; sized so that the CPU set takes under 10 minutes and the GPU set under 8
+CPU = (
+    ("host", "--steps", "200"),
+    ("step",),
+    ("sampling", "--rows", "1,32", "--seconds", "0.2"),
+    (
+        "throughput",
+        "--shape",
+        "50m",
+        "--rows",
+        "1,8,32",
+        "--new",
+        "32",
+        "--sides",
+        "transformers,ours",
+        "--repeat",
+        "2",
+    ),
+    ("load", "--seconds", "5"),
+    ("enhance",),
+    ("loop_lag",),
+    ("platform", "--quick"),
+)
+GPU = (("throughput", "--gpu"), ("step", "--gpu"), ("sampling", "--gpu", "--seconds", "0.1"), ("load", "--gpu"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--save", action="store_true")
+    wishes = parser.parse_args()
+    failed = []
+    for name, *arguments in GPU if wishes.gpu else CPU:
+        print(f"\n== {name} {' '.join(arguments)}", flush=True)
+        began = time.monotonic()
+        command = [sys.executable, "-m", f"bench.{name}", *arguments, *(["--save"] if wishes.save else [])]
+        if subprocess.run(command, check=False).returncode:
+            failed.append(name)
+        print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
