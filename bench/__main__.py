@@ -33,7 +33,13 @@ CPU = (
     ("loop_lag",),
     ("platform", "--quick"),
 )
-GPU = (("throughput", "--gpu"), ("step", "--gpu"), ("sampling", "--gpu", "--seconds", "0.1"), ("load", "--gpu"))
+GPU = (
+    ("throughput", "--gpu"),
+    ("step", "--gpu"),
+    ("sampling", "--gpu", "--seconds", "0.1"),
+    ("load", "--gpu"),
+    ("identical",),
+)
 
 
 def main() -> int:
