@@ -52,7 +52,7 @@ class Unsupported(WorkerError):
 
 
 class Overloaded(WorkerError):
-    """The queue is full."""
+    """The queue is full; `retry_after_s` estimates when it will not be."""
 
     code = "overloaded"
     retryable = True
@@ -73,7 +73,7 @@ class OutOfMemory(WorkerError):
 
 
 class EngineFailed(WorkerError):
-    """The engine broke while it held this request."""
+    """The engine broke, or lost its device, while it held this request."""
 
     code = "engine_failed"
     retryable = True

@@ -21,6 +21,10 @@ T = TypeVar("T")
 HELD_S = 0.5
 #: A stop may arrive before the reply that hands out its job; one older than this is about another run of that job.
 EARLY_STOP_S = 2.0
+#: What a take that is held gets after a stop: longer than a reply takes to come here. One that is on its way when the
+#: stop comes has jobs in it, which would be lost if the take were given up at once. This cannot save a job that is handed
+#: out in the very moment in which the take is given up at last: HTTP has no way to give up that both sides agree on.
+LAST_TAKE_S = 0.5
 #: How often the engine is looked at while nothing else happens
 WATCH_S = 0.5
 #: What a broken engine's jobs get to end by themselves
@@ -120,7 +124,7 @@ class Intake:
                 continue
             asked = self._clock()
             try:
-                reply = await self._unless_stopping(self._wire.take(free))
+                reply = await self._unless_stopping(self._wire.take(free), linger_s=LAST_TAKE_S)
                 offered = [] if reply is None else await reply.jobs()
             except Exception as error:
                 pause_s = failed.pause()
@@ -253,12 +257,13 @@ class Intake:
             event.cancel()
         return not self._jobs
 
-    async def _unless_stopping(self, what: Coroutine[Any, Any, T]) -> T | None:
-        """The result, or None where the worker was told to stop first; then `what` is cancelled."""
+    async def _unless_stopping(self, what: Coroutine[Any, Any, T], linger_s: float = 0) -> T | None:
+        """The result, or None where the worker was told to stop so long before it; then `what` is cancelled."""
         task, stop = asyncio.ensure_future(what), asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
+                await asyncio.wait({task}, timeout=linger_s)
                 task.cancel()
                 await asyncio.wait({task})
             return None if task.cancelled() else task.result()

@@ -1,4 +1,4 @@
-"""`python -m handler` with a model that breaks: BREAK holds `how:step,step…`, how being raise, memory or hang."""
+"""`python -m handler` with a model that breaks: BREAK holds `how:step,step…`, how being raise, memory, lost or hang."""
 
 import os
 import sys
@@ -23,12 +23,16 @@ def breaking(model: PreTrainedModel) -> runner.Forward:
     def broken(*arguments: Any) -> torch.Tensor:
         nonlocal step
         step += 1
+        if HOW == "lost" and step > max(BROKEN):
+            sys.stderr.write("a lost device was asked again\n")
         if step in BROKEN:
             match HOW:
                 case "raise":
                     raise RuntimeError("a kernel that broke")
                 case "memory":
                     raise torch.OutOfMemoryError("as told")
+                case "lost":
+                    raise torch.AcceleratorError("CUDA error: device-side assert triggered")
                 case "hang":
                     time.sleep(3600)
         return forward(*arguments)

@@ -55,8 +55,12 @@ def test_a_step_that_fails_once_is_told_to_who_was_in_it_and_the_worker_serves_o
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("raise:3,4", "the engine has failed"), ("hang:3", "a step of the engine hangs")],
-    ids=["a second failed step", "a step that hangs"],
+    [
+        ("raise:3,4", "the engine has failed"),
+        ("lost:3", "the engine has failed"),
+        ("hang:3", "a step of the engine hangs"),
+    ],
+    ids=["a second failed step", "a lost device", "a step that hangs"],
 )
 def test_an_engine_that_cannot_go_on_answers_its_jobs_and_ends_the_worker(how: str, reason: str) -> None:
     async def scenario() -> None:
@@ -73,5 +77,6 @@ def test_an_engine_that_cannot_go_on_answers_its_jobs_and_ends_the_worker(how: s
             assert errors([job.view() for job in ended]) == {("engine_failed", True)}
             assert {job.state for job in ended} <= {"FAILED", "IN_QUEUE"}  # nothing was taken and left
             assert f"the worker ends: {reason}" in started.log
+            assert "a lost device was asked again" not in started.log
 
     asyncio.run(scenario())

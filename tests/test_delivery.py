@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from handler.intake import LAST_TAKE_S
 from tests.platform import Background, Platform, Worker
 
 ROOT = Path(__file__).parents[1]
@@ -351,12 +352,25 @@ class TestTheEnd:
                 ids = await running(platform, worker, {"sleep": 2, "chunks": 1}, 4)
                 began = time.monotonic()
                 worker.terminate()
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(2 * LAST_TAKE_S)
                 late = await platform.run({})
                 assert await worker.exited() == 0
                 assert time.monotonic() - began < 4.0
                 assert [platform.jobs[id_].state for id_ in ids] == ["COMPLETED"] * 4
                 assert platform.jobs[late].state == "IN_QUEUE"
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize("face", ["false", "true"], ids=["json", "streaming"])
+    def test_a_job_that_is_on_its_way_when_the_worker_is_told_to_stop_is_answered(self, face: str) -> None:
+        async def scenario() -> None:
+            async with echo(STREAMING=face) as (platform, worker):
+                platform.fault("take", delay_s=0.6 * LAST_TAKE_S, after=True)
+                id_ = await platform.run({"say": 1})
+                await platform.until(lambda: platform.jobs[id_].state == "IN_PROGRESS")  # handed out, not here yet
+                worker.terminate()
+                assert await worker.exited() == 0
+                assert platform.jobs[id_].state == "COMPLETED"
 
         asyncio.run(scenario())
 
@@ -391,7 +405,8 @@ class TestTheEnd:
                 hung = await running(platform, worker, {"sleep": 60}, 3)
                 broke = await platform.runsync({"broken": "a step of the engine hangs"})
                 assert broke["status"] == "COMPLETED"
-                await asyncio.sleep(0.6)
+                await worker.logged("the worker ends")
+                await asyncio.sleep(1.5 * LAST_TAKE_S)
                 late = await platform.run({})
                 assert await worker.exited(10) == 1
                 told = [json.loads((await platform.wait(id_))["error"]) for id_ in hung]

@@ -170,6 +170,34 @@ def test_jobs_whose_handing_out_has_begun_are_finished_although_the_worker_is_to
     played(scenario, handler)
 
 
+def test_a_take_that_is_held_when_the_worker_is_told_to_stop_is_given_up_after_a_moment_and_not_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "LAST_TAKE_S", 0.1)
+
+    async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.02)
+        wire.queue.put_nowait(job("a"))
+        assert await running == 0
+        assert list(wire.results) == ["a"]
+        assert len(wire.asked) == 1
+
+    played(scenario, handler)
+
+    async def nothing_comes(wire: Wire, running: "asyncio.Task[int]") -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await running == 0
+        wire.queue.put_nowait(job("a"))
+        await asyncio.sleep(0.02)
+        assert (wire.queue.qsize(), wire.results) == (1, {})
+
+    played(nothing_comes, handler)
+
+
 def test_a_broken_engine_ends_the_worker_although_its_jobs_hang() -> None:
     gate = Gate()
     reasons: list[str] = []

@@ -284,8 +284,9 @@ def test_a_full_queue_refuses_at_once_and_accepts_again_later() -> None:
     async def main() -> None:
         with serving(rows=2, max_waiting=3) as engine:
             streams = [engine.stream(Prompt(HEALTHY), sampling(50)) for _ in range(5)]
-            with pytest.raises(Overloaded):
+            with pytest.raises(Overloaded) as caught:
                 engine.stream(Prompt(HEALTHY), sampling(50))
+            assert 1 <= caught.value.to_wire()["retry_after_s"] <= 60  # type: ignore[operator]
             for completion in await asyncio.gather(*map(collect, streams)):
                 assert completion.token_ids == greedy("demo", HEALTHY, 50)
             await settled(engine)
@@ -524,6 +525,62 @@ def test_a_second_failed_step_ends_the_engine_and_everybody_is_told(overlap: boo
             assert not engine.status().alive
             with pytest.raises(EngineFailed):
                 engine.stream(Prompt(HEALTHY), sampling(20))
+
+    asyncio.run(main())
+
+
+#: as torch and Triton raise them
+LOST: dict[str, Callable[[], Exception]] = {
+    "assert": lambda: torch.AcceleratorError("CUDA error: device-side assert triggered\nCUDA kernel errors might be"),
+    "address": lambda: torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    "launch": lambda: torch.AcceleratorError("CUDA error: unspecified launch failure"),
+    "triton": lambda: RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+}
+
+
+@pytest.mark.parametrize("error", LOST.values(), ids=LOST)
+def test_a_lost_device_ends_the_engine_at_once_and_is_never_asked_again(
+    error: Callable[[], Exception], overlap: bool
+) -> None:
+    forward = Faulty(error, 5)
+
+    async def main() -> None:
+        with serving(forward=forward, overlap=overlap, rows=2) as engine:
+            with held(engine):
+                streams = [engine.stream(Prompt(HEALTHY), sampling(20)) for _ in range(4)]
+            got = await asyncio.gather(*map(outcome, streams))
+            assert [(type(answer), getattr(answer, "retryable", None)) for answer in got] == [(EngineFailed, True)] * 4
+            assert not engine.status().alive
+            with pytest.raises(EngineFailed):
+                engine.stream(Prompt(HEALTHY), sampling(20))
+        assert forward.steps == 5
+        assert engine._runner._pages.k, "closing asked the device to free its memory"
+
+    asyncio.run(main())
+
+
+def test_a_device_that_is_lost_while_a_request_is_set_up_is_not_taken_for_that_requests_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        with serving() as engine:
+
+            def assign(request: object) -> None:
+                raise LOST["assert"]()
+
+            monkeypatch.setattr(engine._runner, "assign", assign)
+            assert isinstance(await outcome(engine.stream(Prompt(HEALTHY), sampling(5))), EngineFailed)
+            assert not engine.status().alive
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("words", ["out of memory", "invalid argument"])
+def test_a_cuda_error_that_leaves_the_device_usable_costs_one_step(words: str) -> None:
+    async def main() -> None:
+        with serving(forward=Faulty(lambda: torch.AcceleratorError(f"CUDA error: {words}"), 3)) as engine:
+            assert isinstance(await outcome(engine.stream(Prompt(HEALTHY), sampling(20))), EngineFailed)
+            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(5)))).token_ids == greedy("demo", HEALTHY, 5)
 
     asyncio.run(main())
 

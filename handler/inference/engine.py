@@ -242,7 +242,7 @@ class Engine(Protocol):
         Raises:
             InvalidRequest: an empty prompt, an id outside the vocabulary, or too many alternatives.
             ContextLengthExceeded: prompt and `max_tokens` do not fit `max_model_len`.
-            Overloaded: the wait queue is full.
+            Overloaded: the wait queue is full; it says when to try again.
             EngineFailed: the engine is closed or dead.
         """
         ...

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from itertools import chain
 from types import MappingProxyType
 
 import torch
@@ -17,15 +16,17 @@ from transformers import PreTrainedModel
 
 from handler.errors import EngineFailed, OutOfMemory, Overloaded, WorkerError
 from handler.inference.draws import Draws
-from handler.inference.engine import Delta, FinishReason, Logprob, ModelInfo, Prompt, Sampling, Status, Stream
+from handler.inference.engine import Delta, Finish, FinishReason, Logprob, ModelInfo, Prompt, Sampling, Status, Stream
+from handler.inference.faults import device_is_lost
 from handler.inference.kv_cache import KVCache
+from handler.inference.pace import Pace
 from handler.inference.request import Outbox, Request, check, report
 from handler.inference.runner import Forward, Runner
 from handler.inference.scheduler import NO_ROW, Scheduler, Step
 from handler.inference.sizing import EngineConfig
 from handler.inference.text import TextStream
 
-#: failed steps that belong to no request: the engine survives the first, with fresh state, and ends at this many
+#: failed steps of no one request: the engine survives the first, with fresh state; this many, or a lost device, end it
 FATAL_FAILURES = 2
 #: an idle engine shows life this often, in seconds
 IDLE_S = 1.0
@@ -63,6 +64,7 @@ class BatchingEngine:
         )
         self._launched: deque[Draws[Request]] = deque()
         self._outbox = Outbox()
+        self._pace = Pace(config.rows)
         self._steps = 0
         self._failures = 0
         self._memory_failures = 0
@@ -107,7 +109,8 @@ class BatchingEngine:
             if not self._alive:
                 raise EngineFailed("the engine is closed" if self._closing else "the engine has failed")
             if len(self._open) >= self._config.rows + self._config.max_waiting:
-                raise Overloaded(f"{self._config.rows} requests run and {self._config.max_waiting} wait already")
+                full = f"{self._config.rows} requests run and {self._config.max_waiting} wait already"
+                raise Overloaded(full, retry_after_s=self._pace.clears_in_s(self.status()))
             self._open.add(request)
             self._command(lambda: self._scheduler.add(request))
         return stream
@@ -162,10 +165,12 @@ class BatchingEngine:
             self._turn()
         except Exception as error:
             report(error)
-            self._failures += 1
+            self._failures += FATAL_FAILURES if device_is_lost(error) else 1
+            if self._failures >= FATAL_FAILURES:
+                return  # `_shut` answers everybody, and nothing is asked of the device any more
             self._launched.clear()
             for request in tuple(self._scheduler.running):
-                self._fail(request, EngineFailed("a step of the engine failed"))
+                self._end(request, EngineFailed("a step of the engine failed"))
             self._scheduler.restart()
         self._flush()
 
@@ -194,9 +199,9 @@ class BatchingEngine:
                 request.started = request.started or self._heartbeat
                 try:
                     self._runner.assign(request)
-                except torch.OutOfMemoryError:
-                    raise
                 except Exception as error:
+                    if isinstance(error, torch.OutOfMemoryError) or device_is_lost(error):
+                        raise
                     report(error)
                     refused.append(request)
             self._launched.append(self._runner.launch(step))
@@ -204,7 +209,7 @@ class BatchingEngine:
             return False
         # A refused request was computed all the same: others may share its prefix. Its draw is nobody's.
         for request in refused:
-            self._fail(request, EngineFailed("the sampling of this request could not be set up"))
+            self._end(request, EngineFailed("the sampling of this request could not be set up"))
         self._steps += 1
         self._good_steps += 1
         if self._good_steps == STEPS_TO_RELAX:
@@ -221,7 +226,7 @@ class BatchingEngine:
             self._scheduler.halve()
         elif alive := [request for request in step.sequences if not request.ended]:
             largest = max(alive, key=lambda request: request.length)
-            self._fail(largest, OutOfMemory("the device has too little memory for this request"))
+            self._end(largest, OutOfMemory("the device has too little memory for this request"))
         self._scheduler.restart()
         self._runner.free()
 
@@ -240,18 +245,18 @@ class BatchingEngine:
             delta, reason = request.take(token, logprobs, self._end_ids, now)
         except Exception as error:
             report(error)
-            self._fail(request, EngineFailed("the text of this request could not be decoded"))
+            self._end(request, EngineFailed("the text of this request could not be decoded"))
             return
         self._outbox.put(request, delta)
         if reason is not None:
-            self._finish(request, reason)
+            self._end(request, request.finish(reason))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
     def _expire(self) -> None:
-        everybody = chain(self._scheduler.running, self._scheduler.waiting)
-        for request in [request for request in everybody if request.deadline <= self._heartbeat]:
-            self._interrupt(request, "deadline")
+        for request in (*self._scheduler.running, *self._scheduler.waiting):
+            if request.deadline <= self._heartbeat:
+                self._interrupt(request, "deadline")
 
     def _interrupt(self, request: Request, reason: FinishReason) -> None:
         """End a request between two tokens, unless it ended by itself; the text it still holds back goes out first."""
@@ -259,14 +264,12 @@ class BatchingEngine:
             return
         if held := request.held():
             self._outbox.put(request, Delta(held, ()))
-        self._finish(request, reason)
+        self._end(request, request.finish(reason))
 
-    def _finish(self, request: Request, reason: FinishReason) -> None:
-        self._outbox.put(request, request.finish(reason))
-        self._drop(request)
-
-    def _fail(self, request: Request, error: WorkerError) -> None:
-        self._outbox.put(request, error)
+    def _end(self, request: Request, event: Finish | WorkerError) -> None:
+        if request.started is not None:
+            self._pace.ended(time.monotonic() - request.started)
+        self._outbox.put(request, event)
         self._drop(request)
 
     def _drop(self, request: Request) -> None:
