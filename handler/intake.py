@@ -22,8 +22,8 @@ HELD_S = 0.5
 #: A stop may arrive before the reply that hands out its job; one older than this is about another run of that job.
 EARLY_STOP_S = 2.0
 #: What a take that is held gets after a stop: longer than a reply takes to come here. One that is on its way when the
-#: stop comes has jobs in it, which would be lost if the take were given up at once. This cannot save a job that is handed
-#: out in the very moment in which the take is given up at last: HTTP has no way to give up that both sides agree on.
+#: stop comes has jobs in it, which would be lost if the take were given up at once. This cannot save a job that is
+#: handed out in the very moment in which the take is given up: HTTP has no way to give up that both sides agree on.
 LAST_TAKE_S = 0.5
 #: How often the engine is looked at while nothing else happens
 WATCH_S = 0.5
