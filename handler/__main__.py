@@ -10,9 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handler import __version__, local, worker
+from handler import __version__, local
 from handler.errors import StartError
-from handler.report import Report
+from handler.model import manifest
+from handler.model.download import fetch
+from handler.model.readahead import Readahead
+from handler.model.snapshot import Snapshot, find
+from handler.report import Report, process_age
 from handler.settings import Settings, on_runpod
 from handler.watchdog import Watchdog
 
@@ -31,7 +35,7 @@ def main() -> int:
     # As PID 1 a process is not ended by a signal that it has no handler for, and loading takes a while.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     arguments = _arguments()
-    report = Report()
+    report = Report(age_s=process_age())
     try:
         settings = Settings.from_environment(os.environ)
         local_job = None
@@ -43,11 +47,16 @@ def main() -> int:
         return 1
     try:
         if local_job is None:
+            with report.phase("sdk"):
+                from handler import worker
+
+                worker.load_sdk()
             status = worker.serve(
                 jobs.stream if settings.streaming else jobs.answer,
                 slots=config.rows,
                 grace_s=settings.shutdown_grace_s,
                 broken=Watchdog(engine, settings.step_timeout_s),
+                ready=report.ready,
             )
             if status:
                 worker.leave(status)  # a hung engine cannot be closed
@@ -65,31 +74,34 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
     Raises:
         StartError: the cause and the cure, in one line.
     """
+    with report.phase("find"):
+        snapshot = locate(settings, report)
+    readahead = Readahead(snapshot.shards())
+    hashing = verify(snapshot, settings, report)
+    # Whatever is imported from here on finds its files here, or not at all.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     with report.phase("imports"):
         from handler.enhancement import encoder, pack
         from handler.enhancement.cache import Cache
         from handler.enhancement.enhancer import Enhancer
         from handler.enhancement.rewrite import Rewriter
-        from handler.inference import memory
+        from handler.inference import device, memory
         from handler.inference.loop import BatchingEngine
         from handler.inference.sizing import ModelShape, Wishes, plan
         from handler.info import Info
         from handler.job import Jobs
         from handler.model import weights
-        from handler.model.snapshot import find
         from handler.operations import Operations
-    with report.phase("weights"):
-        snapshot = find(
-            settings.model_path,
-            name=settings.model_name,
-            revision=settings.model_revision,
-            on_runpod=on_runpod(os.environ),
-        )
+    with report.phase("device"):
+        device.read().check(snapshot.name, snapshot.bytes(), on_runpod=on_runpod(os.environ))
+    with report.phase("weights") as told:
         model, template, info = weights.load(snapshot)
+        readahead.stop()
+        told |= {"bytes": snapshot.bytes(), "read_ahead": readahead.read}
     with report.phase("packs"):
         packs = pack.load(Path(settings.packs_dir or PACKS))
         encoders = encoder.load(
-            Path(settings.encoders_dir or snapshot.path.parent / "encoders"),
+            Path(settings.encoders_dir or snapshot.encoders()),
             "demo" if snapshot.source == "demo" else "qwen",
             template.count,
         )
@@ -100,6 +112,15 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
             wishes, shape, device="cuda" if model.device.type == "cuda" else "cpu", free_bytes=memory.free(model.device)
         )
         engine = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
+    with report.phase("warm-up") as told:
+        if not engine.warm_up(settings.step_timeout_s):
+            raise StartError(
+                f"the engine is not warm after STEP_TIMEOUT_S={settings.step_timeout_s:g}: start another worker"
+            )
+        told["graphs"] = engine.status().details["graphs"]
+    if hashing:
+        with report.phase("verify"):
+            hashing.wait()
     size = {**config.describe(), "attention": engine.status().details["attention"]}
     report.say(
         f"{info.name} ({info.dtype}) on {info.device}: " + " ".join(f"{key}={value}" for key, value in size.items())
@@ -118,6 +139,51 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         engine, template, info, Info(engine, info, report, facts, enhancer), enhancer, default_system
     )
     return engine, config, Jobs(operations, report, settings.streaming)
+
+
+def locate(settings: Settings, report: Report) -> Snapshot:
+    """The checkpoint to serve, whole and with every file as long as it should be.
+
+    Raises:
+        StartError: see `find` and `Manifest.check_sizes`.
+    """
+    on_platform = on_runpod(os.environ)
+
+    def download(name: str, revision: str | None) -> Path:
+        return fetch(name, revision, report.say)
+
+    snapshot = find(
+        settings.model_path,
+        name=settings.model_name,
+        revision=settings.model_revision,
+        on_runpod=on_platform,
+        download=download if settings.allow_download or not on_platform else None,
+    )
+    report.say(f"model: {snapshot.name}, revision {snapshot.revision}, from {snapshot.source} ({snapshot.path})")
+    if snapshot.manifest is not None:
+        snapshot.manifest.check_sizes()
+    return snapshot
+
+
+def verify(snapshot: Snapshot, settings: Settings, report: Report) -> manifest.Hashing | None:
+    """Hash every file beside the rest of the start, where that is wished for; one that is wrong ends the process.
+
+    Raises:
+        StartError: there is nothing to hold the files against.
+    """
+    if settings.verify_weights != "hash":
+        return None
+    if snapshot.manifest is None:
+        raise StartError(
+            f"VERIFY_WEIGHTS=hash, but {snapshot.path} has no {manifest.FILE}: unset it, or build an image with weights"
+        )
+
+    def failed(error: StartError) -> None:
+        # The main thread is deep in a library that loads; nothing is served yet, and nothing is lost.
+        report.say(f"cannot start: {error}")
+        os._exit(1)
+
+    return manifest.Hashing(snapshot.manifest, failed)
 
 
 def _arguments() -> argparse.Namespace:

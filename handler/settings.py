@@ -1,6 +1,7 @@
 """The environment, read once into a frozen value. A bad value stops the start and names itself."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
@@ -23,9 +24,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_path: str | None = Field(None, description="Checkpoint directory, or `demo` for the embedded demo model.")
-    model_name: str | None = Field(None, description="Public name of the model in replies; else told by the directory.")
+    model_name: str | None = Field(
+        None,
+        description="Model to serve, as Hugging Face names it; with `MODEL_PATH` only its public name in replies. "
+        "Else what the image holds, or Qwen/Qwen2.5-7B-Instruct from RunPod's cache.",
+    )
     model_revision: str | None = Field(
-        None, description="Commit of the snapshot in replies; else told by the directory."
+        None, description="Commit to serve; with `MODEL_PATH` only told in replies. Else the one that is there."
+    )
+    allow_download: bool = Field(
+        False, description="Download `MODEL_NAME` at the start where it is not there. Locally that needs no leave."
+    )
+    verify_weights: Literal["size", "hash"] = Field(
+        "size", description="What of each file is held against manifest.json: its size, or also its contents."
     )
     model_default_system: bool = Field(
         False, description="Give conversations without a system turn the one that the model's template has of its own."
@@ -50,7 +61,9 @@ class Settings(BaseModel):
 
     packs_dir: str | None = Field(None, description="Directory of enhancement packs; else the worker's own `packs/`.")
     encoders_dir: str | None = Field(
-        None, description="Tokenizers of text encoders, in `clip`, `umt5`, `t5`; else `encoders/` beside the weights."
+        None,
+        description="Tokenizers of text encoders, in `clip`, `umt5`, `t5`; else `encoders/` beside the weights, "
+        "else the image's.",
     )
     enhance_cache_entries: PositiveInt = Field(100, description="Enhancements kept for the same request, at most.")
     enhance_cache_evict: PositiveInt = Field(20, description="How many of the oldest leave when one comes too many.")
@@ -60,8 +73,11 @@ class Settings(BaseModel):
         """Read the variables named after the fields.
 
         Raises:
-            StartError: a variable holds what its field does not allow.
+            StartError: a variable holds what its field does not allow, or is nearly called as one of ours.
         """
+        for name, value in environ.items():
+            if value and (meant := _misspelt(name, [field.upper() for field in cls.model_fields])):
+                raise StartError(f"{name} is no setting; did you mean {meant}? (else unset it)")
         given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
         try:
             return cls.model_validate(given)
@@ -69,6 +85,11 @@ class Settings(BaseModel):
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]).upper()
             raise StartError(f"{name}={environ[name]!r}: {first['msg']}") from None
+
+
+def _misspelt(name: str, known: list[str]) -> str | None:
+    """The setting that a variable was most likely meant to be. 0.88: one letter in nine is wrong."""
+    return None if name in known else next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.88)), None)
 
 
 def on_runpod(environ: Mapping[str, str]) -> bool:

@@ -10,16 +10,12 @@ loop, and GIVE_UP_S, ANSWER_S and GRACE_S how patient it is. Its input holds wha
 import asyncio
 import os
 import sys
-import types
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from handler import worker
 from handler.delivery import Patience
-
-# `import runpod` measures the CPU for a second to fill a debug field that nobody reads here.
-sys.modules["cpuinfo"] = types.SimpleNamespace(get_cpu_info=lambda: {"brand_raw": ""})  # type: ignore[assignment]
 
 #: what JSON does not have, by name
 ODD = {"nan": float("nan"), "surrogate": "\ud800", "object": object()}

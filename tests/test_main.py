@@ -2,12 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from handler.model.snapshot import DEMO
 
 CHAT = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12}
 
@@ -35,7 +39,8 @@ def test_test_input_json_is_answered_with_readable_json_after_the_start_by_phase
     reply = json.loads(done.stdout)
     assert reply["success"] is True
     assert all(word in reply["enhanced_prompt"] for word in reply["original_prompt"].split())
-    assert [line.split()[0] for line in done.stderr.splitlines()[:4]] == ["imports", "weights", "packs", "engine"]
+    phases = ["find", "imports", "device", "weights", "packs", "engine", "warm-up"]
+    assert [line.split()[0] for line in done.stderr.splitlines()[: len(phases) + 1]] == ["model:", *phases]
 
 
 def test_a_chat_on_the_command_line_gets_a_finished_answer() -> None:
@@ -63,8 +68,10 @@ def test_a_bad_request_exits_with_one_error_and_no_traceback() -> None:
         ((), {"STREAMING": "perhaps"}, "STREAMING='perhaps'"),
         (("--test_input", "{"), {}, "--test_input is not JSON"),
         (("--test_input", "[]"), {}, "--test_input is not a JSON object"),
-        ((), {"MODEL_PATH": "/nowhere"}, "MODEL_PATH=/nowhere: no checkpoint there"),
+        ((), {"MODEL_PATH": "/nowhere"}, "MODEL_PATH=/nowhere: config.json is missing"),
         ((), {"MODEL_PATH": "", "RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/$ID?gpu=x"}, "MODEL_PATH is not set"),
+        ((), {"MODEL_NAMES": "x"}, "did you mean MODEL_NAME"),
+        ((), {"VERIFY_WEIGHTS": "hash"}, "has no manifest.json"),
         ((), {"MAX_MODEL_LEN": "1000000"}, "MAX_MODEL_LEN is 1000000"),
         ((), {"KV_CACHE_GB": "100000"}, "KV_CACHE_GB is 100000"),
         ((), {"ATTENTION": "kernel"}, "kernel"),
@@ -79,6 +86,65 @@ def test_a_start_that_cannot_be_says_why_in_one_line(
     assert cause in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].startswith("cannot start: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> Path:
+    """The demo checkpoint with a manifest."""
+    path = tmp_path / "weights"
+    shutil.copytree(DEMO, path)
+    files = {file.name: file.read_bytes() for file in path.iterdir()}
+    told = {name: {"size": len(content), "sha256": sha256(content).hexdigest()} for name, content in files.items()}
+    (path / "manifest.json").write_text(
+        json.dumps({"manifest": 1, "name": "Org/Demo", "revision": "c" * 40, "files": told}), encoding="utf-8"
+    )
+    return path
+
+
+def test_weights_that_match_their_manifest_are_served_by_its_name(described: Path) -> None:
+    done = run(*given(CHAT), MODEL_PATH=str(described), VERIFY_WEIGHTS="hash")
+    assert done.returncode == 0, done.stderr
+    info = json.loads(done.stdout)["model_info"]
+    assert (info["name"], info["revision"]) == ("Org/Demo", "c" * 40)
+    assert "verify" in done.stderr
+
+
+@pytest.mark.parametrize("verify", ["size", "hash"])
+def test_weights_that_are_not_the_manifests_end_the_start_and_name_the_file(described: Path, verify: str) -> None:
+    weights = described / "model.safetensors"
+    content = weights.read_bytes()
+    # One byte less is seen at once; one bit, by its hash, while torch is being imported.
+    weights.write_bytes(content[:-1] if verify == "size" else content[:-1] + bytes([content[-1] ^ 1]))
+    done = run(*given(CHAT), MODEL_PATH=str(described), VERIFY_WEIGHTS=verify)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith(f"cannot start: {weights} has ")
+    assert "imports" not in done.stderr or verify == "hash"
+    assert "Traceback" not in done.stderr
+
+
+def test_once_the_weights_are_found_no_connection_is_attempted(described: Path) -> None:
+    """Audited from the first line on: whoever resolves a name or connects leaves a trace, whatever it does with it."""
+    script = (
+        "import sys, runpy\n"
+        "def audit(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname'):\n"
+        "        print('network', event, arguments[1:], file=sys.stderr)\n"
+        "sys.addaudithook(audit)\n"
+        "sys.argv = ['handler', '--test_input', sys.argv[1]]\n"
+        "runpy.run_module('handler', run_name='__main__')\n"
+    )
+    root = Path(__file__).parents[1]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, given(CHAT)[1]],
+        env={**environ, "PYTHONPATH": str(root), "MODEL_PATH": str(described)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert json.loads(done.stdout)["success"] is True
+    assert "network" not in done.stderr
 
 
 def test_without_a_job_it_says_where_it_looked(tmp_path: Path) -> None:

@@ -46,6 +46,39 @@ def test_a_bad_value_stops_the_start_and_names_itself(name: str, value: str) -> 
         Settings.from_environment({name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MAX_CONCURENT_REQUESTS", "MAX_CONCURRENT_REQUESTS"),
+        ("KV_CACHE_GIB", "KV_CACHE_GB"),
+        ("MODEL_PATHS", "MODEL_PATH"),
+        ("MAX_MODEL_LENGTH", "MAX_MODEL_LEN"),
+        ("VERIFY_WEIGHT", "VERIFY_WEIGHTS"),
+        ("max_model_len", "MAX_MODEL_LEN"),
+    ],
+)
+def test_a_variable_that_is_nearly_one_of_ours_stops_the_start(name: str, meant: str) -> None:
+    with pytest.raises(StartError, match=f"{name} is no setting; did you mean {meant}"):
+        Settings.from_environment({name: "1"})
+    assert Settings.from_environment({name: ""}) == Settings()
+
+
+OTHERS = """
+    PATH HOME HOSTNAME LANG TERM USER PWD SHLVL LD_LIBRARY_PATH PYTHONPATH PYTHONUNBUFFERED OMP_NUM_THREADS
+    CUDA_VISIBLE_DEVICES CUDA_VERSION CUDA_MODULE_LOADING NVIDIA_VISIBLE_DEVICES NVIDIA_REQUIRE_CUDA
+    HF_HOME HF_TOKEN HF_HUB_OFFLINE HF_HUB_CACHE HF_DATASETS_CACHE TRANSFORMERS_CACHE TRITON_CACHE_DIR TORCH_HOME
+    RUNPOD_WEBHOOK_GET_JOB RUNPOD_ENDPOINT_ID RUNPOD_POD_ID RUNPOD_LOG_LEVEL RUNPOD_DEBUG_LEVEL RUNPOD_INIT_TIMEOUT
+    RUNPOD_GPU_COUNT RUNPOD_MEM_GB RUNPOD_PING_INTERVAL RUNPOD_AI_API_KEY
+    MODEL_SOURCE MODEL_DIR MODEL_ID MODEL_REPO MODEL_VERSION ALLOW_UNPINNED MODELS_DIR CACHE_DIR MAX_CONCURRENCY
+    MAX_NUM_SEQS GPU_MEMORY_UTILIZATION TENSOR_PARALLEL_SIZE ATTENTION_BACKEND STREAM ENCODERS PACKS
+"""
+
+
+def test_the_variables_of_others_are_left_alone() -> None:
+    others = dict.fromkeys(OTHERS.split(), "1")
+    assert Settings.from_environment(others) == Settings()
+
+
 def test_settings_cannot_change_later() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().streaming = True  # type: ignore[misc]

@@ -29,26 +29,6 @@ def snapshot(path: Path) -> Snapshot:
     return find(str(path), name=None, revision=None, on_runpod=False)
 
 
-def test_the_demo_model_is_served_locally_and_by_name_alone_on_runpod() -> None:
-    assert find(None, name=None, revision=None, on_runpod=False).source == "demo"
-    assert find("demo", name=None, revision=None, on_runpod=True).source == "demo"
-    with pytest.raises(StartError, match="MODEL_PATH is not set"):
-        find(None, name=None, revision=None, on_runpod=True)
-
-
-def test_a_hub_caches_directory_tells_name_and_revision_and_settings_overrule_it(copy: Path) -> None:
-    told = snapshot(copy)
-    assert (told.name, told.revision, told.source) == ("Org/Name", copy.name, "path")
-    set_ = find(str(copy), name="public", revision="abc", on_runpod=True)
-    assert (set_.name, set_.revision) == ("public", "abc")
-
-
-def test_a_plain_directory_is_called_by_its_name_and_has_no_revision(tmp_path: Path) -> None:
-    shutil.copytree(DEMO, tmp_path / "my-model")
-    told = snapshot(tmp_path / "my-model")
-    assert (told.name, told.revision) == ("my-model", None)
-
-
 def test_a_loaded_model_keeps_the_checkpoints_dtype_and_tells_its_facts(copy: Path) -> None:
     generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
     change(copy / "generation_config.json", **generation)

@@ -77,6 +77,7 @@ class BatchingEngine:
         self._open: set[Request] = set()
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
+        self._warm = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -134,6 +135,10 @@ class BatchingEngine:
         waiting, age_s = max(0, len(self._open) - running), time.monotonic() - self._heartbeat
         return Status(self._alive, running, waiting, heartbeat_age_s=age_s, details=MappingProxyType(details))
 
+    def warm_up(self, timeout_s: float) -> bool:
+        """Wait until the first graphs are captured; False where that takes longer. Requests may come before."""
+        return self._warm.wait(timeout_s)
+
     def close(self) -> None:
         with self._door:
             self._closing = True
@@ -154,9 +159,11 @@ class BatchingEngine:
             with torch.inference_mode():
                 while self._runner.capture_next(FIRST_GRAPHS):
                     self._heartbeat = time.monotonic()
+                self._warm.set()
                 while not self._closing and self._failures < FATAL_FAILURES:
                     self._guarded_turn()
         finally:
+            self._warm.set()
             self._shut()
 
     def _guarded_turn(self) -> None:

@@ -1,0 +1,96 @@
+"""The manifest: a directory is what its builder left, or the start ends and says which file is not."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from handler.errors import StartError
+from handler.model import manifest
+from handler.model.manifest import Hashing, Manifest
+
+FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 1000, "nested/merges.txt": b"a b\n"}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Three files and their manifest."""
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    files = {name: {"size": len(content), "sha256": sha256(content).hexdigest()} for name, content in FILES.items()}
+    told = {"manifest": 1, "name": "Org/Name", "revision": None, "licence": None, "builder": "0.1.0", "files": files}
+    (tmp_path / "manifest.json").write_text(json.dumps(told))
+    return tmp_path
+
+
+def read(directory: Path) -> Manifest:
+    told = manifest.read(directory)
+    assert told is not None
+    return told
+
+
+def test_a_directory_as_it_was_left_passes_and_files_beside_do_not_matter(directory: Path) -> None:
+    (directory / "README.md").write_text("beside")
+    told = read(directory)
+    assert (told.name, told.revision, set(told.files)) == ("Org/Name", None, set(FILES))
+    told.check_sizes()
+    Hashing(told, lambda error: pytest.fail(str(error))).wait()
+
+
+def test_a_directory_without_a_manifest_has_none(tmp_path: Path) -> None:
+    assert manifest.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_missing_or_cut_off_is_told_by_its_size(directory: Path, name: str) -> None:
+    told = read(directory)
+    (directory / name).write_bytes(FILES[name][:-1])
+    with pytest.raises(
+        StartError, match=f"{name} has {len(FILES[name]) - 1} bytes, .*says {len(FILES[name])}; rebuild"
+    ):
+        told.check_sizes()
+    (directory / name).unlink()
+    with pytest.raises(StartError, match=f"{name} is missing"):
+        told.check_sizes()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_flipped_bit_is_told_by_its_hash_while_the_start_goes_on(directory: Path, name: str) -> None:
+    (directory / name).write_bytes(FILES[name][:-1] + bytes([FILES[name][-1] ^ 1]))
+    told = read(directory)
+    told.check_sizes()
+    errors: list[StartError] = []
+    with pytest.raises(StartError, match=f"{name} has the sha256 .*{told.files[name].sha256}; rebuild"):
+        Hashing(told, errors.append).wait()
+    assert [name in str(error) for error in errors] == [True]
+
+
+def test_a_file_that_vanishes_while_it_is_hashed_is_told_by_name(directory: Path) -> None:
+    told = read(directory)
+    (directory / "config.json").unlink()
+    with pytest.raises(StartError, match=r"config\.json cannot be read"):
+        Hashing(told, lambda error: None).wait()
+
+
+@pytest.mark.parametrize(
+    "break_",
+    [
+        lambda told: "{",
+        lambda told: "[]",
+        lambda told: json.dumps({**told, "manifest": 2}),
+        lambda told: json.dumps({**told, "files": {"x": {"size": 1}}}),
+        lambda told: json.dumps({**told, "files": {"x": {"size": 1, "sha256": "short"}}}),
+        lambda told: json.dumps({**told, "files": {"../x": {"size": 1, "sha256": "0" * 64}}}),
+        lambda told: json.dumps({**told, "files": {"/etc/passwd": {"size": 1, "sha256": "0" * 64}}}),
+        lambda told: json.dumps({key: value for key, value in told.items() if key != "name"}),
+    ],
+)
+def test_what_is_no_manifest_of_ours_is_refused(directory: Path, break_: Callable[[dict[str, object]], str]) -> None:
+    file = directory / "manifest.json"
+    file.write_text(break_(json.loads(file.read_text())))
+    with pytest.raises(StartError, match=r"manifest\.json is not a manifest that this worker reads") as refused:
+        manifest.read(directory)
+    assert "\n" not in str(refused.value)

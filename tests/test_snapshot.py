@@ -1,0 +1,249 @@
+"""Finding the checkpoint: what is served is what was named, and what cannot be served says so."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.errors import StartError
+from handler.model.snapshot import DEMO, MODEL, Places, Snapshot, find
+
+COMMIT, OTHER = "a" * 40, "b" * 40
+Find = Callable[..., Snapshot]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """A machine on which nothing lies anywhere yet."""
+    return Places(tmp_path / "hub", tmp_path / "baked", tmp_path / "encoders")
+
+
+@pytest.fixture
+def found(places: Places) -> Find:
+    """`find` on that machine, as a worker on RunPod."""
+
+    def search(model_path: str | None = None, **wishes: Any) -> Snapshot:
+        return find(
+            model_path, **{"name": None, "revision": None, "on_runpod": True, "download": None, **wishes}, places=places
+        )
+
+    return search
+
+
+def checkpoint(path: Path, shards: int = 1) -> Path:
+    """A directory that looks like a checkpoint."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    names = [f"model-{number}.safetensors" for number in range(shards)] if shards > 1 else ["model.safetensors"]
+    for name in names:
+        (path / name).write_bytes(b"weights")
+    if shards > 1:
+        weight_map = {f"layer.{number}": name for number, name in enumerate(names)}
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return path
+
+
+def cached(places: Places, *commits: str, model: str = MODEL, main: str | None = None) -> Path:
+    """A model in RunPod's cache; returns its directory."""
+    repository = places.cache / f"models--{model.replace('/', '--')}"
+    for commit in commits:
+        checkpoint(repository / "snapshots" / commit)
+    if main is not None:
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(main + "\n")
+    return repository
+
+
+def baked(places: Places, name: str = MODEL, revision: str | None = COMMIT) -> Path:
+    """Weights in the image, as the builder leaves them."""
+    path = checkpoint(places.baked)
+    told = {"manifest": 1, "name": name, "revision": revision, "licence": None, "builder": "0", "files": {}}
+    (path / "manifest.json").write_text(json.dumps(told))
+    return path
+
+
+def test_a_named_directory_comes_before_all_others(found: Find, places: Places, tmp_path: Path) -> None:
+    cached(places, COMMIT)
+    baked(places)
+    told = found(str(checkpoint(tmp_path / "my-model")))
+    assert (told.source, told.name, told.revision) == ("path", "my-model", None)
+
+
+def test_runpods_cache_comes_before_the_image_and_the_image_before_a_download(found: Find, places: Places) -> None:
+    baked(places)
+    assert found(name=MODEL, download=None).source == "baked"
+    cached(places, COMMIT)
+    assert found().source == "cache"
+
+
+def test_a_model_that_is_nowhere_is_downloaded_where_that_is_allowed(found: Find, tmp_path: Path) -> None:
+    asked = []
+
+    def download(name: str, revision: str | None) -> Path:
+        asked.append((name, revision))
+        return checkpoint(tmp_path / "models--Org--Name" / "snapshots" / COMMIT)
+
+    told = found(name="Org/Name", revision="main", download=download)
+    assert (told.source, told.name, told.revision) == ("download", "Org/Name", COMMIT)
+    assert asked == [("Org/Name", "main")]
+
+
+def test_nothing_is_downloaded_that_nobody_named(found: Find) -> None:
+    with pytest.raises(StartError, match="MODEL_PATH is not set"):
+        found(download=lambda name, revision: pytest.fail("asked for"))
+
+
+def test_the_demo_model_is_served_locally_and_by_name_alone_on_runpod(found: Find) -> None:
+    assert found(on_runpod=False).source == "demo"
+    assert found("demo").source == "demo"
+    with pytest.raises(StartError, match="MODEL_PATH=demo"):
+        found()
+
+
+def test_where_nothing_is_the_error_says_where_it_looked(found: Find, places: Places) -> None:
+    cached(places, COMMIT, model="qwen/qwen2.5-3b-instruct")
+    places.baked.mkdir()
+    with pytest.raises(StartError) as nothing:
+        found()
+    assert f"{MODEL} is not in {places.cache}, but qwen/qwen2.5-3b-instruct: set MODEL_NAME" in str(nothing.value)
+    assert "baked is empty, perhaps for a volume mounted over it" in str(nothing.value)
+
+
+def test_a_caches_directory_is_found_whatever_its_case_and_keeps_the_public_name(found: Find, places: Places) -> None:
+    cached(places, COMMIT, model=MODEL.lower())
+    told = found()
+    assert (told.name, told.revision, told.path.name) == (MODEL, COMMIT, COMMIT)
+
+
+@pytest.mark.parametrize(
+    ("main", "revision", "commit"),
+    [(COMMIT, None, COMMIT), (OTHER, None, OTHER), (OTHER, COMMIT, COMMIT), (COMMIT, "main", COMMIT)],
+)
+def test_of_two_snapshots_the_named_one_is_taken_else_main(
+    found: Find, places: Places, main: str, revision: str | None, commit: str
+) -> None:
+    cached(places, COMMIT, OTHER, main=main)
+    assert found(revision=revision).revision == commit
+
+
+def test_the_only_snapshot_needs_no_ref_and_two_without_one_are_named(found: Find, places: Places) -> None:
+    repository = cached(places, COMMIT)
+    assert found().revision == COMMIT
+    checkpoint(repository / "snapshots" / OTHER)
+    with pytest.raises(StartError, match=f"{COMMIT}, {OTHER}: name one as MODEL_REVISION"):
+        found()
+
+
+def test_a_revision_that_the_cache_has_not_is_looked_for_in_the_image(found: Find, places: Places) -> None:
+    cached(places, OTHER, main=OTHER)
+    with pytest.raises(StartError, match=f"has no snapshot {COMMIT}, but {OTHER}"):
+        found(revision=COMMIT)
+    baked(places)
+    assert found(revision=COMMIT).source == "baked"
+
+
+def test_a_cached_model_without_the_snapshot_that_main_names_is_an_error(found: Find, places: Places) -> None:
+    repository = cached(places, COMMIT, main=OTHER)
+    with pytest.raises(StartError, match=f"has no snapshot {OTHER}; RunPod's cached model is not whole"):
+        found()
+    shutil.rmtree(repository / "snapshots")
+    with pytest.raises(StartError, match="has no snapshot"):
+        found()
+
+
+def test_the_image_tells_name_and_revision_by_its_manifest(found: Find, places: Places) -> None:
+    baked(places, "Org/Name")
+    told = found()
+    assert (told.source, told.name, told.revision) == ("baked", "Org/Name", COMMIT)
+    assert told.manifest is not None
+    assert told.encoders(places) == places.encoders
+
+
+@pytest.mark.parametrize(
+    ("wish", "cause"),
+    [
+        ({"name": "Org/Another"}, f"MODEL_NAME is Org/Another, but the image holds {MODEL}"),
+        ({"revision": OTHER}, f"MODEL_REVISION is {OTHER}, but the image holds {COMMIT}"),
+    ],
+)
+def test_an_image_with_another_model_is_refused(found: Find, places: Places, wish: dict[str, str], cause: str) -> None:
+    baked(places)
+    with pytest.raises(StartError, match=cause):
+        found(**wish, download=lambda name, revision: pytest.fail("another model was asked for"))
+
+
+def test_weights_in_the_image_without_a_manifest_were_not_made_by_the_builder(found: Find, places: Places) -> None:
+    checkpoint(places.baked)
+    with pytest.raises(StartError, match=r"has no manifest\.json; rebuild the image"):
+        found()
+
+
+@pytest.mark.parametrize("place", ["path", "cache", "baked"])
+@pytest.mark.parametrize("what", ["config.json", "model.safetensors", "link"])
+def test_a_checkpoint_that_is_there_and_not_whole_is_an_error_wherever_it_lies(
+    found: Find, places: Places, tmp_path: Path, place: str, what: str
+) -> None:
+    match place:
+        case "path":
+            path = checkpoint(tmp_path / "model")
+        case "cache":
+            path = cached(places, COMMIT) / "snapshots" / COMMIT
+        case _:
+            path = baked(places)
+    (path / ("config.json" if what == "config.json" else "model.safetensors")).unlink()
+    if what == "link":
+        (path / "model.safetensors").symlink_to("../../blobs/gone")
+    with pytest.raises(StartError, match="is a link to nothing" if what == "link" else f"{what} is missing") as broken:
+        found(str(path) if place == "path" else None)
+    assert str(path) in str(broken.value)
+    assert "\n" not in str(broken.value)
+
+
+def test_a_shard_that_the_index_names_must_be_there(found: Find, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "model", shards=3)
+    whole = found(str(path))
+    assert [shard.name for shard in whole.shards()] == [f"model-{number}.safetensors" for number in range(3)]
+    assert whole.bytes() == 3 * len(b"weights")
+    (path / "model-1.safetensors").unlink()
+    with pytest.raises(StartError, match=r"model-1\.safetensors is missing"):
+        found(str(path))
+    (path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(StartError, match="not an index of weights"):
+        found(str(path))
+
+
+def test_a_download_that_left_something_out_is_an_error(found: Find, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StartError, match=r"config\.json is missing; delete that directory"):
+        found(name="Org/Name", download=lambda name, revision: tmp_path / "empty")
+
+
+def test_a_hub_caches_directory_tells_name_and_revision_and_settings_overrule_it(found: Find, places: Places) -> None:
+    path = str(cached(places, COMMIT, model="Org/Name") / "snapshots" / COMMIT)
+    told = found(path)
+    assert (told.name, told.revision, told.source) == ("Org/Name", COMMIT, "path")
+    set_ = found(path, name="public", revision="abc")
+    assert (set_.name, set_.revision) == ("public", "abc")
+
+
+def test_encoders_beside_the_weights_come_before_the_images(found: Find, places: Places, tmp_path: Path) -> None:
+    told = found(str(checkpoint(tmp_path / "models" / "qwen")))
+    assert told.encoders(places) == places.encoders
+    (tmp_path / "models" / "encoders").mkdir()
+    assert told.encoders(places) == tmp_path / "models" / "encoders"
+
+
+def test_a_directory_that_cannot_be_read_is_named(found: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, **_: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(StartError, match=r"config\.json cannot be read: Permission denied|cannot be read"):
+        found(str(checkpoint(tmp_path / "model")))
+
+
+def test_the_demo_model_is_whole() -> None:
+    assert Snapshot(DEMO, "demo", "demo", None).shards() == (DEMO / "model.safetensors",)
