@@ -72,7 +72,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.enhancement.rewrite import Rewriter
         from handler.inference import memory
         from handler.inference.loop import BatchingEngine
-        from handler.inference.sizing import ModelShape, Wishes, plan
+        from handler.inference.sizing import Wishes, plan
         from handler.info import Info
         from handler.job import Jobs
         from handler.model import weights
@@ -85,7 +85,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
             revision=settings.model_revision,
             on_runpod=on_runpod(os.environ),
         )
-        model, template, info = weights.load(snapshot)
+        model, template, info, _ = weights.load(snapshot)
     with report.phase("packs"):
         packs = pack.load(Path(settings.packs_dir or PACKS))
         encoders = encoder.load(
@@ -95,9 +95,11 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         )
     with report.phase("engine"):
         wishes = Wishes(**{name: getattr(settings, name) for name in Wishes.__dataclass_fields__})
-        shape = ModelShape.of(model.config, model.dtype.itemsize)
         config = plan(
-            wishes, shape, device="cuda" if model.device.type == "cuda" else "cpu", free_bytes=memory.free(model.device)
+            wishes,
+            model.shape,
+            device="cuda" if model.device.type == "cuda" else "cpu",
+            free_bytes=memory.free(model.device),
         )
         engine = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
     size = {**config.describe(), "attention": engine.status().details["attention"]}

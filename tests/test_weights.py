@@ -52,9 +52,10 @@ def test_a_plain_directory_is_called_by_its_name_and_has_no_revision(tmp_path: P
 def test_a_loaded_model_keeps_the_checkpoints_dtype_and_tells_its_facts(copy: Path) -> None:
     generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
     change(copy / "generation_config.json", **generation)
-    model, template, info = weights.load(snapshot(copy), device="cpu")
+    model, template, info, bytes_read = weights.load(snapshot(copy), device="cpu")
     assert (model.dtype, info.dtype) == (torch.bfloat16, "bfloat16")
-    assert (info.architecture, info.device, info.name) == ("qwen2", "cpu", "Org/Name")
+    assert (info.architecture, info.forward, info.device, info.name) == ("qwen2", "merged", "cpu", "Org/Name")
+    assert (bytes_read, info.parameters) == (2 * 2_834_688, 2_834_688)
     assert info.vocab_size >= template.tokens_in_vocab
     assert {template.token_bytes(id_) for id_ in info.stop_token_ids} == {b""}
     assert info.sampling_defaults == {name: value for name, value in generation.items() if name != "do_sample"}
@@ -72,7 +73,7 @@ def test_a_tokenizer_that_does_not_belong_to_the_model_stops_the_start(copy: Pat
 
 def test_a_generation_config_that_does_not_sample_means_greedy(copy: Path) -> None:
     change(copy / "generation_config.json", do_sample=False, temperature=None, top_k=None, top_p=None)
-    _, _, info = weights.load(snapshot(copy), device="cpu")
+    info = weights.load(snapshot(copy), device="cpu").info
     assert info.sampling_defaults["temperature"] == 0.0
 
 
