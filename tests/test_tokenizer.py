@@ -93,8 +93,8 @@ def test_messages_are_rendered_as_transformers_renders_them(
         "{% for m in messages %}\n {% if loop.first %}\n  {% continue %}\n {% endif %}\n{{ m.content }}\n{% endfor %}",
         "{{ messages | tojson }} {{ {'b': '<é>', 'a': 1} | tojson(indent=2, sort_keys=true) }}",
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
-        "{% set x = 1 %}{% for m in messages %}{% generation %}\n{% set x = 2 %}{{ m.content }}{% endgeneration %}{{ x }}"
-        "{% endfor %}",
+        "{% set x = 1 %}{% for m in messages %}{% generation %}\n{% set x = 2 %}{{ m.content }}{% endgeneration %}"
+        "{{ x }}{% endfor %}",
         "{{ eos_token }}{{ bos_token }}{{ pad_token }}{{ tools is none }}{{ documents is none }}{{ enable_thinking }}",
         "{{ strftime_now('%Y') }}",
     ],
