@@ -16,30 +16,37 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.harness import Bench
 from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import ModelInfo, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
-from handler.inference.sizing import EngineConfig
+from handler.inference.sizing import EngineConfig, ModelShape
 
 VOCAB = 64
 PROMPT = 200
+CPU = torch.device("cpu")
+SHAPE = ModelShape(
+    context_length=4096, layers=1, heads=1, kv_heads=1, head_dim=16, hidden=16, intermediate=16, vocab=VOCAB,
+    dtype_bytes=4,
+)  # fmt: skip
 #: microseconds of transformers' continuous batching, streaming, on this kind of machine (5.23, its model stubbed)
 TRANSFORMERS = {1: 116, 8: 242, 64: 1057, 256: 3830}
 
 
 @dataclass
-class FreeForward:
-    """Logits from nowhere; notes when it was asked."""
+class FreeModel:
+    """A model of one tiny head, whose logits come from nowhere; notes when it was asked."""
 
     rows: int
     logits: Tensor
     thread: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
+    shape: ModelShape = SHAPE
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
 
-    def __call__(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         if layout.decode_rows == self.rows and keep is None:
             self.thread.append(time.thread_time())
             self.wall.append(time.perf_counter())
@@ -48,11 +55,7 @@ class FreeForward:
 
 def measure(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
     """Microseconds per step: of the engine's thread, and by the clock."""
-    shape = Qwen2Config(
-        vocab_size=VOCAB, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
-        num_key_value_heads=1, bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    info = ModelInfo("none", None, "path", "qwen2", "float32", "cpu", 0, VOCAB, 4096, (VOCAB - 1,), {})
+    info = ModelInfo("none", None, "path", "qwen2", "merged", "float32", "cpu", 0, VOCAB, 4096, (VOCAB - 1,), {})
     length = PROMPT + steps + 1
     config = EngineConfig(
         rows=rows, max_waiting=0, max_model_len=length, page_size=16, pages=rows * -(-length // 16) + 1,
@@ -61,8 +64,8 @@ def measure(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
     )  # fmt: skip
     logits = torch.randn(rows, VOCAB)
     logits[:, VOCAB - 1] = float("-inf")  # nobody ends early
-    forward = FreeForward(rows, logits)
-    engine = BatchingEngine(Qwen2ForCausalLM(shape), info, lambda token: b"word ", config, forward=forward)
+    model = FreeModel(rows, logits)
+    engine = BatchingEngine(model, info, lambda token: b"word ", config)
     sampling = Sampling(
         max_tokens=steps, temperature=0, top_p=1, top_k=0, min_p=0, repetition_penalty=1, presence_penalty=0,
         frequency_penalty=0, seed=0, stop=("never said",),
@@ -77,7 +80,7 @@ def measure(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
 
     asyncio.run(consume())
     engine.close()
-    return _median_us(forward.thread), _median_us(forward.wall)
+    return _median_us(model.thread), _median_us(model.wall)
 
 
 def _median_us(times: list[float]) -> float:

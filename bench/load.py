@@ -19,7 +19,7 @@ from itertools import pairwise
 import torch
 
 from bench.harness import Bench, Table, percentile
-from bench.throughput import GREEDY, build, engine_on, random_ids
+from bench.throughput import GREEDY, build, engine_on, merged, random_ids
 from handler.inference.engine import Delta, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
 
@@ -111,7 +111,7 @@ def main() -> None:
     random.seed(0)
     bench = Bench("load", device=device)
     figures = ["answers", "tok/s", *(f"{what} p{p} ms" for what in ("TTFT", "ITL") for p in (50, 90, 99))]
-    model = build(shape, torch.bfloat16, device)
+    model = merged(build(shape, torch.bfloat16, device))
     with engine_on(model, max(crowds), LONGEST) as engine:
         asyncio.run(closed(engine, TRAFFIC["chat"], max(crowds), 2))  # warm
         table = bench.table(f"Closed loop, {shape} bfloat16, chat", ["at once", *figures])

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bench.harness import Bench
-from bench.throughput import Work, build, engine_on, random_ids, serve
+from bench.throughput import Work, build, engine_on, merged, random_ids, serve
 from handler.inference.loop import BatchingEngine
 
 PROMPT, NEW = 64, 96
@@ -100,7 +100,7 @@ def main() -> None:
     random.seed(0)
     bench = Bench("step", device=device)
     table = bench.table(f"A decode step of {shape}, bfloat16, microseconds", ["rows", *PHASES, "sum"])
-    model = build(shape, torch.bfloat16, device)
+    model = merged(build(shape, torch.bfloat16, device))
     for rows in map(int, wishes.rows.split(",")):
         with engine_on(model, rows, PROMPT + NEW) as engine:
             serve(engine, Work("warm", [(random_ids(PROMPT), 4)]))

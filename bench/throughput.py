@@ -26,7 +26,10 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 
 from handler.inference.engine import Delta, Finish, ModelInfo, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
-from handler.inference.sizing import ModelShape, Wishes, plan
+from handler.inference.model import Model
+from handler.inference.sizing import Wishes, plan
+from handler.model.config import ModelConfig
+from handler.model.qwen import Qwen
 
 SHAPES: dict[str, dict[str, Any]] = {
     "50m": {
@@ -83,26 +86,29 @@ def build(shape: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
     return model
 
 
+def merged(model: PreTrainedModel) -> Qwen:
+    """Our forward, with a copy of the weights."""
+    return Qwen.from_state(ModelConfig.model_validate(model.config.to_dict()), model.state_dict())
+
+
 def random_ids(count: int) -> list[int]:
     return [random.randrange(1, 30_000) for _ in range(count)]
 
 
 @contextmanager
-def engine_on(model: PreTrainedModel, rows: int, longest: int) -> Iterator[BatchingEngine]:
+def engine_on(model: Model, rows: int, longest: int) -> Iterator[BatchingEngine]:
     """The engine at the size that `plan` gives it in production."""
-    config, size = model.config, model.dtype.itemsize
-    cuda = model.device.type == "cuda"
+    shape, cuda = model.shape, model.device.type == "cuda"
     free = torch.cuda.mem_get_info()[0] if cuda else 8 << 30
     wishes = Wishes(max_concurrent_requests=rows, max_model_len=longest)
-    sized = plan(wishes, ModelShape.of(config, size), device="cuda" if cuda else "cpu", free_bytes=free)
-    info = ModelInfo("random", None, "path", "qwen2", str(model.dtype), str(model.device), 0, config.vocab_size,
-                     config.max_position_embeddings, (), {})  # fmt: skip
+    sized = plan(wishes, shape, device="cuda" if cuda else "cpu", free_bytes=free)
+    info = ModelInfo("random", None, "path", "qwen2", "merged", str(model.dtype), str(model.device), 0, shape.vocab,
+                     shape.context_length, (), {})  # fmt: skip
     engine = BatchingEngine(model, info, lambda _: b"word ", sized)
     try:
         yield engine
     finally:
         engine.close()
-        model.set_attn_implementation("sdpa")
 
 
 def serve(engine: BatchingEngine, work: Work) -> tuple[float, list[Record]]:
@@ -125,7 +131,7 @@ def serve(engine: BatchingEngine, work: Work) -> tuple[float, list[Record]]:
     return asyncio.run(all_of_it())
 
 
-def ours(model: PreTrainedModel, work: Work) -> float:
+def ours(model: Model, work: Work) -> float:
     longest = max(len(prompt) + new for prompt, new in work.requests)
     with engine_on(model, len(work.requests), longest) as engine:
         return serve(engine, work)[0]
@@ -146,7 +152,6 @@ def static(model: PreTrainedModel, work: Work, size: int) -> float:
 
 def theirs(model: PreTrainedModel, work: Work) -> float:
     """transformers' continuous batching, sized like ours."""
-    model.set_attn_implementation("sdpa")
     page, count = 256, len(work.requests)
     pages = sum(-(-(len(prompt) + new) // page) + 1 for prompt, new in work.requests)
     manager = model.init_continuous_batching(  # type: ignore[operator]
@@ -173,13 +178,13 @@ def theirs(model: PreTrainedModel, work: Work) -> float:
     return seconds
 
 
-def compare(model: PreTrainedModel, work: Work, sides: list[str], repeat: int) -> None:
+def compare(model: PreTrainedModel, mine: Model, work: Work, sides: list[str], repeat: int) -> None:
     few = Work(work.name, work.requests[: max(1, min(2, len(work.requests)))])
     run: dict[str, tuple[Callable[[], float], int]] = {
         "serial generate": (lambda: static(model, few, 1), few.new),
         "static batches of 8": (lambda: static(model, work, 8), work.new),
         "transformers batching": (lambda: theirs(model, work), work.new),
-        "ours": (lambda: ours(model, work), work.new),
+        "ours": (lambda: ours(mine, work), work.new),
     }
     rates: dict[str, list[float]] = {name: [] for name in run if name.split()[0] in sides}
     for _ in range(repeat):
@@ -194,7 +199,7 @@ def compare(model: PreTrainedModel, work: Work, sides: list[str], repeat: int) -
         print(f"  {work.name:32s} {name:22s} {rate:9.1f} tok/s  ({spread})  {against}", flush=True)
 
 
-def shared_prefix(model: PreTrainedModel) -> None:
+def shared_prefix(model: Model) -> None:
     """One request, then 100 more with its 600-token system prompt, then as many that share nothing: TTFT, and tokens
     found in the cache."""
     system = random_ids(600)
@@ -218,8 +223,8 @@ def shared_prefix(model: PreTrainedModel) -> None:
 
 
 def on_gpu(concurrent: list[int]) -> None:
-    model = build("7b", torch.bfloat16, "cuda")
-    weights = sum(p.numel() * p.element_size() for name, p in model.named_parameters() if "embed" not in name)
+    model = merged(build("7b", torch.bfloat16, "cuda"))
+    weights = sum(place.nbytes for name, place in model.places().items() if "embed" not in name)
     a = torch.empty(4 << 30, dtype=torch.uint8, device="cuda")
     b = torch.empty_like(a)
     b.copy_(a)
@@ -232,7 +237,7 @@ def on_gpu(concurrent: list[int]) -> None:
     del a, b
     torch.cuda.empty_cache()
     print(f"  copy bandwidth {bandwidth / 1e12:.2f} TB/s, weights read in a step {weights / 1e9:.2f} GB")
-    token = ModelShape.of(model.config, 2).token_bytes
+    token = model.shape.token_bytes
     with engine_on(model, max(concurrent), 4096) as engine:
         serve(engine, Work("warm", [(random_ids(128), 8)] * max(concurrent)))
         time.sleep(5)  # idle, the engine captures its larger graphs
@@ -279,14 +284,15 @@ def main() -> None:
         for dtype in wishes.dtype.split(","):
             print(f"{shape} {dtype}")
             model = build(shape, getattr(torch, dtype), "cpu")
+            mine = merged(model)
             for rows in map(int, wishes.rows.split(",")):
                 work = Work(f"{rows} at once, 64+{wishes.new}", [(random_ids(64), wishes.new) for _ in range(rows)])
-                compare(model, work, wishes.sides.split(","), wishes.repeat)
+                compare(model, mine, work, wishes.sides.split(","), wishes.repeat)
             if wishes.mixed:
                 mixed = [(random_ids(random.randint(16, 256)), random.randint(32, 128)) for _ in range(32)]
-                compare(model, Work("32 at once, mixed", mixed), wishes.sides.split(","), wishes.repeat)
+                compare(model, mine, Work("32 at once, mixed", mixed), wishes.sides.split(","), wishes.repeat)
             if wishes.prefix:
-                shared_prefix(model)
+                shared_prefix(mine)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.enhancement.rewrite import Rewriter
         from handler.inference import device, memory
         from handler.inference.loop import BatchingEngine
-        from handler.inference.sizing import ModelShape, Wishes, plan
+        from handler.inference.sizing import Wishes, plan
         from handler.info import Info
         from handler.job import Jobs
         from handler.model import weights
@@ -95,9 +95,9 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
     with report.phase("device"):
         device.read().check(snapshot.name, snapshot.bytes(), on_runpod=on_runpod(os.environ))
     with report.phase("weights") as told:
-        model, template, info = weights.load(snapshot)
+        model, template, info, read = weights.load(snapshot)
         readahead.stop()
-        told |= {"bytes": snapshot.bytes(), "read_ahead": readahead.read}
+        told |= {"bytes": read, "read_ahead": readahead.read}
     with report.phase("packs"):
         packs = pack.load(Path(settings.packs_dir or PACKS))
         encoders = encoder.load(
@@ -107,9 +107,11 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         )
     with report.phase("engine"):
         wishes = Wishes(**{name: getattr(settings, name) for name in Wishes.__dataclass_fields__})
-        shape = ModelShape.of(model.config, model.dtype.itemsize)
         config = plan(
-            wishes, shape, device="cuda" if model.device.type == "cuda" else "cpu", free_bytes=memory.free(model.device)
+            wishes,
+            model.shape,
+            device="cuda" if model.device.type == "cuda" else "cpu",
+            free_bytes=memory.free(model.device),
         )
         engine = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
     with report.phase("warm-up") as told:

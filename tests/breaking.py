@@ -3,24 +3,24 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from handler.__main__ import main
-from handler.inference import runner
+from handler.model.qwen import Qwen
 
 HOW, _, STEPS = os.environ["BREAK"].partition(":")
 BROKEN = {int(step) for step in STEPS.split(",")}
-sound = runner.model_forward
+sound = Qwen.forward
 
 
-def breaking(model: PreTrainedModel) -> runner.Forward:
-    forward = sound(model)
+def breaking() -> Callable[..., Tensor]:
     step = 0
 
-    def broken(*arguments: Any) -> torch.Tensor:
+    def broken(*arguments: Any) -> Tensor:
         nonlocal step
         step += 1
         if HOW == "lost" and step > max(BROKEN):
@@ -35,11 +35,11 @@ def breaking(model: PreTrainedModel) -> runner.Forward:
                     raise torch.AcceleratorError("CUDA error: device-side assert triggered")
                 case "hang":
                     time.sleep(3600)
-        return forward(*arguments)
+        return sound(*arguments)
 
     return broken
 
 
 if __name__ == "__main__":
-    runner.model_forward = breaking
+    Qwen.forward = breaking()  # type: ignore[method-assign]
     sys.exit(main())

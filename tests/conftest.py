@@ -17,6 +17,7 @@ from handler.inference.engine import ModelInfo
 from handler.info import Info
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
+from handler.model.tokenizer import read
 from handler.operations import Operations
 from handler.report import Report
 from tests.fakes import ScriptedEngine
@@ -35,14 +36,14 @@ ENCODERS = PACKS
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """The demo model's tokenizer."""
+    """The demo model's tokenizer, as transformers has it."""
     return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(DEMO, local_files_only=True))
 
 
 @pytest.fixture(scope="session")
-def template(tokenizer: PreTrainedTokenizerFast) -> Template:
+def template() -> Template:
     """The demo model's template."""
-    return Template(tokenizer)
+    return Template(read(DEMO, "demo"))
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ def line(template: Template) -> Callable[[ScriptedEngine], Operations]:
         revision=None,
         source="path",
         architecture="qwen2",
+        forward="merged",
         dtype="float32",
         device="cpu",
         parameters=0,

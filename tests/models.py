@@ -1,17 +1,22 @@
 """Tiny random models of genuine architecture, and the serial `generate` that every engine is measured against."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from handler.inference.engine import ModelInfo, Sampling
 from handler.inference.loop import BatchingEngine
-from handler.inference.runner import Forward
-from handler.inference.sizing import EngineConfig
+from handler.inference.model import Model
+from handler.inference.sizing import EngineConfig, ModelShape
+from handler.model.config import ModelConfig
+from handler.model.modules import Modules
+from handler.model.qwen import Qwen
 
 # One thread is fastest for models this small, and the only number that is the same everywhere.
 torch.set_num_threads(1)
@@ -73,14 +78,45 @@ def build(name: str) -> PreTrainedModel:
 
 @cache
 def oracle(name: str) -> PreTrainedModel:
-    """The model with transformers' own attention; never handed to an engine, which would switch it over."""
+    """The model with transformers' own attention."""
     return build(name)
 
 
 @cache
-def served(name: str) -> PreTrainedModel:
+def served(name: str) -> Qwen:
     """The same weights for engines, one after the other."""
-    return build(name)
+    return merged(oracle(name))
+
+
+@cache
+def modules(name: str) -> Modules:
+    """The same again, by transformers' modules."""
+    return Modules(build(name))
+
+
+def merged(model: PreTrainedModel) -> Qwen:
+    """Our forward, with a copy of the weights of transformers' model."""
+    return Qwen.from_state(ModelConfig.model_validate(model.config.to_dict()), model.state_dict())
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A model whose forward is another."""
+
+    model: Model
+    forward: Callable[..., Tensor]
+
+    @property
+    def shape(self) -> ModelShape:
+        return self.model.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
 
 @cache
@@ -100,6 +136,7 @@ def info(name: str, *, stop_token_ids: Sequence[int] = ()) -> ModelInfo:
         revision=None,
         source="path",
         architecture="qwen3" if name == "qwen3" else "qwen2",
+        forward="merged",
         dtype="float32",
         device="cpu",
         parameters=0,
@@ -136,12 +173,18 @@ def config(**wishes: Any) -> EngineConfig:
 
 @contextmanager
 def serving(
-    name: str = "demo", *, stop_token_ids: Sequence[int] = (), forward: Forward | None = None, **wishes: Any
+    name: str = "demo",
+    *,
+    stop_token_ids: Sequence[int] = (),
+    forward: Callable[..., Tensor] | None = None,
+    model: Model | None = None,
+    **wishes: Any,
 ) -> Iterator[BatchingEngine]:
-    """An engine on the tiny model, closed at the end. `wishes` are those of `config`."""
-    engine = BatchingEngine(
-        served(name), info(name, stop_token_ids=stop_token_ids), token_bytes, config(**wishes), forward=forward
-    )
+    """An engine on the tiny model, closed at the end; `forward` in place of its own. `wishes` are those of `config`."""
+    model = model or served(name)
+    if forward is not None:
+        model = Changed(model, forward)
+    engine = BatchingEngine(model, info(name, stop_token_ids=stop_token_ids), token_bytes, config(**wishes))
     try:
         yield engine
     finally:

@@ -4,28 +4,15 @@ import itertools
 import math
 import random
 from dataclasses import dataclass
-from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch import Tensor
 
 from handler.errors import StartError
 from handler.inference import attention, reference
 from handler.inference.attention import KVPages, Layout
 from handler.inference.sizing import ModelShape
-
-attention.register()
-
-
-class Layer(nn.Module):
-    """All that attention reads of transformers' module."""
-
-    def __init__(self, layer_idx: int) -> None:
-        super().__init__()
-        self.layer_idx = layer_idx
 
 
 @dataclass
@@ -110,17 +97,11 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return result
 
 
-def attend(case: Case, name: str = "paged_reference") -> Tensor:
-    """Layer 1, in the shapes transformers calls with."""
-    module = Layer(1)
-    packed = (x.transpose(0, 1)[None] for x in (case.query, case.key, case.value))
-    out, weights = ALL_ATTENTION_FUNCTIONS[name](
-        module, *packed, None, dropout=0.0, layout=case.layout, pages=case.pages, sliding_window=None
-    )
-    assert weights is None
-    assert out.shape == (1, *case.query.shape)
-    result: Tensor = out[0]
-    return result
+def attend(case: Case, *, kernels: bool = False) -> Tensor:
+    """Layer 1, as a model calls it."""
+    case.pages.kernels = kernels
+    case.pages.write(1, case.layout.slots, case.key, case.value)
+    return attention.attend(1, case.query, case.key, case.value, case.layout, case.pages)
 
 
 MIXED = [(1, 1), (1, 6), (1, 7), (1, 8), (1, 130), (0, 0), (5, 0), (9, 4), (3, 8), (1, 0), (70, 65)]
@@ -222,62 +203,6 @@ def group_lengths(at: Tensor | None, rows: list[tuple[int, int]]) -> list[int]:
     return [rows[i][1] + 1 for i in (range(len(rows)) if at is None else at.tolist())]
 
 
-def tiny(architecture: str) -> PreTrainedModel:
-    torch.manual_seed(0)
-    kind, settings = {"qwen2": (Qwen2ForCausalLM, Qwen2Config), "qwen3": (Qwen3ForCausalLM, Qwen3Config)}[architecture]
-    config = settings(
-        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=512,
-    )  # fmt: skip
-    model: PreTrainedModel = kind(config).eval()
-    return model
-
-
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
-@torch.no_grad()
-def test_qwen_models_run_on_it_unchanged(architecture: str) -> None:
-    """Three sequences: prompts of one step, then a step of two decode rows beside a later chunk of the third."""
-    model, size = tiny(architecture), 4
-    texts = [torch.randint(0, 300, (n,)) for n in (9, 17, 30)]
-    whole = [model(input_ids=text[None], use_cache=False).logits[0] for text in texts]
-    pages = KVPages(3, 30, size, 2, 16, torch.float32, "cpu")
-    tables = torch.randperm(27).view(3, 9).int() + 1
-    model.set_attn_implementation("paged_reference")
-
-    def step(spans: list[tuple[int, int]], decode_rows: int) -> list[Tensor]:
-        lengths = [end - start for start, end in spans]
-        positions = [torch.arange(start, end) for start, end in spans]
-        layout = Layout(
-            slots=torch.cat([tables[i, p // size] * size + p % size for i, p in enumerate(positions)]).long(),
-            block_tables=tables,
-            context_lens=torch.tensor([end for _, end in spans], dtype=torch.int32),
-            query_starts=torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32),
-            query_lens=lengths,
-            context_lens_host=[end for _, end in spans],
-            decode_rows=decode_rows,
-        )
-        ids = torch.cat([text[start:end] for text, (start, end) in zip(texts, spans, strict=True)])
-        logits = model(
-            input_ids=ids[None], position_ids=torch.cat(positions)[None], use_cache=False,
-            logits_to_keep=torch.arange(len(ids)), layout=layout, pages=pages,
-        ).logits[0]  # fmt: skip
-        return list(logits.split(lengths))
-
-    for spans, decode_rows in (([(0, 8), (0, 16), (0, 13)], 0), ([(8, 9), (16, 17), (13, 30)], 2)):
-        for got, expected, (start, end) in zip(step(spans, decode_rows), whole, spans, strict=True):
-            torch.testing.assert_close(got, expected[start:end], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("wish", [{"sliding_window": 8}, {"dropout": 0.1}, {"attention_mask": torch.zeros(1, 1, 1, 1)}])
-def test_what_it_cannot_do_is_refused(wish: dict[str, object]) -> None:
-    case = make_case([(1, 5)], heads=4, kv_heads=2, head_dim=16, page_size=4)
-    module = Layer(0)
-    packed = [x.transpose(0, 1)[None] for x in (case.query, case.key, case.value)]
-    arguments = {"attention_mask": None, "layout": case.layout, "pages": case.pages, **wish}
-    with pytest.raises(NotImplementedError, match="no mask, window or dropout"):
-        ALL_ATTENTION_FUNCTIONS["paged_reference"](module, *packed, **arguments)
-
-
 def test_pages_cost_what_the_engine_is_sized_by() -> None:
     shape = ModelShape(
         context_length=1, layers=3, heads=4, kv_heads=2, head_dim=64, hidden=1, intermediate=1, vocab=1, dtype_bytes=2
@@ -288,16 +213,8 @@ def test_pages_cost_what_the_engine_is_sized_by() -> None:
 
 
 def test_the_choice_comes_with_its_reason() -> None:
-    config = Qwen2Config()
     cpu = torch.device("cpu")
-    assert attention.choose("auto", cpu, config) == ("paged_reference", "the kernels need CUDA, not cpu")
-    assert attention.choose("reference", cpu, config) == ("paged_reference", "asked for")
+    assert attention.choose("auto", cpu, 128) == ("paged_reference", "the kernels need CUDA, not cpu")
+    assert attention.choose("reference", cpu, 128) == ("paged_reference", "asked for")
     with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu"):
-        attention.choose("kernel", cpu, config)
-
-
-@pytest.mark.parametrize("wish", ["auto", "reference", "kernel"])
-def test_a_model_that_attends_in_windows_is_refused_at_the_start(wish: Literal["auto", "reference", "kernel"]) -> None:
-    config = Qwen2Config(use_sliding_window=True)
-    with pytest.raises(StartError, match="use_sliding_window"):
-        attention.choose(wish, torch.device("cpu"), config)
+        attention.choose("kernel", cpu, 128)

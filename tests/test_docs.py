@@ -12,6 +12,7 @@ from docs.generate import API, ENHANCE, PACK_SCHEMA, README, SCHEMA, documents
 from handler import __version__, contracts
 from handler.model.snapshot import DEMO
 from handler.model.template import Template, Turn
+from handler.model.tokenizer import read
 
 ROOT = Path(__file__).parents[1]
 #: what differs from run to run, in an example's JSON
@@ -92,5 +93,5 @@ def test_the_fidelity_documents_code_computes_the_hash_that_replies_carry() -> N
     exec(code, scope)
     tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(DEMO, local_files_only=True))
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi\n"}]
-    rendered = Template(tokenizer).chat([Turn(**message) for message in messages], 100)
+    rendered = Template(read(DEMO, "demo")).chat([Turn(**message) for message in messages], 100)
     assert scope["prompt_sha256"](tokenizer, messages) == rendered.sha256

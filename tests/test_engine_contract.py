@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from handler.inference.engine import Completion, Delta, Engine, Finish, Prompt, Sampling, collect
 from handler.inference.loop import BatchingEngine
-from handler.inference.sizing import ModelShape, Wishes, plan
+from handler.inference.sizing import Wishes, plan
 from handler.model import weights
-from handler.model.snapshot import find
+from handler.model.snapshot import DEMO, find
 from handler.model.template import Turn
 from handler.model.weights import Loaded
 from tests.fakes import ScriptedEngine
@@ -26,22 +27,22 @@ GREEDY = Sampling(20, 0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, 0, ())
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
     """The demo model, made not to end by itself."""
-    model, template, info = weights.load(find("demo", name=None, revision=None, on_runpod=False))
-    return Loaded(model, template, replace(info, stop_token_ids=()))
+    loaded = weights.load(find("demo", name=None, revision=None, on_runpod=False))
+    return loaded._replace(info=replace(loaded.info, stop_token_ids=()))
 
 
 @pytest.fixture(params=["scripted", "serial", "batching"])
 def engine(request: pytest.FixtureRequest, loaded: Loaded) -> Iterator[Engine]:
-    model, template, info = loaded
+    model, template, info, _ = loaded
     made: Engine
     match request.param:
         case "scripted":
             made = ScriptedEngine(["one ", "two ", "three "] * 300, step_s=0.002)
         case "serial":
-            model.set_attn_implementation("sdpa")
-            made = SerialEngine(model, info, template.token_bytes)
+            theirs = AutoModelForCausalLM.from_pretrained(DEMO, local_files_only=True, dtype=model.dtype)
+            made = SerialEngine(theirs, info, template.token_bytes)
         case _:
-            config = plan(Wishes(), ModelShape.of(model.config, 2), device="cpu", free_bytes=1 << 30)
+            config = plan(Wishes(), model.shape, device="cpu", free_bytes=1 << 30)
             made = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
     yield made
     made.close()

@@ -77,6 +77,14 @@ def test_64_prompts_together_say_what_generate_says_of_each(name: str, setting: 
         assert details["pages_used"] == 0
 
 
+@every_model
+def test_64_prompts_together_say_the_same_through_the_modules_of_transformers(name: str) -> None:
+    with models.serving(name, model=models.modules(name), overlap=True, **SETTINGS["chunks of 48"]) as engine:
+        completions = answers(engine, [(ids, models.sampling(MAX_TOKENS)) for ids in prompts()])
+    for ids, completion in zip(prompts(), completions, strict=True):
+        assert completion.token_ids == models.greedy(name, ids, MAX_TOKENS)
+
+
 @every_setting
 @every_model
 def test_prompts_that_begin_alike_share_pages_and_still_say_the_same(name: str, setting: str) -> None:

@@ -14,7 +14,6 @@ import numpy
 import pytest
 import torch
 from torch import Tensor
-from transformers import Qwen2Config
 
 from handler.inference import attention
 from tests.test_attention import MIXED, TOLERANCE, Case, attend, make_case
@@ -122,11 +121,10 @@ def test_garbage_in_slots_nobody_wrote_does_not_reach_the_output() -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_a_step_of_decode_rows_alone_goes_through_the_kernel_whole(dtype: torch.dtype) -> None:
-    attention.register()
     rows = [(1, 5), (1, 64), (0, 0)]
     case = make_case(rows, heads=4, kv_heads=2, head_dim=16, page_size=16, dtype=dtype, device=DEVICE)
     case.layout.context_lens_host = []  # in a captured graph the host does not know them
-    got = attend(case, "paged_kernel").double().cpu()
+    got = attend(case, kernels=True).double().cpu()
     torch.testing.assert_close(got, case.expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
@@ -203,33 +201,31 @@ class TestOnDevice:
     def test_mixed_steps_agree_with_the_reference(
         self, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype
     ) -> None:
-        attention.register()
         tolerance = TOLERANCE.get(dtype, 4e-3)
         for rows in (MIXED, [(1, 5), (7, 0), (64, 0)], [(700, 1300), (2000, 0)]):
             case = make_case(
                 rows, heads=heads, kv_heads=kv_heads, head_dim=head_dim, page_size=16, dtype=dtype, device="cuda"
             )
             real = torch.tensor([row != (0, 0) for row in rows for _ in range(max(row[0], 1))])
-            for name in ("paged_reference", "paged_kernel"):
-                got = attend(case, name).double().cpu()
+            for fused in (False, True):
+                got = attend(case, kernels=fused).double().cpu()
                 assert got.isfinite().all()
                 torch.testing.assert_close(got[real], case.expected[real], atol=tolerance, rtol=tolerance)
 
     def test_a_captured_step_follows_what_its_buffers_hold(
         self, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype
     ) -> None:
-        attention.register()
         shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "page_size": 16, "dtype": dtype}
         tolerance = TOLERANCE.get(dtype, 4e-3)
         rows = [(1, 300), (1, 5), (1, 64), (0, 0)]
         first = make_case(rows, device="cuda", seed=1, **shape)  # type: ignore[arg-type]
         second = make_case([rows[i] for i in (2, 3, 0, 1)], device="cuda", seed=2, **shape)  # type: ignore[arg-type]
         first.layout.context_lens_host = []
-        attend(first, "paged_kernel")  # compiles
+        attend(first, kernels=True)  # compiles
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            out = attend(first, "paged_kernel")
+            out = attend(first, kernels=True)
         graph.replay()
         torch.testing.assert_close(out.double().cpu(), first.expected, atol=tolerance, rtol=tolerance)
         for name in ("query", "key", "value"):
@@ -287,8 +283,7 @@ class TestChoice:
     pytestmark = gpu
 
     def test_a_gpu_with_triton_is_served_by_the_kernels(self) -> None:
-        config, device = Qwen2Config(), torch.device("cuda")
-        assert attention.choose("auto", device, config) == ("paged_kernel", "CUDA with Triton")
-        assert attention.choose("reference", device, config)[0] == "paged_reference"
-        config.head_dim = 80
-        assert attention.choose("auto", device, config) == ("paged_reference", "no kernel for head_dim 80")
+        device = torch.device("cuda")
+        assert attention.choose("auto", device, 128) == ("paged_kernel", "CUDA with Triton")
+        assert attention.choose("reference", device, 128)[0] == "paged_reference"
+        assert attention.choose("auto", device, 80) == ("paged_reference", "no kernel for head_dim 80")

@@ -17,7 +17,6 @@ from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import Completion, Delta, Finish, Prompt, Stream, collect
 from handler.inference.loop import BatchingEngine
 from handler.inference.request import Event
-from handler.inference.runner import Forward, model_forward
 from tests import models
 from tests.models import VOCAB, greedy, sampling, serving
 
@@ -35,7 +34,7 @@ class Faulty:
         self.sizes: list[int] = []
         self._error = error
         self._at = steps
-        self._forward: Forward = model_forward(models.served("demo"))
+        self._forward = models.served("demo").forward
 
     def __call__(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         self.steps += 1
@@ -490,7 +489,7 @@ def test_a_failed_step_fails_what_runs_and_the_engine_begins_afresh(overlap: boo
 
 def test_a_token_that_was_unread_when_a_step_failed_is_drawn_again_and_not_twice() -> None:
     prompts = [(token,) * 20 for token in range(4)]
-    plain = model_forward(models.served("demo"))
+    plain = models.served("demo").forward
     failures = 0
 
     def forward(*arguments: Any) -> Tensor:

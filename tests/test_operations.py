@@ -1,7 +1,6 @@
 """Operations: what was sent reaches the engine, what the engine said reaches the caller, nothing else does."""
 
 import asyncio
-import copy
 import hashlib
 import threading
 from collections.abc import Callable
@@ -23,7 +22,9 @@ from handler.contracts import (
 )
 from handler.errors import ContextLengthExceeded, DeadlineExceeded, OutOfMemory, Unsupported
 from handler.inference.engine import Sampling
+from handler.model.snapshot import DEMO
 from handler.model.template import Template
+from handler.model.tokenizer import read as read_tokenizer
 from handler.operations import Operations, Piece
 from tests.fakes import ScriptedEngine, likely
 
@@ -269,11 +270,12 @@ def test_thinking_is_refused_where_the_template_knows_none(line: Line) -> None:
         run(line(ScriptedEngine()), operation="chat", messages=HI, enable_thinking=True)
 
 
-def test_reasoning_comes_apart_from_the_answer(line: Line, tokenizer: PreTrainedTokenizerFast, read: Read) -> None:
-    thinker = copy.deepcopy(tokenizer)
-    thinker.chat_template = str(tokenizer.chat_template).replace(
+def test_reasoning_comes_apart_from_the_answer(line: Line, read: Read) -> None:
+    plain = read_tokenizer(DEMO, "demo")
+    told = str(plain.chat_template).replace(
         "'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n' + ('' if enable_thinking else '<think></think>')"
     )
+    thinker = replace(plain, chat_template=told)
     engine = ScriptedEngine(["<thi", "nk>", "\nhm", "</think>", "\n\nyes"])
     operations = replace(line(engine), template=Template(thinker))
     text, reply = run(operations, operation="chat", messages=HI, enable_thinking=True)

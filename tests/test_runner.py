@@ -1,7 +1,7 @@
 """One step on the device: what it computes, and that padding and order change nothing."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ from handler.inference import draws, runner
 from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import Logprob
 from handler.inference.kv_cache import KVCache
-from handler.inference.runner import Forward, Runner, model_forward
+from handler.inference.model import Model
+from handler.inference.runner import Runner
 from handler.inference.sampler import Sampler
 from handler.inference.scheduler import Scheduler, Sequence, Step
 from tests import models
@@ -21,8 +22,8 @@ from tests import models
 class Heard:
     """The model's forward; keeps the log-probabilities of the last step."""
 
-    def __init__(self, name: str) -> None:
-        self._forward: Forward = model_forward(models.served(name))
+    def __init__(self, model: Model) -> None:
+        self._forward = model.forward
         self.logprobs = torch.empty(0)
 
     def __call__(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
@@ -34,10 +35,11 @@ class Heard:
 class Rig:
     """A scheduler and a runner, stepped by hand."""
 
-    def __init__(self, name: str = "demo", **wishes: Any) -> None:
+    def __init__(self, name: str = "demo", model: Model | None = None, **wishes: Any) -> None:
         config = models.config(rows=8, prefill_chunk=40, **wishes)
-        self.heard = Heard(name)
-        self.runner = Runner(models.served(name), models.info(name), config, forward=self.heard)
+        model = model or models.served(name)
+        self.heard = Heard(model)
+        self.runner = Runner(models.Changed(model, self.heard), models.info(name), config)
         self.scheduler: Scheduler[Sequence] = Scheduler(KVCache(config.pages, config.page_size), 8, 40)
         #: of each sequence's tokens
         self.logprobs: dict[Sequence, list[Logprob]] = {}
@@ -80,10 +82,11 @@ def plain_logprobs(name: str, tokens: Iterable[int]) -> Tensor:
     return logits.log_softmax(-1)
 
 
+@pytest.mark.parametrize("build", [models.served, models.modules], ids=["merged", "modules"])
 @pytest.mark.parametrize("name", models.NAMES)
-def test_log_probabilities_are_those_of_a_plain_forward_to_1e_5(name: str) -> None:
+def test_log_probabilities_are_those_of_a_plain_forward_to_1e_5(name: str, build: Callable[[str], Model]) -> None:
     dice = random.Random(8)
-    rig = Rig(name)
+    rig = Rig(name, build(name))
     for size in (1, 15, 16, 17, 40, 41, 120, 300):
         rig.add(dice.choices(range(models.VOCAB), k=size), max_tokens=30)
     heard: list[tuple[Sequence, int, Tensor]] = []

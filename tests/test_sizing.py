@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from transformers import Qwen2Config, Qwen3Config
 
 from handler.errors import StartError
 from handler.inference.sizing import GIB, Device, EngineConfig, ModelShape, Wishes, plan
@@ -26,14 +25,6 @@ def on_gpu(wishes: Wishes = Wishes(), free_gb: float = 60, shape: ModelShape = S
 
 def on_cpu(wishes: Wishes = Wishes(), free_gb: float = 8, shape: ModelShape = DEMO) -> EngineConfig:  # noqa: B008
     return plan(wishes, shape, device="cpu", free_bytes=int(free_gb * GIB))
-
-
-def test_a_shape_is_read_from_the_models_own_configuration() -> None:
-    qwen2 = Qwen2Config(hidden_size=896, num_attention_heads=14, num_key_value_heads=2, num_hidden_layers=24)
-    assert ModelShape.of(qwen2, 2).head_dim == 64
-    assert ModelShape.of(qwen2, 2).token_bytes == 2 * 24 * 2 * 64 * 2
-    qwen3 = Qwen3Config(hidden_size=1024, num_attention_heads=16, num_key_value_heads=8, head_dim=128)
-    assert ModelShape.of(qwen3, 2).head_dim == 128
 
 
 def test_one_token_of_the_seven_b_model_takes_57344_bytes() -> None:

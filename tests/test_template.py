@@ -1,6 +1,7 @@
 """The template: the model reads the caller's messages to the token, and nothing else."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from handler.errors import ContextLengthExceeded, StartError
 from handler.model.snapshot import DEMO
 from handler.model.template import Ending, Template, Turn
+from handler.model.tokenizer import ChatTokenizer, read
 
 GENUINE = Path(__file__).parents[2] / "shared" / "data" / "tokenizers"
 ROOM = 100_000
@@ -23,16 +25,24 @@ PLAIN = st.text(max_size=30).filter(lambda text: "<" not in text) | st.sampled_f
 TURNS = st.lists(st.builds(Turn, st.sampled_from(["user", "assistant", "system"]), PLAIN), min_size=1, max_size=6)
 
 
-def load(name: str) -> PreTrainedTokenizerFast:
-    """The demo model's tokenizer, or a genuine one; Qwen3's has the vocabulary of Qwen2.5 and a template of its own."""
+def directory(name: str) -> Path:
+    """Of the demo model's tokenizer, or of a genuine one; Qwen3's has the vocabulary of Qwen2.5."""
     path = DEMO if name == "demo" else GENUINE / "qwen2.5-7b-instruct"
     if not path.is_dir():
         pytest.skip("the genuine Qwen tokenizers are not on this machine")
-    tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(path, local_files_only=True))
-    if name == "qwen3":
-        told = json.loads((GENUINE / "qwen3" / "tokenizer_config.json").read_text(encoding="utf-8"))
-        tokenizer.chat_template = told["chat_template"]
-    return tokenizer
+    return path
+
+
+def chat_template(name: str) -> str | None:
+    """The template in place of the directory's own; None keeps that."""
+    if name != "qwen3":
+        return None
+    return str(json.loads((GENUINE / "qwen3" / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"])
+
+
+def load(name: str) -> ChatTokenizer:
+    told = read(directory(name), name)
+    return replace(told, chat_template=chat_template(name) or told.chat_template)
 
 
 @pytest.fixture(scope="module", params=["demo", "qwen2.5", "qwen3"])
@@ -42,12 +52,15 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def tokenizer(name: str) -> PreTrainedTokenizerFast:
-    return load(name)
+    """As the model's makers have it."""
+    theirs = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(directory(name), local_files_only=True))
+    theirs.chat_template = chat_template(name) or theirs.chat_template
+    return theirs
 
 
 @pytest.fixture(scope="module")
-def template(tokenizer: PreTrainedTokenizerFast) -> Template:
-    return Template(tokenizer)
+def template(name: str) -> Template:
+    return Template(load(name))
 
 
 def as_left_alone(name: str, turns: list[Turn]) -> list[Turn]:
@@ -167,19 +180,26 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(template: Templa
 
 
 def test_a_tokenizer_without_a_chat_template_stops_the_start(name: str) -> None:
-    tokenizer = load(name)
-    tokenizer.chat_template = None
     with pytest.raises(StartError, match="no chat template"):
-        Template(tokenizer)
+        Template(replace(load(name), chat_template=None))
 
 
-def test_a_template_of_another_kind_stops_the_start(name: str) -> None:
-    tokenizer = load(name)
-    tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m.role }}: {{ m.content }}]{% if not loop.last %} then {% endif %}{% endfor %}"
-    )
-    with pytest.raises(StartError, match="ChatML"):
-        Template(tokenizer)
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (
+            "{% for m in messages %}[{{ m.role }}: {{ m.content }}]{% if not loop.last %}; {% endif %}{% endfor %}",
+            "ChatML",
+        ),
+        ("{{ raise_exception('only with tools') }}", "only with tools"),
+        ("{% for m in messages %}", "refuses"),
+        ("{{ messages.missing.content }}", "refuses"),
+        ("hello", "does not render the roles"),
+    ],
+)
+def test_a_template_of_another_kind_stops_the_start(name: str, text: str, cause: str) -> None:
+    with pytest.raises(StartError, match=cause):
+        Template(replace(load(name), chat_template=text))
 
 
 @pytest.mark.parametrize(

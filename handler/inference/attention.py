@@ -1,20 +1,15 @@
 """Paged attention: every token's key and value lives in a page, and a row reads only its own pages.
 
-Registered with transformers' attention interface, so that Qwen2 and Qwen3 run unchanged: `layout` and `pages` travel
-as keyword arguments through `model.forward(input_ids, position_ids, use_cache=False, layout=…, pages=…)`. Two
-implementations share one contract: `paged_reference` is plain SDPA on any device; `paged_kernel` is FlashAttention
+Two implementations share one contract: `paged_reference` is plain SDPA on any device; `paged_kernel` is FlashAttention
 and a Triton kernel on CUDA. Knows no request, no scheduler and no sampling.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedConfig
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch import Tensor
 
 from handler.errors import StartError
 from handler.inference import reference
@@ -41,14 +36,20 @@ class KVPages:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device | str,
+        *,
+        kernels: bool = False,
     ) -> None:
         shape = (pages, page_size, kv_heads, head_dim)
         self.page_size = page_size
+        #: who reads and writes: CUDA kernels, or plain torch
+        self.kernels = kernels
         self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at flat `slots` [tokens]."""
+        if not self.kernels:
+            key, value = reference.readable(key), reference.readable(value)
         self.k[layer].flatten(0, 1).index_copy_(0, slots, key)
         self.v[layer].flatten(0, 1).index_copy_(0, slots, value)
 
@@ -83,81 +84,42 @@ class Layout:
     packed: "Packed | None" = field(default=None, repr=False)
 
 
-def _attention(kernel: bool) -> Callable[..., tuple[Tensor, None]]:
-    def paged_attention(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        scaling: float | None = None,
-        dropout: float = 0.0,
-        *,
-        layout: Layout,
-        pages: KVPages,
-        sliding_window: int | None = None,
-        **_: object,
-    ) -> tuple[Tensor, None]:
-        """Write this step's keys and values, then attend; shapes are transformers' own.
+def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout, pages: KVPages) -> Tensor:
+    """Attend the new tokens of one step, whose keys and values are in `pages` already.
 
-        query is [1, heads, tokens, head_dim], key and value [1, kv_heads, tokens, head_dim]; returns
-        [1, tokens, heads, head_dim]. Host lengths decide all shapes: nothing waits for the device, and a step of
-        decode rows alone has fixed shapes under a CUDA graph.
-        """
-        if attention_mask is not None or sliding_window is not None or dropout:
-            raise NotImplementedError("paged attention is causal over the whole context: no mask, window or dropout")
-        layer = module.layer_idx
-        assert isinstance(layer, int)
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-        if not kernel:
-            key, value = reference.readable(key), reference.readable(value)
-        pages.write(layer, layout.slots, key, value)
-        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        if rows := layout.decode_rows:
-            if kernel:
-                from handler.inference.kernels import paged_decode
-
-                tables, lengths = layout.block_tables[:rows], layout.context_lens[:rows]
-                paged_decode(query[:rows], pages.k[layer], pages.v[layer], tables, lengths, scaling, out[:rows])
-            else:
-                reference.decode(layer, query[:rows], out[:rows], scaling, layout, pages)
-        if rows < len(layout.query_lens):
-            # FlashAttention takes no float32: there the prefill stays with SDPA.
-            if kernel and query.dtype.itemsize == 2:
-                from handler.inference.kernels import flash_prefill
-
-                flash_prefill(layer, query, key, value, out, scaling, layout, pages)
-            else:
-                reference.prefill(layer, query, key, value, out, scaling, layout, pages)
-        return out[None], None
-
-    return paged_attention
-
-
-def register() -> None:
-    """Make both implementations known to transformers, by name. Idempotent.
-
-    No mask function is registered on purpose: for a name without one transformers builds no mask at all
-    (`masking_utils._preprocess_mask_arguments`), nor does it look for packed sequences in the position ids.
+    query is [tokens, heads, head_dim], key and value [tokens, kv_heads, head_dim]; returns the shape of query. Host
+    lengths decide all shapes: nothing waits for the device, and a step of decode rows alone has fixed shapes under a
+    CUDA graph.
     """
-    ALL_ATTENTION_FUNCTIONS.register("paged_reference", _attention(kernel=False))
-    ALL_ATTENTION_FUNCTIONS.register("paged_kernel", _attention(kernel=True))
+    scaling = query.shape[-1] ** -0.5
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    if rows := layout.decode_rows:
+        if pages.kernels:
+            from handler.inference.kernels import paged_decode
+
+            tables, lengths = layout.block_tables[:rows], layout.context_lens[:rows]
+            paged_decode(query[:rows], pages.k[layer], pages.v[layer], tables, lengths, scaling, out[:rows])
+        else:
+            reference.decode(layer, query[:rows], out[:rows], scaling, layout, pages)
+    if rows < len(layout.query_lens):
+        # FlashAttention takes no float32: there the prefill stays with SDPA.
+        if pages.kernels and query.dtype.itemsize == 2:
+            from handler.inference.kernels import flash_prefill
+
+            flash_prefill(layer, query, key, value, out, scaling, layout, pages)
+        else:
+            reference.prefill(layer, query, key, value, out, scaling, layout, pages)
+    return out
 
 
-def choose(
-    wish: Literal["auto", "reference", "kernel"], device: torch.device, config: PreTrainedConfig
-) -> tuple[Name, str]:
+def choose(wish: Literal["auto", "reference", "kernel"], device: torch.device, head_dim: int) -> tuple[Name, str]:
     """Which implementation serves, and why: the ledger at start quotes it.
 
     Raises:
-        StartError: `kernel` was wished for and cannot run here, or the model attends in windows.
+        StartError: `kernel` was wished for and cannot run here.
     """
-    if getattr(config, "use_sliding_window", False):
-        raise StartError("the model's config.json says use_sliding_window, and this worker attends the whole context")
     if wish == "reference":
         return "paged_reference", "asked for"
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     obstacle = None
     if device.type != "cuda":
         obstacle = f"the kernels need CUDA, not {device.type}"

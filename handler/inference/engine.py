@@ -196,6 +196,8 @@ class ModelInfo:
     source: str
     #: `qwen2` or `qwen3`
     architecture: str
+    #: who computes: our merged forward, or transformers' modules
+    forward: Literal["merged", "modules"]
     dtype: str
     device: str
     parameters: int

@@ -12,16 +12,16 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 import torch
-from transformers import PreTrainedModel
 
 from handler.errors import EngineFailed, OutOfMemory, Overloaded, WorkerError
 from handler.inference.draws import Draws
 from handler.inference.engine import Delta, Finish, FinishReason, Logprob, ModelInfo, Prompt, Sampling, Status, Stream
 from handler.inference.faults import device_is_lost
 from handler.inference.kv_cache import KVCache
+from handler.inference.model import Model
 from handler.inference.pace import Pace
 from handler.inference.request import Outbox, Request, check, report
-from handler.inference.runner import Forward, Runner
+from handler.inference.runner import Runner
 from handler.inference.scheduler import NO_ROW, Scheduler, Step
 from handler.inference.sizing import EngineConfig
 from handler.inference.text import TextStream
@@ -45,20 +45,19 @@ class BatchingEngine:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Model,
         info: ModelInfo,
         token_bytes: Callable[[int], bytes],
         config: EngineConfig,
         *,
         tokens_in_vocab: int | None = None,
-        forward: Forward | None = None,
     ) -> None:
         """`token_bytes` is the tokenizer's; `tokens_in_vocab` how many ids it has, where the model has more rows."""
         self._info = info
         self._token_bytes = token_bytes
         self._config = config
         self._end_ids = frozenset(info.stop_token_ids)
-        self._runner = Runner(model, info, config, tokens_in_vocab=tokens_in_vocab, forward=forward)
+        self._runner = Runner(model, info, config, tokens_in_vocab=tokens_in_vocab)
         self._scheduler: Scheduler[Request] = Scheduler(
             KVCache(config.pages, config.page_size), config.rows, config.prefill_chunk, config.prefill_alone
         )

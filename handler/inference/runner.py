@@ -4,44 +4,21 @@ Knows rows, pages and tensors, and what a step asks for; never a text, a stream 
 """
 
 import logging
-from collections.abc import Callable
 from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from handler.inference import attention
 from handler.inference.attention import KVPages, Layout
 from handler.inference.draws import Draws
 from handler.inference.engine import ModelInfo
+from handler.inference.model import Model
 from handler.inference.sampler import Sampler
 from handler.inference.scheduler import S, Sequence, Step
-from handler.inference.sizing import EngineConfig, ModelShape
+from handler.inference.sizing import EngineConfig
 
 log = logging.getLogger(__name__)
-
-#: (ids [tokens], positions [tokens], keep [draws] or None for all, layout, pages) -> logits [draws, vocab].
-#: All that is known of the model's forward; a merged one needs to be no more than this.
-Forward = Callable[[Tensor, Tensor, Tensor | None, Layout, KVPages], Tensor]
-
-
-def model_forward(model: PreTrainedModel) -> Forward:
-    """The forward of transformers' own modules, with all tokens of a step packed into one row."""
-    body, head = model.get_submodule("model"), model.get_submodule("lm_head")
-
-    def forward(ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
-        hidden = body(
-            input_ids=ids[None],
-            position_ids=positions[None],
-            use_cache=False,
-            layout=layout,
-            pages=pages,
-        ).last_hidden_state[0]
-        logits: Tensor = head(hidden if keep is None else hidden[keep])
-        return logits
-
-    return forward
 
 
 class Runner:
@@ -54,23 +31,21 @@ class Runner:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Model,
         info: ModelInfo,
         config: EngineConfig,
         *,
         tokens_in_vocab: int | None = None,
-        forward: Forward | None = None,
     ) -> None:
-        """Allocates the cache: `config.pages` pages on the model's device. Switches the model's attention over."""
-        device, shape = model.device, ModelShape.of(model.config, model.dtype.itemsize)
-        attention.register()
-        self.attention, self.attention_reason = attention.choose(config.attention, device, model.config)
-        model.set_attn_implementation(self.attention)
+        """Allocates the cache: `config.pages` pages on the model's device."""
+        device, shape = model.device, model.shape
+        self.attention, self.attention_reason = attention.choose(config.attention, device, shape.head_dim)
+        fused = self.attention == "paged_kernel"
         cache = shape.layers, config.pages, config.page_size, shape.kv_heads, shape.head_dim
-        self._pages = KVPages(*cache, model.dtype, device)
+        self._pages = KVPages(*cache, model.dtype, device, kernels=fused)
         self._device = device
         self._cuda = device.type == "cuda"
-        self._forward = forward or model_forward(model)
+        self._forward = model.forward
         self._page_size = config.page_size
         self._padding = rows = config.rows
         self._width = -(-config.max_model_len // config.page_size)
@@ -90,7 +65,7 @@ class Runner:
         self._decoding: list[int] = []
         self._known = [0] * (rows + 1)
         # A graph holds what is decided on the device alone, which the reference attention is not.
-        capturable = self.attention == "paged_kernel" and self._sampler.capturable
+        capturable = fused and self._sampler.capturable
         self._buckets = [*config.graph_buckets] if capturable else []
         #: by rows: the graph, and the ids and logits that it writes
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}

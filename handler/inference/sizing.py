@@ -4,7 +4,7 @@ Pure arithmetic: reads no environment and asks no device.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from handler.errors import StartError
 
@@ -49,21 +49,6 @@ class ModelShape:
     vocab: int
     #: of weights, activations and cache alike
     dtype_bytes: int
-
-    @classmethod
-    def of(cls, config: Any, dtype_bytes: int) -> "ModelShape":
-        """From a transformers Qwen2 or Qwen3 configuration."""
-        return cls(
-            context_length=config.max_position_embeddings,
-            layers=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            vocab=config.vocab_size,
-            dtype_bytes=dtype_bytes,
-        )
 
     @property
     def token_bytes(self) -> int:

@@ -11,12 +11,13 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
+import jinja2
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
-from transformers import PreTrainedTokenizerFast
 
 from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
 from handler.inference.engine import Prompt
+from handler.model.tokenizer import ChatTokenizer
 
 
 class Turn(NamedTuple):
@@ -56,10 +57,10 @@ class Template:
         StartError: the checkpoint has no chat template of the ChatML kind, or no byte-level tokenizer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
         if not tokenizer.chat_template:
             raise StartError("the model's tokenizer has no chat template; an instruct model is needed")
-        backend: Tokenizer = tokenizer.backend_tokenizer
+        backend = tokenizer.backend
         if not isinstance(backend.decoder, ByteLevel):
             raise StartError(
                 "the model's tokenizer is not byte-level BPE as Qwen's; this worker serves Qwen2, 2.5 and 3"
@@ -75,11 +76,15 @@ class Template:
         )
         self._known_bytes: dict[int, bytes] = {}
         #: ids from this one on have no token, though the model's embedding may have rows for them
-        self.tokens_in_vocab = len(tokenizer)
+        self.tokens_in_vocab = backend.get_vocab_size()
         self._longest_token = max(map(len, backend.get_vocab(with_added_tokens=False)))
         self._frame = lru_cache(maxsize=256)(self._render_frame)
-        *_, self._turn_end = self._pieces(("system", "user"), answer=False)
-        if self._frame(("user",), ANSWER)[0] != "<|im_start|>user\n":
+        try:
+            *_, self._turn_end = self._pieces(("system", "user"), answer=False)
+            before = self._frame(("user",), ANSWER)[0]
+        except InvalidRequest as error:
+            raise StartError(str(error)) from error
+        if before != "<|im_start|>user\n":
             raise StartError("the model's chat template is not of the ChatML kind")
         #: True where the template can let the model think before it answers, as Qwen3's
         self.thinks = "enable_thinking" in tokenizer.chat_template
@@ -177,10 +182,10 @@ class Template:
 
     def _apply(self, turns: list[Turn], answer: bool, thinks: bool = False) -> str:
         conversation = [turn._asdict() for turn in turns]
-        text = self._tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=answer, enable_thinking=thinks
-        )
-        return str(text)
+        try:
+            return self._tokenizer.render(conversation, add_generation_prompt=answer, enable_thinking=thinks)
+        except jinja2.TemplateError as error:
+            raise InvalidRequest(f"the model's chat template refuses these roles: {error}") from error
 
     def _default_system(self) -> str | None:
         """What stands in the system turn where the caller sent none."""

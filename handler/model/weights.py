@@ -1,114 +1,93 @@
 """Load a checkpoint: a snapshot in, a model on the device and its template out."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
-from transformers.utils import logging as transformers_logging
 
 from handler.errors import StartError
 from handler.inference.engine import ModelInfo
+from handler.inference.model import Model
+from handler.model import checkpoint, tokenizer
+from handler.model.config import ModelConfig, read_generation_config, read_model_config
+from handler.model.qwen import Qwen
+from handler.model.shards import Stored, find_tensors
 from handler.model.snapshot import Snapshot
 from handler.model.template import Template
-
-#: what `model_type` in config.json may say
-ARCHITECTURES = ("qwen2", "qwen3")
 
 
 class Loaded(NamedTuple):
     """A model that is ready to run."""
 
-    model: PreTrainedModel
+    model: Model
     template: Template
     info: ModelInfo
+    #: of weights, in files
+    bytes_read: int
 
 
 def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | None = None) -> Loaded:
     """Load a checkpoint, in its own dtype unless another is asked for, onto the GPU where there is one.
 
     Raises:
-        StartError: a file is missing or unreadable, or the architecture is not ours.
+        StartError: a file is missing or unreadable, or the model is none that this worker serves.
     """
-    transformers_logging.disable_progress_bar()
-    config = _read_json(snapshot.path / "config.json")
-    if config.get("model_type") not in ARCHITECTURES:
-        raise StartError(f"{snapshot.name}: model_type {config.get('model_type')!r} is not one of {ARCHITECTURES}")
-    if "quantization_config" in config:
-        raise StartError(f"{snapshot.name}: quantised checkpoints are not supported; take the bf16 one")
-    if not any((snapshot.path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise StartError(f"{snapshot.name}: no tokenizer there (tokenizer.json, or vocab.json with merges.txt)")
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(snapshot.path, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            snapshot.path, local_files_only=True, dtype=dtype or "auto", device_map={"": target}
-        )
-    except Exception as error:  # the libraries raise whatever the damaged file makes them raise
-        raise StartError(f"{snapshot.name}: the checkpoint cannot be loaded: {_first_line(error)}") from error
-    model.eval().requires_grad_(False)
-    template = Template(cast(PreTrainedTokenizerFast, tokenizer))
-    info = describe(model, snapshot)
-    if template.tokens_in_vocab > info.vocab_size:
+    config = read_model_config(snapshot.path, snapshot.name)
+    generation = read_generation_config(snapshot.path, snapshot.name)
+    template = Template(tokenizer.read(snapshot.path, snapshot.name))
+    if template.tokens_in_vocab > config.vocab_size:
         raise StartError(
             f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, "
-            f"the model only {info.vocab_size} rows for them"
+            f"the model only {config.vocab_size} rows for them"
         )
-    return Loaded(model, template, info)
-
-
-def describe(model: PreTrainedModel, snapshot: Snapshot) -> ModelInfo:
-    """What `info` and replies tell about a loaded model."""
-    generation = model.generation_config
-    stops = generation.eos_token_id if generation.eos_token_id is not None else model.config.eos_token_id
-    stop_ids = tuple(stops) if isinstance(stops, list | tuple) else () if stops is None else (stops,)
-    return ModelInfo(
+    tensors = checkpoint.wanted(find_tensors(snapshot.path, snapshot.name), tied=config.tie_word_embeddings)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kind: Literal["merged", "modules"] = "modules" if config.beyond_merged() else "merged"
+    dtype = dtype or (getattr(torch, config.dtype) if config.dtype else next(iter(tensors.values())).dtype)
+    load_model = _load_merged if kind == "merged" else _load_modules
+    model = load_model(snapshot, config, tensors, dtype, target)
+    ends = config.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
+    info = ModelInfo(
         name=snapshot.name,
         revision=snapshot.revision,
         source=snapshot.source,
-        architecture=model.config.model_type,
+        architecture=config.model_type,
+        forward=kind,
         dtype=str(model.dtype).removeprefix("torch."),
         device=_device_name(model.device),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        vocab_size=model.config.vocab_size,
-        context_length=model.config.max_position_embeddings,
-        stop_token_ids=stop_ids,
-        sampling_defaults=_sampling_defaults(generation),
+        parameters=sum(stored.elements for stored in tensors.values()),
+        vocab_size=config.vocab_size,
+        context_length=config.max_position_embeddings,
+        stop_token_ids=() if ends is None else ends if isinstance(ends, tuple) else (ends,),
+        sampling_defaults=generation.sampling(),
     )
+    return Loaded(model, template, info, sum(stored.bytes for stored in tensors.values()))
 
 
-def _sampling_defaults(generation: GenerationConfig) -> Mapping[str, float | int]:
-    """The generation_config by our field names; what it leaves open has no effect."""
-    given: dict[str, float | int] = {}
-    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
-        value = getattr(generation, name, None)
-        if value is not None:
-            given[name] = value
-    if not generation.do_sample:
-        given["temperature"] = 0.0
-    return given
+def _load_merged(
+    snapshot: Snapshot, config: ModelConfig, tensors: Mapping[str, Stored], dtype: torch.dtype, device: torch.device
+) -> Model:
+    try:
+        model = Qwen(config, dtype, device)
+    except RuntimeError as error:  # of torch, where memory is too small
+        raise StartError(f"{snapshot.name}: no room for the weights: {_first_line(error)}") from error
+    checkpoint.fill(model.places(), tensors, snapshot.name)
+    return model
+
+
+def _load_modules(
+    snapshot: Snapshot, config: ModelConfig, tensors: Mapping[str, Stored], dtype: torch.dtype, device: torch.device
+) -> Model:
+    from handler.model.modules import Modules
+
+    try:
+        return Modules.load(snapshot.path, dtype, device)
+    except Exception as error:  # transformers raises whatever a damaged file makes it raise
+        raise StartError(f"{snapshot.name}: the checkpoint cannot be loaded: {_first_line(error)}") from error
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StartError(f"{path.name} cannot be read: {_first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise StartError(f"{path.name} is not a JSON object")
-    return content
 
 
 def _first_line(error: BaseException) -> str:

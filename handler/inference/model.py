@@ -1,0 +1,35 @@
+"""What the engine asks of a model: its size, and one forward. Knows no checkpoint and no library of models."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from handler.inference.attention import KVPages, Layout
+from handler.inference.sizing import ModelShape
+
+
+class Model(Protocol):
+    """Weights on a device, ready to run."""
+
+    @property
+    def shape(self) -> ModelShape: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+        """Compute one step of packed tokens: write their keys and values into `pages`, return logits.
+
+        Args:
+            ids: int64 [tokens].
+            positions: int64 [tokens], each in its own sequence.
+            keep: int64 [draws]: tokens whose logits are wanted; None for all.
+
+        Returns:
+            [draws, vocab].
+        """
+        ...

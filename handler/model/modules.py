@@ -1,0 +1,78 @@
+"""The module path: transformers' own Qwen2 and Qwen3, unchanged, on our paged attention.
+
+Serves what the merged forward does not compute, and is what it is measured against. Imported only where it is chosen,
+for the sake of the seconds that transformers takes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging
+
+from handler.inference.attention import KVPages, Layout, attend
+from handler.model.config import ModelConfig
+
+ATTENTION = "paged"
+
+
+class Modules:
+    """A `Model` made of transformers' modules."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Switches the model's attention over: it runs here alone from now on."""
+        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, paged_attention)
+        model.eval().requires_grad_(False)
+        model.set_attn_implementation(ATTENTION)
+        self.dtype, self.device = model.dtype, model.device
+        self.shape = ModelConfig.model_validate(model.config.to_dict()).shape(model.dtype.itemsize)
+        self._body, self._head = model.get_submodule("model"), model.get_submodule("lm_head")
+
+    @classmethod
+    def load(cls, directory: Path, dtype: torch.dtype | None, device: torch.device) -> "Modules":
+        """Load a checkpoint, in its own dtype unless another is asked for; raises whatever transformers raises."""
+        logging.disable_progress_bar()
+        return cls(
+            AutoModelForCausalLM.from_pretrained(
+                directory, local_files_only=True, dtype=dtype or "auto", device_map={"": device}
+            )
+        )
+
+    def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+        """See `Model.forward`: all tokens of a step packed into one row."""
+        hidden = self._body(
+            input_ids=ids[None], position_ids=positions[None], use_cache=False, layout=layout, pages=pages
+        ).last_hidden_state[0]
+        logits: Tensor = self._head(hidden if keep is None else hidden[keep])
+        return logits
+
+
+def paged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    *,
+    layout: Layout,
+    pages: KVPages,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Write this step's keys and values, then attend; called by transformers' attention interface.
+
+    query is [1, heads, tokens, head_dim], key and value [1, kv_heads, tokens, head_dim]; returns
+    [1, tokens, heads, head_dim]. No mask function is registered on purpose: for a name without one transformers builds
+    no mask at all (`masking_utils._preprocess_mask_arguments`), nor does it look for packed sequences in the positions.
+    """
+    if attention_mask is not None or sliding_window is not None or dropout:
+        raise NotImplementedError("paged attention is causal over the whole context: no mask, window or dropout")
+    layer = module.layer_idx
+    assert isinstance(layer, int)
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    pages.write(layer, layout.slots, key, value)
+    return attend(layer, query, key, value, layout, pages)[None], None

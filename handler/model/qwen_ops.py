@@ -1,0 +1,58 @@
+"""What a layer computes between its matrix products, in plain torch: on any device, and the measure of the kernels.
+
+Results are rounded where transformers' Qwen2 and Qwen3 round them. Knows tensors alone, no model.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from handler.inference.attention import KVPages
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Norm the last dimension in float32; the weight multiplies what is rounded already."""
+    return functional.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype).mul_(weight)
+
+
+def rotate_and_store(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    rope: Tensor,
+    slots: Tensor,
+    layer: int,
+    pages: KVPages,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Norm (where the model does) and rotate queries and keys, and write keys and values into the cache.
+
+    qkv is [tokens, heads + 2 * kv_heads, head_dim]; norms the weights for queries and keys, each [head_dim]; rope
+    [tokens, 2, head_dim], see `rope_table`; slots int64 [tokens]. May change qkv; returns queries, keys and values.
+    """
+    kv_heads = pages.k[layer].shape[2]
+    heads = qkv.shape[1] - 2 * kv_heads
+    turned, value = qkv.split((heads + kv_heads, kv_heads), 1)
+    if norms is not None:
+        turned = functional.rms_norm(turned.float(), turned.shape[-1:], None, eps).to(qkv.dtype)
+        for part, weight in zip(turned.split((heads, kv_heads), 1), norms, strict=True):
+            part.mul_(weight)
+    cos, sin = rope[:, None].unbind(2)
+    # The halves of a head trade places; the sign that one of them changes is in the table.
+    turned = (turned * cos).add_(turned.roll(turned.shape[-1] // 2, -1).mul_(sin))
+    query, key = turned.split((heads, kv_heads), 1)
+    pages.write(layer, slots, key, value)
+    return query, key, value
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """[tokens, 2 * n] to [tokens, n]: the first half, through silu, times the second."""
+    gate, up = gate_up.chunk(2, -1)
+    return functional.silu(gate).mul_(up)
+
+
+def rope_table(positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[positions, 2, head_dim]: by what a head and its swapped halves are multiplied, the cosines and signed sines."""
+    frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float, device=device) / head_dim)
+    angles = torch.arange(positions, dtype=torch.float, device=device)[:, None] * frequencies
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), 1)

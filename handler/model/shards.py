@@ -1,0 +1,119 @@
+"""Which tensors the safetensors files of a checkpoint hold, and where their bytes lie. Reads headers, never a tensor.
+
+The format: eight bytes with the length of a JSON header (little-endian), the header, then the tensors without a gap
+(https://github.com/huggingface/safetensors, "Format").
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handler.errors import StartError
+from handler.model.config import read_json
+
+#: of all dtypes of the format those that hold weights of a model that is not quantised
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+#: a longer header than the reference implementation reads
+LONGEST_HEADER = 100_000_000
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a file."""
+
+    file: Path
+    #: of its first byte, from the beginning of the file
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * self.dtype.itemsize
+
+
+def find_tensors(directory: Path, name: str) -> dict[str, Stored]:
+    """All tensors of a checkpoint; `name` is what the operator calls the model.
+
+    Raises:
+        StartError: a file is missing, cut short or damaged, or two of them hold the same tensor.
+    """
+    found: dict[str, Stored] = {}
+    for file in _files(directory, name):
+        try:
+            tensors = dict(_read_header(file))
+        except OSError as error:
+            raise StartError(f"{name}: {file.name} cannot be read: {error.strerror}") from error
+        except _Damaged as damage:
+            raise StartError(f"{name}: {file.name} is damaged: {damage}; fetch it again") from damage
+        if twice := found.keys() & tensors.keys():
+            raise StartError(f"{name}: {min(twice)} is in {file.name} and in another file of the checkpoint")
+        found |= tensors
+    if not found:
+        raise StartError(f"{name}: there is no tensor in the weights")
+    return found
+
+
+class _Damaged(Exception):
+    """What is wrong with a file."""
+
+
+def _files(directory: Path, name: str) -> list[Path]:
+    if not (directory / INDEX).exists():
+        if not (directory / "model.safetensors").exists():
+            raise StartError(f"{name}: no weights there (model.safetensors, or {INDEX} with its files)")
+        return [directory / "model.safetensors"]
+    told = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(told, dict) or not all(isinstance(file, str) for file in told.values()):
+        raise StartError(f"{name}: {INDEX} names no files")
+    # A file lies beside the index, whatever path it is called by.
+    return [directory / Path(file).name for file in sorted(set(told.values()))]
+
+
+def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        if size < 8 or length > min(size - 8, LONGEST_HEADER):
+            raise _Damaged("it ends within its header")
+        try:
+            header = json.loads(content.read(length))
+        except ValueError as error:
+            raise _Damaged("its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _Damaged("its header is not a JSON object")
+    header.pop("__metadata__", None)
+    ends = [8 + length]
+    for name, entry in header.items():
+        stored, end = _read_entry(file, name, entry, 8 + length)
+        if end > size:
+            raise _Damaged(f"it has {size} bytes, and {name} ends at byte {end}")
+        ends.append(end)
+        yield name, stored
+    if max(ends) != size:
+        raise _Damaged(f"it has {size} bytes, and its last tensor ends at byte {max(ends)}")
+
+
+def _read_entry(file: Path, name: str, entry: Any, begin: int) -> tuple[Stored, int]:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]}:
+            if not all(isinstance(side, int) and side >= 0 for side in shape) or first < 0:
+                raise _Damaged(f"the header's entry of {name} makes no sense")
+        case _:
+            raise _Damaged(f"the header's entry of {name} makes no sense")
+    if dtype not in DTYPES:
+        raise StartError(f"{file.name}: {name} is {dtype}, and this worker runs {', '.join(DTYPES)}")
+    stored = Stored(file, begin + first, DTYPES[dtype], tuple(shape))
+    if last - first != stored.bytes:
+        raise _Damaged(f"{name} has {last - first} bytes, which is not {shape} of {dtype}")
+    return stored, begin + last
