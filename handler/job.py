@@ -1,6 +1,5 @@
 """One job: a dict in, a dict (or chunks) out. The one boundary for errors and for cancelling."""
 
-import asyncio
 import json
 import logging
 import time
@@ -44,19 +43,18 @@ class Jobs:
 
     async def stream(self, job: Mapping[str, Any]) -> AsyncIterator[Json]:
         """The streaming face: indexed chunks, then the reply. Text comes only where `stream` was asked for."""
-        line = self._line(job)
-        _close_when_task_ends(line)
         index = 0
-        async for event in line:
-            if isinstance(event, Piece):
-                yield {"index": index, "reasoning_delta" if event.reasoning else "delta": event.text}
-                index += 1
-            elif "error" in event:
-                # The SDK does not send a chunk that holds `error`; one that does not tells `/stream` why it ended.
-                yield {"index": index, "failure": json.loads(event["error"])}
-                yield event
-            else:
-                yield event
+        async with aclosing(self._line(job)) as events:
+            async for event in events:
+                if isinstance(event, Piece):
+                    yield {"index": index, "reasoning_delta" if event.reasoning else "delta": event.text}
+                    index += 1
+                elif "error" in event:
+                    # The SDK does not send a chunk that holds `error`; one that does not tells `/stream` why it ended.
+                    yield {"index": index, "failure": json.loads(event["error"])}
+                    yield event
+                else:
+                    yield event
 
     async def _line(self, job: Mapping[str, Any]) -> AsyncGenerator[Piece | Json, None]:
         """Parse, run, and turn whatever comes into what RunPod may be given."""
@@ -106,20 +104,3 @@ def _with_reply(record: JobRecord, reply: Reply) -> JobRecord:
         ttft_ms=reply.timing.ttft_ms,
         finish_reason=reply.finish_reason,
     )
-
-
-def _close_when_task_ends(line: AsyncGenerator[Any, None]) -> None:
-    """Close the line with the task that consumes it.
-
-    A cancelled job's generator is left by the SDK where it stands, most often in a chunk's POST: no CancelledError,
-    no `finally`. The end of its task is the one sure sign.
-    """
-    task = asyncio.current_task()
-    if task is None:
-        return
-    closing: list[asyncio.Task[None]] = []  # the loop keeps only weak references to tasks
-
-    async def close() -> None:
-        await line.aclose()
-
-    task.add_done_callback(lambda ended: closing.append(ended.get_loop().create_task(close())))

@@ -138,16 +138,19 @@ def test_cancelling_the_json_face_stops_the_engine(line: Line) -> None:
     assert (engine.cancelled, engine.running) == (1, 0)
 
 
-def test_cancelling_a_job_whose_generator_stands_still_stops_the_engine(line: Line) -> None:
-    """As the SDK does it: the task is cancelled in a chunk's POST, and the generator is neither closed nor resumed."""
-    engine = ScriptedEngine(["x"] * 1000, step_s=0.001)
-    abandoned: list[object] = []
+@pytest.mark.parametrize("closes", [True, False], ids=["our loop", "the SDK's own loop"])
+def test_cancelling_a_job_while_a_chunk_is_posted_stops_the_engine(line: Line, closes: bool) -> None:
+    """Our loop closes the generator; the SDK's leaves it where it stands, and asyncio closes what nobody holds."""
+    engine, report = ScriptedEngine(["x"] * 1000, step_s=0.001), Report()
 
     async def run_job() -> None:
-        generator = Jobs(line(engine), Report(), streaming=True).stream({"id": "j", "input": {**HI, "stream": True}})
-        abandoned.append(generator)  # a reference, so that no garbage collection helps
-        async for _ in generator:
-            await asyncio.sleep(3600)
+        generator = Jobs(line(engine), report, streaming=True).stream({"id": "j", "input": {**HI, "stream": True}})
+        try:
+            async for _ in generator:
+                await asyncio.sleep(3600)
+        finally:
+            if closes:
+                await generator.aclose()  # type: ignore[attr-defined]
 
     async def cancel() -> None:
         task = asyncio.create_task(run_job())
@@ -155,7 +158,10 @@ def test_cancelling_a_job_whose_generator_stands_still_stops_the_engine(line: Li
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        if closes:
+            assert report.counters()["jobs"] == {"cancelled": 1}
         await asyncio.sleep(0.05)
+        assert report.counters()["jobs"] == {"cancelled": 1}
         assert (engine.cancelled, engine.running) == (1, 0)
 
     asyncio.run(cancel())
