@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 
 from tests.platform import Background, Fault, Platform, Route, Worker, eventually
 
+ROOT = Path(__file__).parents[1]
 ECHO = """
 import asyncio, os, sys, types
 # `import runpod` measures the CPU for a second to fill a debug field that nobody reads here.
@@ -368,7 +371,7 @@ def test_a_developer_starts_it_with_a_worker_from_the_command_line() -> None:
     command = "import os; print(os.environ['RUNPOD_WEBHOOK_GET_JOB']); raise SystemExit(7)"
     done = subprocess.run(
         [sys.executable, "-m", "tests.platform", "--port", "0", "--", sys.executable, "-c", command],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
@@ -376,6 +379,42 @@ def test_a_developer_starts_it_with_a_worker_from_the_command_line() -> None:
     assert done.returncode == 7, done.stderr
     assert "curl -s http://127.0.0.1:" in done.stdout
     assert done.stdout.splitlines()[-1].endswith("/v2/local/job-take/$ID?gpu=NVIDIA+L40S")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_readmes_line_serves_the_worker_and_every_curl_line_that_it_prints_works(tmp_path: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (line,) = (block.strip() for block in blocks if "tests.platform" in block)
+    line = line.replace(".venv/bin/python", sys.executable).replace("tests.platform", "tests.platform --port 0")
+    log = tmp_path / "log"
+
+    def curls() -> list[str]:
+        return [told for told in log.read_text(errors="replace").splitlines() if told.startswith("curl ")]
+
+    async def curl(command: str) -> Any:
+        process = await asyncio.create_subprocess_shell(command, stdout=asyncio.subprocess.PIPE)
+        return json.loads((await process.communicate())[0])
+
+    async def scenario() -> None:
+        with log.open("wb") as out:
+            served = await asyncio.create_subprocess_shell(f"exec env {line}", cwd=ROOT, stdout=out, stderr=out)
+        try:
+            await eventually(lambda: len(curls()) == 6)
+            runsync, run, status, stream, cancel, health = curls()
+            done = await curl(runsync)
+            assert (done["status"], done["output"]["success"]) == ("COMPLETED", True)
+            queued = await curl(run)
+            assert queued["status"] == "IN_QUEUE"
+            of_job = [command.replace("JOB_ID", queued["id"]) for command in (status, stream, cancel)]
+            state, chunks, cancelled = [await curl(command) for command in of_job]
+            assert state["id"] == cancelled["id"] == queued["id"]
+            assert chunks.keys() == {"status", "stream"}
+            assert (await curl(health))["workers"]["unhealthy"] == 0
+        finally:
+            served.terminate()
+            await served.wait()
+
+    asyncio.run(scenario())
 
 
 async def _json(request: Any) -> Any:
