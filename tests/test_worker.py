@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from handler.model.snapshot import DEMO
-from tests.platform import Platform
+from tests.platform import Platform, Worker
 
 COMMAND = [sys.executable, "-u", "-m", "handler"]
 HI: dict[str, Any] = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}]}
@@ -57,6 +57,8 @@ def test_sixty_four_jobs_of_all_operations_at_once_are_all_answered_on_the_json_
             bad = await platform.runsync({**HI, "top_p": 5})
             assert bad["status"] == "FAILED"
             assert json.loads(bad["error"])["field"] == "top_p"
+            check_log_line(worker, done[0], "chat")
+            assert logged(worker, bad["id"])["outcome"] == "invalid_request"
             assert (await platform.runsync({"operation": "info"}))["status"] == "COMPLETED"
             assert (await platform.runsync({**HI, "messages": [{"role": "user", "content": SECRET}]}))["output"][
                 "success"
@@ -83,6 +85,7 @@ def test_the_streaming_face_sends_indexed_chunks_that_fold_to_the_whole() -> Non
             assert sum(len(deltas) for deltas, _ in streams) > 64
             whole = await platform.wait(ids[0])
             assert whole["output"][-1] == streams[0][1]
+            check_log_line(worker, whole, "chat")
 
             secret = await platform.run({**HI, "messages": [{"role": "user", "content": SECRET}], "stream": True})
             assert (await fold(platform, secret))[1]["success"]
@@ -92,8 +95,26 @@ def test_the_streaming_face_sends_indexed_chunks_that_fold_to_the_whole() -> Non
             *_, told = [chunk async for chunk in platform.chunks(failed)]
             assert told["failure"]["field"] == "top_p"
             assert json.loads((await platform.wait(failed))["error"])["field"] == "top_p"
+            assert logged(worker, failed)["outcome"] == "invalid_request"
 
     asyncio.run(scenario())
+
+
+def logged(worker: Worker, id_: str) -> dict[str, str]:
+    """What the one log line of a job tells, by name."""
+    lines = [json.loads(line) for line in worker.log.splitlines() if line.startswith('{"requestId": ')]
+    (message,) = [line["message"] for line in lines if line["requestId"] == id_ and "outcome=" in line["message"]]
+    return dict(fact.split("=", 1) for fact in message.split(" "))
+
+
+def check_log_line(worker: Worker, job: dict[str, Any], operation: str) -> None:
+    told, reply = logged(worker, job["id"]), last(job)
+    assert (told.pop("operation"), told.pop("outcome")) == (operation, "ok")
+    assert told.pop("finish_reason") == reply["finish_reason"]
+    assert float(told.pop("total_ms")) >= reply["timing"]["total_ms"]
+    wanted = {name: reply["timing"][name] for name in ("queue_ms", "ttft_ms")}
+    wanted |= {name: reply["usage"][name] for name in ("prompt_tokens", "completion_tokens")}
+    assert {name: float(value) for name, value in told.items()} == wanted
 
 
 async def fold(platform: Platform, id_: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
