@@ -29,7 +29,9 @@ PAGE = 16
 class Count(TorchDispatchMode):
     """Counts what is no view."""
 
-    ops = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.ops += not func.is_view
@@ -66,7 +68,8 @@ class Step:
         self._model.forward(self._ids, self._positions, None, layout, self._pages)
 
     def ops(self) -> int:
-        with Count() as count:
+        count = Count()
+        with count:
             self.run()
         return count.ops
 
