@@ -23,9 +23,35 @@ PAGE = 16
 every_model = pytest.mark.parametrize("name", models.NAMES)
 
 
-def pages_of(model: Model, count: int) -> KVPages:
+def config_of(name: str) -> ModelConfig:
+    return ModelConfig.model_validate(models.oracle(name).config.to_dict())
+
+
+def pages_of(model: Model, count: int, *, kernels: bool = False) -> KVPages:
     shape = model.shape
-    return KVPages(shape.layers, count, PAGE, shape.kv_heads, shape.head_dim, model.dtype, model.device)
+    return KVPages(
+        shape.layers, count, PAGE, shape.kv_heads, shape.head_dim, model.dtype, model.device, kernels=kernels
+    )
+
+
+def layout_of(spans: list[tuple[int, int]], decode_rows: int, device: torch.device) -> Layout:
+    """Of a step that computes a span of each of some texts; text i lives in pages 8i + 1 to 8i + 8."""
+    tables = torch.stack([torch.arange(8 * row + 1, 8 * row + 9, dtype=torch.int32) for row in range(len(spans))])
+    lengths, ends = [end - begin for begin, end in spans], [end for _, end in spans]
+    slots = [tables[row, at // PAGE] * PAGE + at % PAGE for row, at in enumerate(positions_of(spans))]
+    return Layout(
+        slots=torch.cat(slots).long().to(device),
+        block_tables=tables.to(device),
+        context_lens=torch.tensor(ends, dtype=torch.int32, device=device),
+        query_starts=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device),
+        query_lens=lengths,
+        context_lens_host=ends,
+        decode_rows=decode_rows,
+    )
+
+
+def positions_of(spans: list[tuple[int, int]]) -> list[Tensor]:
+    return [torch.arange(begin, end) for begin, end in spans]
 
 
 def step(
@@ -36,28 +62,17 @@ def step(
     decode_rows: int,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """Logits of the tokens of each text in its span, or of those to keep; text i has pages 8i + 1 to 8i + 8."""
-    tables = torch.stack([torch.arange(8 * row + 1, 8 * row + 9, dtype=torch.int32) for row in range(len(texts))])
-    positions = [torch.arange(begin, end) for begin, end in spans]
-    lengths, ends = [end - begin for begin, end in spans], [end for _, end in spans]
-    layout = Layout(
-        slots=torch.cat([tables[row, at // PAGE] * PAGE + at % PAGE for row, at in enumerate(positions)]).long(),
-        block_tables=tables,
-        context_lens=torch.tensor(ends, dtype=torch.int32),
-        query_starts=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
-        query_lens=lengths,
-        context_lens_host=ends,
-        decode_rows=decode_rows,
-    )
+    """Logits of the tokens of each text in its span, or of those to keep."""
     ids = torch.cat([text[begin:end] for text, (begin, end) in zip(texts, spans, strict=True)])
+    layout, positions = layout_of(spans, decode_rows, model.device), torch.cat(positions_of(spans))
     with torch.inference_mode():
-        return model.forward(ids, torch.cat(positions), keep, layout, pages)
+        return model.forward(ids.to(model.device), positions.to(model.device), keep, layout, pages)
 
 
-def steps(model: Model) -> Tensor:
+def steps(model: Model, *, kernels: bool = False) -> Tensor:
     """Prompts of one step, one cut in two, then two decode rows beside the second half."""
     texts = [torch.randint(models.VOCAB, (n,), generator=torch.Generator().manual_seed(n)) for n in (9, 34, 100)]
-    pages = pages_of(model, 30)
+    pages = pages_of(model, 30, kernels=kernels)
     first = step(model, pages, texts, [(0, 8), (0, 33), (0, 60)], 0)
     return torch.cat((first, step(model, pages, texts, [(8, 9), (33, 34), (60, 100)], 2)))
 

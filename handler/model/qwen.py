@@ -6,6 +6,7 @@ is added by the product itself. Knows no file: `places` says what belongs where.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ class Layer:
     #: queries, then keys, then values
     qkv: Tensor
     qkv_bias: Tensor | None
-    #: for each head of the queries, and of the keys
-    norms: tuple[Tensor, Tensor] | None
+    #: [2, head_dim]: for each head of the queries, and of the keys
+    norms: Tensor | None
     out: Tensor
     post_norm: Tensor
     gate_up: Tensor
@@ -50,7 +51,7 @@ class Qwen:
                 input_norm=empty(shape.hidden),
                 qkv=empty(queries + 2 * keys, shape.hidden),
                 qkv_bias=empty(queries + 2 * keys) if config.model_type == "qwen2" else None,
-                norms=(empty(shape.head_dim), empty(shape.head_dim)) if config.model_type == "qwen3" else None,
+                norms=empty(2, shape.head_dim) if config.model_type == "qwen3" else None,
                 out=empty(shape.hidden, queries),
                 post_norm=empty(shape.hidden),
                 gate_up=empty(2 * shape.intermediate, shape.hidden),
@@ -97,7 +98,7 @@ class Qwen:
 
     def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         """See `Model.forward`."""
-        ops, eps = qwen_ops, self._eps
+        ops, eps = _ops(pages.kernels), self._eps
         hidden, rope = self._embedding[ids], self._rope[positions]
         for index, layer in enumerate(self._layers):
             normed = ops.rms_norm(hidden, layer.input_norm, eps)
@@ -110,3 +111,12 @@ class Qwen:
         if keep is not None:
             hidden = hidden[keep]
         return linear(ops.rms_norm(hidden, self._norm, eps), self._head)
+
+
+def _ops(kernels: bool) -> ModuleType:
+    """What computes between the matrix products: two modules of the same three functions."""
+    if not kernels:
+        return qwen_ops
+    from handler.model import qwen_kernels
+
+    return qwen_kernels

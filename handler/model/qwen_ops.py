@@ -16,17 +16,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotate_and_store(
-    qkv: Tensor,
-    norms: tuple[Tensor, Tensor] | None,
-    rope: Tensor,
-    slots: Tensor,
-    layer: int,
-    pages: KVPages,
-    eps: float,
+    qkv: Tensor, norms: Tensor | None, rope: Tensor, slots: Tensor, layer: int, pages: KVPages, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Norm (where the model does) and rotate queries and keys, and write keys and values into the cache.
 
-    qkv is [tokens, heads + 2 * kv_heads, head_dim]; norms the weights for queries and keys, each [head_dim]; rope
+    qkv is [tokens, heads + 2 * kv_heads, head_dim]; norms [2, head_dim], the weights for queries and for keys; rope
     [tokens, 2, head_dim], see `rope_table`; slots int64 [tokens]. May change qkv; returns queries, keys and values.
     """
     kv_heads = pages.k[layer].shape[2]
