@@ -13,32 +13,27 @@ import time
 #: name and arguments; sized so that the CPU set takes under 10 minutes and the GPU set under 8
 CPU = (
     ("host", "--steps", "200"),
+    ("forward",),
     ("step",),
     ("sampling", "--rows", "1,32", "--seconds", "0.2"),
-    (
-        "throughput",
-        "--shape",
-        "50m",
-        "--rows",
-        "1,8,32",
-        "--new",
-        "32",
-        "--sides",
-        "transformers,ours",
-        "--repeat",
-        "2",
-    ),
+    ("throughput", "--shape", "50m", "--new", "32", "--sides", "transformers,ours"),
+    ("decode",),
+    ("prefix",),
     ("load", "--seconds", "5"),
     ("enhance",),
     ("loop_lag",),
+    ("cold_start", "--repeat", "3"),
     ("platform", "--quick"),
 )
 GPU = (
-    ("throughput", "--gpu"),
+    ("decode", "--gpu"),
     ("step", "--gpu"),
+    ("forward", "--gpu", "--shape", "7b", "--dtype", "bfloat16"),
     ("sampling", "--gpu", "--seconds", "0.1"),
     ("load", "--gpu"),
+    ("prefix", "--gpu"),
     ("identical",),
+    ("cold_start", "--gpu", "--repeat", "2"),
 )
 
 

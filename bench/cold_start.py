@@ -28,8 +28,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from bench.engines import SHAPES
 from bench.harness import Bench
-from bench.throughput import SHAPES
 from handler.model.snapshot import DEMO
 from tests.platform import Platform
 

@@ -8,15 +8,14 @@ median time of a step, sides taking turns: on a CPU arithmetic and all, on a GPU
 """
 
 import argparse
-import platform
-import statistics
 import time
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.throughput import build, merged
+from bench.engines import build, merged
+from bench.harness import Bench, alternate
 from handler.inference import attention
 from handler.inference.attention import KVPages, Layout
 from handler.inference.model import Model
@@ -88,24 +87,25 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rows", default="1,8,32")
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--save", action="store_true")
     wishes = parser.parse_args()
     torch.set_num_threads(1)
-    theirs = build(wishes.shape, getattr(torch, wishes.dtype), "cuda" if wishes.gpu else "cpu")
+    device = "cuda" if wishes.gpu else "cpu"
+    theirs = build(wishes.shape, getattr(torch, wishes.dtype), device)
     models: dict[str, Model] = {"merged": merged(theirs), "modules": Modules(theirs)}
-    where = torch.cuda.get_device_name() if wishes.gpu else f"{platform.machine()}, 1 torch thread"
-    print(f"{where}; torch {torch.__version__}, {wishes.shape} {wishes.dtype}, {models['merged'].shape.layers} layers")
-    print(f"{'rows':>5}" + "".join(f" {name + ' ops':>12} {name + ' us':>12}" for name in models) + f" {'ratio':>6}")
+    bench = Bench("forward", device=device)
+    table = bench.table(
+        f"A decode step of {wishes.shape} {wishes.dtype}, {models['merged'].shape.layers} layers",
+        ["rows", "merged ops", "modules ops", "merged us", "modules us", "modules : merged"],
+        ratio="modules : merged",
+    )
     with torch.inference_mode():
         for rows in map(int, wishes.rows.split(",")):
             steps = {name: Step(model, rows) for name, model in models.items()}
-            ops = {name: step.ops() for name, step in steps.items()}
-            times: dict[str, list[float]] = {name: [] for name in steps}
-            for _ in range(wishes.steps):
-                for name, step in steps.items():
-                    times[name].append(step.seconds())
-            us = {name: 1e6 * statistics.median(seen) for name, seen in times.items()}
-            columns = "".join(f" {ops[name]:12d} {us[name]:12.0f}" for name in models)
-            print(f"{rows:5d}{columns} {us['modules'] / us['merged']:6.2f}", flush=True)
+            seconds = alternate({name: step.seconds for name, step in steps.items()}, wishes.steps)
+            ops, us = [step.ops() for step in steps.values()], [1e6 * value for value in seconds.values()]
+            table.add(rows, *ops, *us, us[1] / us[0])
+    bench.finish(wishes.save)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from itertools import pairwise
 
 import torch
 
+from bench.engines import GREEDY, build, engine_on, merged, random_ids
 from bench.harness import Bench, Table, percentile
-from bench.throughput import GREEDY, build, engine_on, merged, random_ids
 from handler.inference.engine import Delta, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
 

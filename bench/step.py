@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from bench.engines import Work, build, engine_on, merged, random_ids, serve
 from bench.harness import Bench
-from bench.throughput import Work, build, engine_on, merged, random_ids, serve
 from handler.inference.loop import BatchingEngine
 
 PROMPT, NEW = 64, 96
