@@ -57,6 +57,8 @@ class Fault:
     #: bytes that the file seems to have
     cut_to: int | None = None
     wrong: bool = False
+    #: the whole file, whatever range was asked for
+    whole: bool = False
     #: waits until `Hub.go_on` is set
     held: bool = False
 
@@ -179,7 +181,7 @@ class Hub:
         faults = self._faults[name]
         fault = faults.popleft() if faults and request.method == "GET" else Fault()
         content = _content(path, fault)
-        start = request.http_range.start or 0
+        start = 0 if fault.whole else request.http_range.start or 0
         if start and start >= len(content):
             raise _error(416)
         response = web.StreamResponse(status=206 if start else 200, headers=headers)

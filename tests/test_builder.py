@@ -260,6 +260,15 @@ def test_a_gated_model_takes_a_token_that_is_written_nowhere(build: Build, hub: 
         assert path.is_dir() or TOKEN.encode() not in path.read_bytes()
 
 
+def test_a_token_that_someone_logged_in_with_is_not_sent(build: Build, hub: Hub) -> None:
+    login = build.models.parent / ".cache" / "huggingface" / "token"
+    login.parent.mkdir(parents=True)
+    login.write_text(TOKEN, encoding="utf-8")
+    with build.process() as process:
+        process.communicate()
+    assert {authorization for *_, authorization in hub.requests} == {None}
+
+
 def test_what_cannot_be_a_token_is_not_sent_and_not_shown(build: Build, hub: Hub) -> None:
     assert build.fails(HF_TOKEN="two words") == "builder: HF_TOKEN does not hold a token of the hub's\n"
     assert not hub.requests
@@ -319,6 +328,20 @@ def test_a_full_disk_is_told_and_what_came_in_is_kept(build: Build, checkpoint: 
     hub.requests.clear()
     assert build() == 0
     assert not hub.asked("config.json")
+
+
+def test_a_range_that_the_hub_ignores_begins_the_file_anew(build: Build, hub: Hub) -> None:
+    hub.fault(SHARD, drop_after=100_000)
+    hub.fault(SHARD, whole=True)
+    assert build() == 0
+
+
+def test_a_beginning_that_is_longer_than_the_file_is_thrown_away(build: Build, checkpoint: Path) -> None:
+    digest = hashlib.sha256((checkpoint / SHARD).read_bytes()).hexdigest()
+    (build.models / "weights.partial").mkdir(parents=True)
+    too_long = (checkpoint / SHARD).read_bytes() + b"?"
+    (build.models / "weights.partial" / f"{SHARD}.{digest[:12]}.part").write_bytes(too_long)
+    assert build() == 0
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_comes_in(

@@ -32,8 +32,8 @@ def flat(checkpoint: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(checkpoint: Path, tmp_path: Path) -> Path:
-    """As RunPod lays it out, with the folder's name in lower case; blobs are named as the hub names them."""
-    model = tmp_path / "cache" / "hub" / "models--org--tiny"
+    """As RunPod lays it out, with the folder's name in other case; blobs are named as the hub names them."""
+    model = tmp_path / "cache" / "hub" / "models--org--Tiny"
     snapshot = model / "snapshots" / COMMIT
     for folder in (snapshot, model / "blobs", model / "refs"):
         folder.mkdir(parents=True)
