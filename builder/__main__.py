@@ -23,7 +23,8 @@ SECRET = Path("/run/secrets/hf_token")
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    """Print a line whole, whichever thread says it."""
+    print(line + "\n", end="", flush=True)
 
 
 def weights(wish: snapshot.Wish, hub: Hub, directory: Path) -> None:

@@ -44,9 +44,9 @@ def assemble(listing: Listing, source: Source, directory: Path, say: Say) -> Non
     workshop.bring(file for file in listing.files if file not in weights)
     shards.check_index(work, {file.name for file in weights})  # before gigabytes of shards come in for nothing
     workshop.bring(weights)
-    shards.check_tensors(work)
     for stray in set(work.iterdir()) - {work / file.name for file in listing.files}:
         stray.unlink()
+    shards.check_tensors(work)
     manifest.write(work, listing, workshop.sha256)
     work.rename(directory)
     say(f"{directory}: verified, {manifest.NAME} written")

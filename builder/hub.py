@@ -4,6 +4,7 @@ Files come over plain HTTP ranges, because what hf_hub_download has of a file is
 directory layout.
 """
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +27,8 @@ from builder.listing import Digest, File, Listing, Tell
 
 #: tries in a row that bring nothing, with pauses of 1, 2, 4 and 8 seconds between them
 TRIES = 5
-#: seconds, whatever a hub asks for
-LONGEST_PAUSE = 120.0
-#: bytes
-CHUNK = 1 << 20
+#: seconds, whatever a hub asks for: the window of its own limits
+LONGEST_PAUSE = 300.0
 
 T = TypeVar("T")
 
@@ -95,7 +94,7 @@ class Hub:
                 tell(-have)
                 have = 0
             with to.open("ab" if have else "wb") as opened:
-                for chunk in response.iter_raw(CHUNK):
+                for chunk in response.iter_raw():
                     opened.write(chunk)
                     have += len(chunk)
                     tell(len(chunk))
@@ -162,5 +161,10 @@ def _passes(error: Exception) -> bool:
 
 def _pause(error: Exception, tries: int) -> float:
     """Seconds until the next try: as the hub asks, or twice as long each time."""
-    asked = error.response.headers.get("retry-after", "") if isinstance(error, HfHubHTTPError) else ""
-    return min(float(asked) if asked.isdecimal() else 2.0 ** (tries - 1), LONGEST_PAUSE)
+    asked = None
+    if isinstance(error, HfHubHTTPError):
+        headers = error.response.headers
+        # `RateLimit: "resolvers";r=0;t=51` (hub's documentation, "Rate limits") is on other answers too
+        limit = headers.get("ratelimit", "") if error.response.status_code == 429 else ""
+        asked = re.search(r"^\d+$", headers.get("retry-after", "")) or re.search(r"(?<=;t=)\d+", limit)
+    return min(float(asked.group()) if asked else 2.0 ** (tries - 1), LONGEST_PAUSE)

@@ -64,7 +64,11 @@ def choose(listing: Listing) -> Listing:
     Raises:
         BuildError: one is missing without which no model can be served.
     """
-    files = tuple(file for file in listing.files if any(fnmatchcase(file.name, pattern) for pattern in WANTED))
+    files = tuple(
+        file
+        for file in listing.files
+        if "/" not in file.name and any(fnmatchcase(file.name, pattern) for pattern in WANTED)
+    )
     names = {file.name for file in files}
     for needed, there in {
         "config.json": "config.json" in names,

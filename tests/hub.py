@@ -1,8 +1,8 @@
 """A small Hugging Face hub on loopback, so that the builder's own requests can be answered without the network.
 
 It serves directories as repositories at one commit each: the model listing with sizes and hashes (`blobs=true`), and
-files with ranges; weights are LFS files, reached by a redirect as on the hub. Faults are declared per file. It knows
-nothing of the builder.
+files with ranges; weights are LFS files, which lie elsewhere (on another port) and take no token there. Faults are
+declared per file. It knows nothing of the builder.
 
     with Hub({"Org/Name": Repo(directory)}) as hub:
         hub.fault("config.json", status=503, times=2)
@@ -57,6 +57,8 @@ class Fault:
     #: bytes that the file seems to have
     cut_to: int | None = None
     wrong: bool = False
+    #: the whole file, whatever range was asked for
+    whole: bool = False
     #: waits until `Hub.go_on` is set
     held: bool = False
 
@@ -114,9 +116,11 @@ class Hub:
         application.router.add_get("/blobs/{org}/{name}/{file:.+}", self._blob)
         runner = web.AppRunner(application, shutdown_timeout=0)
         await runner.setup()
-        site = web.TCPSite(runner, self._host, self._port)
-        await site.start()
-        return runner, runner.addresses[0][1]
+        for port in (self._port, 0):
+            await web.TCPSite(runner, self._host, port).start()
+        (_, hub, *_), (_, store, *_) = runner.addresses
+        self._store = f"http://{self._host}:{store}"
+        return runner, hub
 
     # --- routes ----------------------------------------------------------------------------------------------------
 
@@ -134,14 +138,16 @@ class Hub:
         name = request.match_info["file"]
         repo = self._repo(request, name)
         path = self._path(repo, name)
-        headers = {"X-Repo-Commit": repo.revision, "ETag": f'"{_git(path)}"'}
+        headers = {"X-Repo-Commit": repo.revision, "ETag": f'"{git_of(path)}"'}
         if _is_lfs(path):
-            headers |= {"X-Linked-Size": str(path.stat().st_size), "X-Linked-Etag": f'"{_sha256(path)}"'}
+            headers |= {"X-Linked-Size": str(path.stat().st_size), "X-Linked-Etag": f'"{sha256_of(path)}"'}
             org, model = request.match_info["org"], request.match_info["name"]
-            raise web.HTTPFound(f"/blobs/{org}/{model}/{name}", headers=headers)
+            raise web.HTTPFound(f"{self._store}/blobs/{org}/{model}/{name}", headers=headers)
         return await self._send(request, path, name, headers)
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:
+        if "Authorization" in request.headers:
+            raise _error(400)
         repo = self.repos[f"{request.match_info['org']}/{request.match_info['name']}"]
         name = request.match_info["file"]
         return await self._send(request, self._path(repo, name), name, {})
@@ -175,7 +181,7 @@ class Hub:
         faults = self._faults[name]
         fault = faults.popleft() if faults and request.method == "GET" else Fault()
         content = _content(path, fault)
-        start = request.http_range.start or 0
+        start = 0 if fault.whole else request.http_range.start or 0
         if start and start >= len(content):
             raise _error(416)
         response = web.StreamResponse(status=206 if start else 200, headers=headers)
@@ -206,9 +212,9 @@ def _content(path: Path, fault: Fault) -> bytes:
 def _sibling(repo: Repo, path: Path, *, blobs: bool) -> dict[str, Any]:
     told: dict[str, Any] = {"rfilename": path.relative_to(repo.path).as_posix()}
     if blobs:
-        told |= {"size": path.stat().st_size, "blobId": _git(path)}
+        told |= {"size": path.stat().st_size, "blobId": git_of(path)}
         if _is_lfs(path):
-            told["lfs"] = {"sha256": _sha256(path), "size": path.stat().st_size, "pointerSize": 135}
+            told["lfs"] = {"sha256": sha256_of(path), "size": path.stat().st_size, "pointerSize": 135}
     return told
 
 
@@ -216,12 +222,12 @@ def _is_lfs(path: Path) -> bool:
     return path.suffix == ".safetensors" or path.stat().st_size >= LFS_FROM
 
 
-def _git(path: Path) -> str:
+def git_of(path: Path) -> str:
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
