@@ -6,6 +6,8 @@ shared by the tests of faults. The run with the model is in `test_mixed`.
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from handler.intake import LAST_TAKE_S
+from handler.worker import SDK_VERSION
 from tests.platform import Background, Platform, Worker
 
 ROOT = Path(__file__).parents[1]
@@ -432,6 +435,18 @@ class TestTheEnd:
 
 
 class TestTheSDK:
+    def test_importing_it_surveys_no_processor_and_leaves_no_stand_in_behind(self) -> None:
+        done = sdk("print(worker.load_sdk().__version__, 'cpuinfo' in sys.modules)")
+        assert done == f"{SDK_VERSION} False"
+
+    def test_whoever_had_the_true_module_keeps_it(self) -> None:
+        assert sdk("import cpuinfo; worker.load_sdk(); print(sys.modules['cpuinfo'] is cpuinfo)") == "True"
+
+    def test_another_version_of_the_sdk_gets_the_true_module(self) -> None:
+        assert (
+            sdk("worker.SDK_VERSION = 'x'; worker.load_sdk(); print(sys.modules['cpuinfo'].__file__ != '')") == "True"
+        )
+
     def test_the_loop_is_ours(self, face: Face) -> None:
         assert "the SDK's own loop" not in face.worker.log
 
@@ -442,3 +457,10 @@ class TestTheSDK:
                 assert worker.log.count("the SDK's own loop serves") == 1
 
         asyncio.run(scenario())
+
+
+def sdk(script: str) -> str:
+    """What a fresh interpreter prints."""
+    command = [sys.executable, "-c", f"import sys; from handler import worker; {script}"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.strip()

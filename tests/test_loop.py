@@ -15,8 +15,9 @@ from torch import Tensor
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, OutOfMemory, Overloaded, WorkerError
 from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import Completion, Delta, Finish, Prompt, Stream, collect
-from handler.inference.loop import BatchingEngine
+from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
 from handler.inference.request import Event
+from handler.inference.runner import Runner
 from tests import models
 from tests.models import VOCAB, greedy, sampling, serving
 
@@ -659,3 +660,20 @@ def test_callers_on_several_event_loops_are_each_answered_on_their_own() -> None
             caller.join()
         assert len(set(threads)) == 3
         assert all(put_on == caller for put_on, caller in threads)
+
+
+def test_an_engine_is_warm_once_its_first_graphs_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    go_on = threading.Event()
+
+    def capture(self: Runner, at_most: int) -> bool:
+        asked.append(at_most)
+        go_on.wait()
+        return len(asked) < 3
+
+    monkeypatch.setattr(Runner, "capture_next", capture)
+    with serving() as engine:
+        assert not engine.warm_up(0.01)
+        go_on.set()
+        assert engine.warm_up(60)
+        assert asked[:3] == [FIRST_GRAPHS] * 3

@@ -121,3 +121,10 @@ def test_the_description_has_the_sizes_in_units_people_know() -> None:
     described = on_gpu(Wishes(kv_cache_gb=10, max_concurrent_requests=256)).describe()
     assert described["kv_cache_gb"] == pytest.approx(10, abs=0.01)
     assert described["max_model_len"] == 32768
+
+
+@pytest.mark.parametrize("free_gb", [2.5, 5, 8, 30, 60, 120])
+def test_beside_a_cache_as_large_as_it_gets_the_platforms_own_checks_find_room_on_the_gpu(free_gb: float) -> None:
+    """The SDK's fitness checks run after the engine stands: a context of their own, a small product, about 1 GB."""
+    config = on_gpu(free_gb=free_gb)
+    assert free_gb * GIB - config.pages * config.page_size * SEVEN_B.token_bytes > 1e9

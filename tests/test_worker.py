@@ -68,6 +68,25 @@ def test_sixty_four_jobs_of_all_operations_at_once_are_all_answered_on_the_json_
     asyncio.run(scenario())
 
 
+def test_the_ledger_of_the_start_is_one_line_in_the_log_and_a_section_of_info() -> None:
+    async def scenario() -> None:
+        async with Platform() as platform, platform.worker(COMMAND, env=environment()) as worker:
+            await worker.ready()
+            await platform.runsync({**HI, "max_tokens": 5})
+            told = (await platform.runsync({"operation": "info", "sections": ["startup"]}))["output"]["startup"]
+            lines = [json.loads(line) for line in worker.log.splitlines() if line.startswith("{")]
+            (started,) = (line["startup"] for line in lines if "startup" in line)
+            (first,) = (line["first_job"] for line in lines if "first_job" in line)
+            phases = ["interpreter", "find", "imports", "device", "weights", "packs", "engine", "warm-up", "sdk"]
+            assert list(started["phases_s"]) == phases
+            assert sum(started["phases_s"].values()) <= started["ready_s"] + 0.01 * len(phases)
+            assert started["weights"]["bytes"] > 5_000_000
+            assert told == {**started, "first_job": first}
+            assert told["ready_s"] <= first["done_s"]
+
+    asyncio.run(scenario())
+
+
 def test_the_streaming_face_sends_indexed_chunks_that_fold_to_the_whole() -> None:
     async def scenario() -> None:
         env = environment(STREAMING="true")

@@ -30,7 +30,7 @@ def fetch(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
         def display(self, *_: Any, **__: Any) -> None:
             if self.unit == "B" and "Reconstr" in str(self.desc) and time.monotonic() - self.told >= PACE:
                 self.told = time.monotonic()
-                say(f"downloading {name}: {self.n / 1e9:.1f} of {(self.total or 0) / 1e9:.1f} GB")
+                say(f"downloading {name}: {self.n / 1e9:.2f} of {(self.total or 0) / 1e9:.2f} GB")
 
         def close(self) -> None: ...
 
