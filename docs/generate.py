@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from handler import contracts
+from handler import contracts, replies
 from handler.__main__ import start
 from handler.enhancement.pack import Pack
 from handler.report import Report
@@ -24,7 +24,7 @@ README, API, SCHEMA = ROOT / "README.md", ROOT / "docs" / "api.md", ROOT / "docs
 ENHANCE, PACK_SCHEMA = ROOT / "docs" / "enhance.md", ROOT / "docs" / "pack.schema.json"
 
 REQUESTS = (contracts.ChatRequest, contracts.GenerateRequest, contracts.EnhanceRequest, contracts.InfoRequest)
-REPLIES = (contracts.ChatReply, contracts.GenerateReply, contracts.EnhanceReply, contracts.DryRunReply)
+REPLIES = (replies.ChatReply, replies.GenerateReply, replies.EnhanceReply, replies.DryRunReply)
 
 #: requests for the README and enhance.md; greedy or seeded, so that their answers stay
 EXAMPLES: Mapping[str, dict[str, Any]] = {
@@ -94,7 +94,7 @@ def schema() -> str:
     kinds: TypeAdapter[Any] = TypeAdapter(contracts.Request)
     request = kinds.json_schema(ref_template="#/$defs/{model}")
     definitions = request.pop("$defs")
-    for reply in (*REPLIES, contracts.InfoReply):
+    for reply in (*REPLIES, replies.InfoReply):
         told = reply.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
         definitions |= told.pop("$defs", {}) | {reply.__name__: told}
     return json.dumps({"$defs": dict(sorted(definitions.items())), **request}, indent=1) + "\n"
@@ -111,7 +111,7 @@ def filled(path: Path, block: Callable[[str], str]) -> str:
 
 def api_block(name: str) -> str:
     """A table of one contract's fields."""
-    kind: type[BaseModel] = getattr(contracts, name)
+    kind: type[BaseModel] = getattr(contracts if hasattr(contracts, name) else replies, name)
     inherited = set().union(*(base.model_fields for base in kind.__bases__ if issubclass(base, BaseModel)))
     table = kind.model_json_schema()
     rows = [row(field, table) for field in table["properties"] if field not in inherited]
@@ -173,13 +173,13 @@ def bounds_of(told: dict[str, Any]) -> Iterator[str]:
 
 def readme_block() -> Callable[[str], str]:
     """Settings, and examples answered by the demo model (started once, when the first is asked for)."""
-    replies = answers()
+    answered = answers()
 
     def block(name: str) -> str:
         if name == "settings":
             return settings_table()
         request = json.dumps({"input": EXAMPLES[name]}, indent=2, ensure_ascii=False)
-        return f"```json\n{request}\n```\nanswers\n```json\n{shown(replies[name])}\n```"
+        return f"```json\n{request}\n```\nanswers\n```json\n{shown(answered[name])}\n```"
 
     return block
 
@@ -202,12 +202,12 @@ def settings_table() -> str:
 def answers() -> dict[str, dict[str, Any]]:
     """What the demo model says to the examples, errors unwrapped."""
     engine, _, jobs = start(Settings.from_environment({"MODEL_PATH": "demo"}), Report())
-    replies = {}
+    answered = {}
     for name, request in EXAMPLES.items():
         reply = asyncio.run(jobs.answer({"id": name, "input": request}))
-        replies[name] = {"error": json.loads(reply["error"])} if "error" in reply else reply
+        answered[name] = {"error": json.loads(reply["error"])} if "error" in reply else reply
     engine.close()
-    return replies
+    return answered
 
 
 def main() -> None:

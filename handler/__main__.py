@@ -34,6 +34,9 @@ def main() -> int:
     """Start, then answer one local job or serve RunPod; returns the exit status."""
     # As PID 1 a process is not ended by a signal that it has no handler for, and loading takes a while.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # torch reads it: on a CPU it would keep all that oneDNN compiles for the shapes of batches, beside oneDNN's own
+    # cache, which was a tenth of the memory and made nothing faster.
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
     arguments = _arguments()
     report = Report(age_s=process_age())
     try:

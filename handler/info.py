@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, assert_never
 
-from handler.contracts import SECTIONS, InfoReply, InfoRequest, Section
+from handler.contracts import SECTIONS, InfoRequest, Section
 from handler.enhancement.enhancer import Enhancer
 from handler.inference import memory
 from handler.inference.engine import Engine, ModelInfo
+from handler.replies import InfoReply
 from handler.report import Report
 
 

@@ -9,9 +9,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handler.contracts import Reply, TextReply, parse, to_wire
+from handler.contracts import parse
 from handler.errors import Internal, Unsupported, WorkerError
 from handler.operations import Operations, Piece
+from handler.replies import Reply, TextReply, to_wire
 from handler.report import JobRecord, Report
 
 Json = dict[str, Any]

@@ -12,18 +12,8 @@ from random import SystemRandom
 from typing import Any, assert_never
 from uuid import uuid4
 
-from handler import contracts
-from handler.contracts import (
-    ChatRequest,
-    EnhanceRequest,
-    GenerateRequest,
-    Generation,
-    InfoRequest,
-    Message,
-    Reply,
-    Request,
-    TextReply,
-)
+from handler import contracts, replies
+from handler.contracts import ChatRequest, EnhanceRequest, GenerateRequest, Generation, InfoRequest, Message, Request
 from handler.enhancement import brief as briefs
 from handler.enhancement import enhancer as enhancing
 from handler.enhancement.brief import Brief
@@ -43,6 +33,7 @@ from handler.inference.engine import (
 from handler.inference.text import Thinking
 from handler.info import Info
 from handler.model.template import Ending, Rendered, Template, Turn
+from handler.replies import Reply, TextReply
 
 
 def draw_seed() -> int:
@@ -200,9 +191,9 @@ class Operations:
             case ChatRequest():
                 return self._chat_reply(request, messages, text, tail)
             case GenerateRequest():
-                return contracts.GenerateReply(text=text, **tail)
+                return replies.GenerateReply(text=text, **tail)
             case EnhanceRequest():
-                return contracts.EnhanceReply(
+                return replies.EnhanceReply(
                     original_prompt=_original_prompt(request),
                     enhanced_prompt=text,
                     enhancement_source="edge_function",
@@ -217,13 +208,13 @@ class Operations:
 
     def _chat_reply(
         self, request: ChatRequest, messages: tuple[Message, ...], text: str, tail: dict[str, Any]
-    ) -> contracts.ChatReply:
+    ) -> replies.ChatReply:
         history = None
         if request.message is not None:
             asked = contracts.Turn(sender="user", content=request.message, created_at=self.now())
             answered = contracts.Turn(sender="assistant", content=text, created_at=self.now())
             history = (*(request.conversation_history or ()), asked, answered)
-        return contracts.ChatReply(
+        return replies.ChatReply(
             response=text,
             system_prompt_used=messages[0].content if messages[0].role == "system" else None,
             conversation_history=history,
@@ -236,11 +227,11 @@ class Operations:
 
     def _enhance_reply(
         self, request: EnhanceRequest, task: Brief, answers: tuple[Answered, ...], seconds: float
-    ) -> contracts.EnhanceReply:
+    ) -> replies.EnhanceReply:
         first = enhancing.best(answers)
         timing = enhancing.timed(answers)
         spent = replace(first.spent, usage=enhancing.used(answers), timing=timing)
-        return contracts.EnhanceReply(
+        return replies.EnhanceReply(
             **enhancing.told(request, task, answers),
             original_prompt=task.prompt,
             context=request.context,
@@ -250,7 +241,7 @@ class Operations:
         )
 
     def _tail(
-        self, spent: Spent, seconds: float, drawn: tuple[contracts.DrawnLogprob, ...] | None = None
+        self, spent: Spent, seconds: float, drawn: tuple[replies.DrawnLogprob, ...] | None = None
     ) -> dict[str, Any]:
         """What every reply that ran the model ends with."""
         usage, timing = spent.usage, spent.timing
@@ -259,11 +250,11 @@ class Operations:
             "reasoning": spent.reasoning,
             "finish_reason": spent.finish_reason,
             "prompt_sha256": spent.prompt_sha256,
-            "usage": contracts.Usage(**asdict(usage), total_tokens=usage.prompt_tokens + usage.completion_tokens),
-            "sampling": contracts.Sampling(**asdict(spent.sampling)),
+            "usage": replies.Usage(**asdict(usage), total_tokens=usage.prompt_tokens + usage.completion_tokens),
+            "sampling": replies.Sampling(**asdict(spent.sampling)),
             "logprobs": drawn,
             "model_info": self._model_facts(),
-            "timing": contracts.Timing(
+            "timing": replies.Timing(
                 queue_ms=round(timing.queue_s * 1000, 2),
                 ttft_ms=None if timing.ttft_s is None else round(timing.ttft_s * 1000, 2),
                 total_ms=round(timing.total_s * 1000, 2),
@@ -272,28 +263,28 @@ class Operations:
             "processing_time": round(seconds, 4),
         }
 
-    def _drawn(self, token_id: int, told: Logprob) -> contracts.DrawnLogprob:
-        top = tuple(contracts.Logprob(**self._likely(*other)) for other in told.top)
-        return contracts.DrawnLogprob(**self._likely(token_id, told.logprob), top=top)
+    def _drawn(self, token_id: int, told: Logprob) -> replies.DrawnLogprob:
+        top = tuple(replies.Logprob(**self._likely(*other)) for other in told.top)
+        return replies.DrawnLogprob(**self._likely(token_id, told.logprob), top=top)
 
     def _likely(self, token_id: int, logprob: float) -> dict[str, Any]:
         text = self.template.token_bytes(token_id).decode(errors="replace")
         return {"token": text, "token_id": token_id, "logprob": round(logprob, 6)}  # 32 bits hold no more
 
-    def _model_facts(self) -> contracts.ModelFacts:
+    def _model_facts(self) -> replies.ModelFacts:
         model = self.model
-        return contracts.ModelFacts(
+        return replies.ModelFacts(
             name=model.name, revision=model.revision, dtype=model.dtype, max_model_len=self.engine.max_model_len
         )
 
-    def _dry_run(self, messages: tuple[Message, ...], rendered: Rendered, sampling: Sampling) -> contracts.DryRunReply:
-        return contracts.DryRunReply(
+    def _dry_run(self, messages: tuple[Message, ...], rendered: Rendered, sampling: Sampling) -> replies.DryRunReply:
+        return replies.DryRunReply(
             messages=messages or None,
             rendered=rendered.text,
             token_ids=rendered.prompt.token_ids,
             prompt_sha256=rendered.sha256,
-            usage=contracts.DryRunUsage(prompt_tokens=len(rendered.prompt.token_ids)),
-            sampling=contracts.Sampling(**asdict(sampling)),
+            usage=replies.DryRunUsage(prompt_tokens=len(rendered.prompt.token_ids)),
+            sampling=replies.Sampling(**asdict(sampling)),
             model_info=self._model_facts(),
         )
 

@@ -19,7 +19,7 @@ import pytest
 
 from handler.intake import LAST_TAKE_S
 from handler.worker import SDK_VERSION
-from tests.platform import Background, Platform, Worker
+from tests.platform import Background, Platform, Worker, eventually
 
 ROOT = Path(__file__).parents[1]
 ECHO = [sys.executable, "-u", "-m", "tests.echo"]
@@ -370,7 +370,7 @@ class TestTheEnd:
             async with echo(STREAMING=face) as (platform, worker):
                 platform.fault("take", delay_s=0.6 * LAST_TAKE_S, after=True)
                 id_ = await platform.run({"say": 1})
-                await platform.until(lambda: platform.jobs[id_].state == "IN_PROGRESS")  # handed out, not here yet
+                await eventually(lambda: platform.jobs[id_].state == "IN_PROGRESS")  # handed out, not here yet
                 worker.terminate()
                 assert await worker.exited() == 0
                 assert platform.jobs[id_].state == "COMPLETED"

@@ -105,7 +105,8 @@ async def run(count: int, seed: int, faulty: list[tuple[str, dict[str, Any]]]) -
                 assert text_of(other) == text_of(one)
                 check_stream(platform.jobs[id_].chunks, other)
         runs = Counter(job_lines(worker))
-        assert max(runs[id_] for id_ in ids) == 1
+        # One that failed is run again where it is handed out again, as /retry wants it.
+        assert {runs[id_] for id_, job in zip(ids, together, strict=True) if job["status"] == "COMPLETED"} == {1}
         assert (await platform.runsync({"operation": "info"}))["status"] == "COMPLETED"
         assert worker.process.returncode is None
         states = Counter(job["status"] for job in together)

@@ -6,13 +6,14 @@ Knows no engine. Where the request brings its own messages, no pack has a say.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from handler.contracts import EnhanceRequest, Language, Message, Mode, PackFacts
+from handler.contracts import EnhanceRequest, Language, Message, Mode
 from handler.enhancement import checks, spans
 from handler.enhancement.budget import Limit
 from handler.enhancement.encoder import Encoder, Encoders
 from handler.enhancement.pack import Found, Lexicon, Loaded, Packs, Protect, Rules, Weights, fill
 from handler.enhancement.spans import Span
 from handler.errors import InvalidRequest
+from handler.replies import PackFacts
 
 #: what requests without a pack are measured by: no word is known, no fault is looked for
 PLAIN = Rules(

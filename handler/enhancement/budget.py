@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count
 
-from handler.contracts import Trimmed
 from handler.enhancement.clauses import LOOSE_END, SENTENCE_END, Clause, Region, join, overlaps, split, words
 from handler.enhancement.pack import Kind
+from handler.replies import Trimmed
 
 #: where a text must not be cut, found anew in whatever text is left
 Regions = Callable[[str], tuple[Region, ...]]

@@ -9,9 +9,10 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import get_args
 
-from handler.contracts import Check, Language, SdxlOptimizations, WanOptimizations
+from handler.contracts import Language
 from handler.enhancement.pack import Fault, Kind, Lexicon, Rules
 from handler.enhancement.spans import Span, any_of, missing, reversed_in
+from handler.replies import Check, SdxlOptimizations, WanOptimizations
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[\w ]*\|>")

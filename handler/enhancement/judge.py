@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from handler.contracts import BudgetFacts, Check, Enhanced, Failure, Repair, Score, Trimmed
 from handler.enhancement import budget, checks
 from handler.enhancement.brief import UNLIMITED, Brief
 from handler.enhancement.budget import Fitted, Ranking
@@ -12,6 +11,7 @@ from handler.enhancement.clauses import SENTENCE_END, Clause, join, overlaps, sp
 from handler.enhancement.pack import Fault
 from handler.enhancement.spans import missing, regions, reversed_in, unbroken
 from handler.inference.engine import FinishReason
+from handler.replies import BudgetFacts, Check, Enhanced, Failure, Repair, Score, Trimmed
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from handler.contracts import CacheUse, Enhanced, Failure
+from handler.contracts import CacheUse
 from handler.enhancement.brief import Brief
 from handler.enhancement.cache import Cache, key_of
 from handler.enhancement.judge import Draft, composed, draft, judged, over_budget
@@ -26,6 +26,7 @@ from handler.errors import (
 from handler.inference.engine import Engine, FinishReason, Sampling, Timing, Usage, collect
 from handler.inference.text import Thinking
 from handler.model.template import Rendered
+from handler.replies import Enhanced, Failure
 
 _log = logging.getLogger(__name__)
 
