@@ -48,6 +48,7 @@ FROM builder AS encoders
 RUN --mount=type=secret,id=hf_token python -m builder /opt/models --only encoders
 
 FROM ${MODELS} AS worker
+WORKDIR /worker
 COPY --from=launcher /opt/triton /opt/triton
 COPY LICENSE .
 COPY packs packs
