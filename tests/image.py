@@ -64,8 +64,10 @@ def pip_as_here(scratch: Path) -> list[str]:
     config = scratch / "pip.conf"
     config.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
     mounts = {"/etc/pip.conf": str(config)}
-    for path in re.findall(r"(?:file://)?(/\S+)", " ".join(re.sub(r"https?://\S+", "", v) for v in values.values())):
-        mounts[path] = path
+    for url, path in re.findall(r"(file://|(?<!\S))(/\S+)", " ".join(values.values())):
+        # an index on disk links to files beside it
+        shared = str(Path(path).parent) if url else path
+        mounts[shared] = shared
     return [f"--volume={there}:{inside}:ro" for inside, there in mounts.items()]
 
 
