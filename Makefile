@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==/torch==/p' requirements.lock)
 
-.PHONY: run test check docs soak lock clean
+.PHONY: run test check docs soak image image-test lock clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/python -m handler $(ARGS)
@@ -24,6 +24,12 @@ docs: $(VENV)/.dev  ## rewrite what is generated: docs/schema.json, the tables o
 
 soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
 	$(BIN)/python -m bench.soak $(ARGS)
+
+image:  ## the image with weights, or another of docker-bake.hcl: make image ARGS=slim
+	COMMIT=$$(git rev-parse HEAD) docker buildx bake $(ARGS)
+
+image-test: $(VENV)/.dev  ## build it without Docker and ask it without a network; needs root, buildah and debootstrap
+	$(BIN)/python -m tests.image
 
 # torch first: anything else would pull a build of its own.
 $(VENV)/.runtime: requirements.lock

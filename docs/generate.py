@@ -1,7 +1,7 @@
 """Write what can be told from the code: `make docs`. A test compares the files with what this would write.
 
 docs/schema.json and pack.schema.json, the field tables of docs/api.md, the settings and the examples of README.md and
-docs/enhance.md; the examples are real requests, answered by the demo model.
+docs/enhance.md, the inputs of .runpod/hub.json; the examples are real requests, answered by the demo model.
 """
 
 import asyncio
@@ -22,6 +22,9 @@ from handler.settings import Settings
 ROOT = Path(__file__).parents[1]
 README, API, SCHEMA = ROOT / "README.md", ROOT / "docs" / "api.md", ROOT / "docs" / "schema.json"
 ENHANCE, PACK_SCHEMA = ROOT / "docs" / "enhance.md", ROOT / "docs" / "pack.schema.json"
+HUB = ROOT / ".runpod" / "hub.json"
+#: settings that the Hub's form shows before "advanced" is opened
+SHOWN_FIRST = {"model_name", "model_revision", "allow_download", "streaming", "max_model_len"}
 
 REQUESTS = (contracts.ChatRequest, contracts.GenerateRequest, contracts.EnhanceRequest, contracts.InfoRequest)
 REPLIES = (replies.ChatReply, replies.GenerateReply, replies.EnhanceReply, replies.DryRunReply)
@@ -86,6 +89,7 @@ def documents() -> dict[Path, str]:
         API: filled(API, api_block),
         README: filled(README, block),
         ENHANCE: filled(ENHANCE, block),
+        HUB: hub(),
     }
 
 
@@ -197,6 +201,36 @@ def settings_table() -> str:
         default = "" if field.default is None else f"`{str(field.default).lower()}`"
         rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
+
+
+def hub() -> str:
+    """RunPod Hub's listing, with an input for every setting; the rest of the file is kept."""
+    listing = json.loads(HUB.read_text(encoding="utf-8"))
+    listing["config"]["env"] = [
+        {"key": name.upper(), "input": hub_input(name, told)}
+        for name, told in Settings.model_json_schema()["properties"].items()
+    ]
+    return json.dumps(listing, indent=2, ensure_ascii=False) + "\n"
+
+
+def hub_input(name: str, told: dict[str, Any]) -> dict[str, Any]:
+    """One field of the Hub's form; left empty it is unset, which is the default where none is told."""
+    (kind,) = [option for option in told.get("anyOf", [told]) if option.get("type") != "null"]
+    field: dict[str, Any] = {"name": name.upper(), "description": told["description"].replace("`", "")}
+    match kind["type"]:
+        case "boolean":
+            field |= {"type": "boolean", "trueValue": "true", "falseValue": "false"}
+        case "integer":
+            field |= {"type": "number", "min": kind["exclusiveMinimum"] + 1}
+        case "number":
+            field |= {"type": "number"}
+        case _:
+            field |= {"type": "string"}
+    if "enum" in kind:
+        field["options"] = [{"label": value, "value": value} for value in kind["enum"]]
+    if told["default"] is not None:
+        field["default"] = told["default"]
+    return field | ({} if name in SHOWN_FIRST else {"advanced": True})
 
 
 def answers() -> dict[str, dict[str, Any]]:

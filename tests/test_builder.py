@@ -76,8 +76,8 @@ def test_the_command_builds_what_the_worker_loads_and_describes_every_byte_of_it
         content = (checkpoint / name).read_bytes()
         assert (build.weights / name).read_bytes() == content
         assert told == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    model, _, _ = weights.load(find(str(build.weights), name=None, revision=None, on_runpod=True), device="cpu")
-    assert model.dtype == torch.bfloat16
+    loaded = weights.load(find(str(build.weights), name=None, revision=None, on_runpod=True), device="cpu")
+    assert loaded.model.dtype == torch.bfloat16
 
 
 def test_the_builders_version_is_the_workers() -> None:

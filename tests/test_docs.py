@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from docs.generate import API, ENHANCE, PACK_SCHEMA, README, SCHEMA, documents
+from docs.generate import API, ENHANCE, HUB, PACK_SCHEMA, README, SCHEMA, documents
 from handler import __version__, contracts
 from handler.model.snapshot import DEMO
 from handler.model.template import Template, Turn
@@ -24,7 +24,7 @@ def fresh() -> dict[Path, str]:
     return documents()
 
 
-@pytest.mark.parametrize("path", [SCHEMA, PACK_SCHEMA, API, README, ENHANCE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [SCHEMA, PACK_SCHEMA, API, README, ENHANCE, HUB], ids=lambda path: path.name)
 def test_generated_parts_are_what_the_code_generates_now(path: Path, fresh: dict[Path, str]) -> None:
     written = path.read_text(encoding="utf-8")
     assert re.sub(VOLATILE, "…", written) == re.sub(VOLATILE, "…", fresh[path])
