@@ -116,21 +116,16 @@ class BatchingEngine:
         return stream
 
     def status(self) -> Status:
-        scheduler, cache = self._scheduler, self._scheduler.cache
         details = {
             "steps": self._steps,
-            "pages_total": cache.total,
-            "pages_used": cache.total - cache.free,
-            "pages_cached": cache.cached,
-            "preemptions": scheduler.preemptions,
-            "prefix_hit_tokens": scheduler.hit_tokens,
+            **self._scheduler.counters(),
             "attention": self._runner.attention,
             "attention_reason": self._runner.attention_reason,
             "graphs": self._runner.captured,
             "step_failures": self._failures,
             "out_of_memory": self._memory_failures,
         }
-        running = len(scheduler.running) if self._alive else 0
+        running = len(self._scheduler.running) if self._alive else 0
         waiting, age_s = max(0, len(self._open) - running), time.monotonic() - self._heartbeat
         return Status(self._alive, running, waiting, heartbeat_age_s=age_s, details=MappingProxyType(details))
 

@@ -110,6 +110,16 @@ class Scheduler(Generic[S]):
     def idle(self) -> bool:
         return not self.running and not self.waiting
 
+    def counters(self) -> dict[str, int]:
+        """Pages now, and what came of sharing and of want of them since the start."""
+        return {
+            "pages_total": self.cache.total,
+            "pages_used": self.cache.total - self.cache.free,
+            "pages_cached": self.cache.cached,
+            "preemptions": self.preemptions,
+            "prefix_hit_tokens": self.hit_tokens,
+        }
+
     def add(self, sequence: S) -> None:
         self.waiting.append(sequence)
 
