@@ -12,7 +12,7 @@ from builder.errors import BuildError
 from builder.listing import Listing
 
 NAME = "Qwen/Qwen2.5-7B-Instruct"
-#: its `main` since September 2024
+#: what its `main` names, by the cached copies (`refs/main`) and pins of many public repositories, November 2026
 REVISION = "a09a35458c702b33eeacc393d103063234e8bc28"
 
 #: at the snapshot's root; never pickles (*.bin), other formats (*.gguf) or `original/`

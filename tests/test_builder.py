@@ -11,7 +11,6 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-import torch
 
 import builder
 import handler
@@ -76,8 +75,9 @@ def test_the_command_builds_what_the_worker_loads_and_describes_every_byte_of_it
         content = (checkpoint / name).read_bytes()
         assert (build.weights / name).read_bytes() == content
         assert told == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    loaded = weights.load(find(str(build.weights), name=None, revision=None, on_runpod=True), device="cpu")
-    assert loaded.model.dtype == torch.bfloat16
+    found = find(str(build.weights), name=None, revision=None, on_runpod=True)
+    info = weights.load(found, device="cpu").info
+    assert (info.name, info.revision, info.dtype) == (NAME, COMMIT, "bfloat16")
 
 
 def test_the_builders_version_is_the_workers() -> None:
