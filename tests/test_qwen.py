@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import AutoConfig, Qwen2Config, Qwen3Config
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from handler.errors import StartError
 from handler.inference.attention import KVPages, Layout
 from handler.inference.model import Model
+from handler.model import qwen_ops
 from handler.model.config import ModelConfig, read_model_config
 from handler.model.modules import Modules
 from handler.model.snapshot import DEMO
@@ -77,16 +79,56 @@ def steps(model: Model, *, kernels: bool = False) -> Tensor:
     return torch.cat((first, step(model, pages, texts, [(8, 9), (33, 34), (60, 100)], 2)))
 
 
+def in_bfloat16(name: str) -> PreTrainedModel:
+    """As a checkpoint is loaded: its parameters, but not the frequencies of its angles."""
+    model = models.build(name)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return model
+
+
 @every_model
 def test_in_float32_the_logits_are_those_of_the_modules_to_1e_5(name: str) -> None:
     got, expected = steps(models.served(name)), steps(models.modules(name))
     torch.testing.assert_close(got.log_softmax(-1), expected.log_softmax(-1), atol=1e-5, rtol=0)
 
 
+def test_in_bfloat16_every_part_rounds_where_the_modules_round() -> None:
+    """To the bit; the whole strays from theirs only where a product adds to the residual stream without rounding."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).bfloat16()
+
+    theirs = in_bfloat16("qwen3")
+    layer, weight = theirs.get_submodule("model.layers.0"), draw(64)
+    layer.get_parameter("input_layernorm.weight").copy_(weight)
+    x = draw(7, 64)
+    assert torch.equal(qwen_ops.rms_norm(x, weight, 1e-6), layer.get_submodule("input_layernorm")(x))
+
+    norms, qkv, positions = draw(2, 32), draw(7, 8, 32), torch.tensor([0, 1, 2, 500, 1023, 3, 9])
+    for part, norm in zip("qk", norms, strict=True):
+        layer.get_parameter(f"self_attn.{part}_norm.weight").copy_(norm)
+    cos, sin = theirs.get_submodule("model.rotary_emb")(x, positions[None])
+    normed = (layer.get_submodule(f"self_attn.{name}_norm")(x) for name, x in (("q", qkv[:, :4]), ("k", qkv[:, 4:6])))
+    expected = apply_rotary_pos_emb(*(part[None] for part in normed), cos, sin, unsqueeze_dim=2)
+    rope = qwen_ops.rope_table(models.CONTEXT, 32, 10_000.0, torch.bfloat16, torch.device("cpu"))[positions]
+    pages = KVPages(1, 1, PAGE, 2, 32, torch.bfloat16, "cpu")
+    query, key, value = qwen_ops.rotate_and_store(qkv.clone(), norms, rope, torch.arange(7), 0, pages, 1e-6)
+    assert torch.equal(query, expected[0][0])
+    assert torch.equal(key, expected[1][0])
+    assert torch.equal(value, qkv[:, 6:])
+    assert torch.equal(pages.k[0][0, :7], key)
+    assert torch.equal(pages.v[0][0, :7], value)
+
+    gate, up = draw(7, 96), draw(7, 96)
+    assert torch.equal(qwen_ops.silu_mul(torch.cat((gate, up), -1)), nn.functional.silu(gate) * up)
+
+
 @every_model
 def test_in_bfloat16_the_merged_forward_strays_no_further_from_float32_than_the_modules(name: str) -> None:
     exact = steps(models.served(name)).softmax(-1)
-    theirs = models.build(name).bfloat16()
+    theirs = in_bfloat16(name)
     ours = models.merged(theirs)
     strayed = [float((steps(one).float().softmax(-1) - exact).abs().mean()) for one in (ours, Modules(theirs))]
     assert ours.dtype == torch.bfloat16
