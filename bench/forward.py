@@ -1,10 +1,10 @@
-"""What a decode step's forward costs beside its arithmetic: our merged forward and transformers' modules, side by side.
+"""What a decode step's forward costs: our merged forward beside transformers' modules.
 
-    python -m bench.forward                     # 50m shape, float32, 1 torch thread, here
-    python -m bench.forward --gpu --shape 7b    # kernels launched, and host time without CUDA graphs
+    python -m bench.forward [--shape 50m] [--dtype bfloat16] [--rows 1,8,32] [--gpu] [--save]
 
-`ops` are the operations that torch dispatches in a step, views left out: on a GPU about one kernel each. `us` is the
-median time of a step, sides taking turns: on a CPU arithmetic and all, on a GPU until the host has launched it.
+`ops` are the operations that torch dispatches in a step, its composites taken apart and views left out: about one
+kernel each. What Triton launches beside them is not among them. `us` is the median time of a step in which every row
+has some hundred tokens before it; on a GPU until the host has launched it, without a CUDA graph.
 """
 
 import argparse
@@ -68,43 +68,43 @@ class Step:
 
     def ops(self) -> int:
         count = Count()
-        with count:
+        with torch.no_grad(), count:  # inference mode would keep composites whole
             self.run()
         return count.ops
 
-    def seconds(self) -> float:
+    def us(self) -> float:
         if self._model.device.type == "cuda":
             torch.cuda.synchronize()
         begin = time.perf_counter()
-        self.run()
-        return time.perf_counter() - begin
+        with torch.inference_mode():
+            self.run()
+        return 1e6 * (time.perf_counter() - begin)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--shape", default="50m")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rows", default="1,8,32")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--save", action="store_true")
     wishes = parser.parse_args()
     torch.set_num_threads(1)
     device = "cuda" if wishes.gpu else "cpu"
-    theirs = build(wishes.shape, getattr(torch, wishes.dtype), device)
-    models: dict[str, Model] = {"merged": merged(theirs), "modules": Modules(theirs)}
     bench = Bench("forward", device=device)
     table = bench.table(
-        f"A decode step of {wishes.shape} {wishes.dtype}, {models['merged'].shape.layers} layers",
-        ["rows", "merged ops", "modules ops", "merged us", "modules us", "modules : merged"],
-        ratio="modules : merged",
+        f"A decode step of the {wishes.shape} shape in {wishes.dtype}",
+        ["rows", "merged ops", "modules ops", "merged us", "modules us", "merged : modules"],
+        ratio="merged : modules",
     )
-    with torch.inference_mode():
-        for rows in map(int, wishes.rows.split(",")):
-            steps = {name: Step(model, rows) for name, model in models.items()}
-            seconds = alternate({name: step.seconds for name, step in steps.items()}, wishes.steps)
-            ops, us = [step.ops() for step in steps.values()], [1e6 * value for value in seconds.values()]
-            table.add(rows, *ops, *us, us[1] / us[0])
+    theirs = build(wishes.shape, getattr(torch, wishes.dtype), device)
+    models: dict[str, Model] = {"merged": merged(theirs), "modules": Modules(theirs)}
+    for rows in map(int, wishes.rows.split(",")):
+        steps = {name: Step(model, rows) for name, model in models.items()}
+        ops = [step.ops() for step in steps.values()]
+        us = alternate({name: step.us for name, step in steps.items()}, wishes.steps)
+        table.add(rows, *ops, *us.values(), us["modules"] / us["merged"])
     bench.finish(wishes.save)
 
 

@@ -12,7 +12,7 @@ from builder import demo_text as text
 from builder.demo import rendered
 from builder.demo_text import message
 
-DEMO = Path(__file__).parent.parent / "handler" / "inference" / "demo"
+DEMO = Path(__file__).parent.parent / "handler" / "model" / "demo"
 
 #: none of these is drawn by the recipe's own test set; most of their words stand nowhere in it
 PROMPTS = [

@@ -16,7 +16,7 @@ from handler.inference.attention import KVPages, Layout
 from handler.inference.model import Model
 from handler.model import qwen_ops
 from handler.model.config import ModelConfig, read_model_config
-from handler.model.modules import Modules
+from handler.model.modules import Modules, paged_attention
 from handler.model.snapshot import DEMO
 from tests import models
 
@@ -156,6 +156,17 @@ def test_every_weight_of_the_checkpoint_has_a_part_in_the_logits(name: str) -> N
         assert (steps(model) - before).abs().max() > 1e-3, key
         place.copy_(kept)
     assert torch.equal(steps(model), before)
+
+
+@pytest.mark.parametrize("wish", [{"sliding_window": 8}, {"dropout": 0.1}, {"attention_mask": torch.zeros(1, 1, 1, 1)}])
+def test_modules_that_ask_for_more_than_causal_attention_are_refused(wish: dict[str, Any]) -> None:
+    query, key, value = torch.zeros(1, 4, 1, 16), torch.zeros(1, 2, 1, 16), torch.zeros(1, 2, 1, 16)
+    pages = pages_of(models.modules("demo"), 10)
+    with pytest.raises(NotImplementedError, match="no mask, window or dropout"):
+        paged_attention(
+            nn.Module(), query, key, value, **{"attention_mask": None, **wish},
+            layout=layout_of([(0, 1)], 1, torch.device("cpu")), pages=pages,
+        )  # fmt: skip
 
 
 def test_a_tied_head_is_the_embedding_and_an_untied_one_is_not() -> None:

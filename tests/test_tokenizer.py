@@ -55,6 +55,16 @@ def test_a_text_has_the_ids_that_transformers_gives_it(name: str, text: str) -> 
 
 
 @every_tokenizer
+def test_texts_are_cut_by_the_same_rules(name: str) -> None:
+    """All of them: no merge of Qwen's tells whether digits are cut one by one."""
+    ours, theirs = (
+        json.loads(backend.to_str()) for backend in (pair(name)[0].backend, pair(name)[1].backend_tokenizer)
+    )
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        assert ours[part] == theirs[part]
+
+
+@every_tokenizer
 def test_both_know_the_same_tokens(name: str) -> None:
     ours, theirs = pair(name)
     assert ours.backend.get_vocab() == theirs.get_vocab()
