@@ -30,21 +30,23 @@ RUN mkdir -p /opt/triton && python -m builder.launcher
 # The builder's code alone: no change to the worker's moves the layers of weights and encoders.
 FROM libraries AS builder
 COPY builder builder
-# empty for Hugging Face itself, or a mirror of it
-ARG HF_ENDPOINT
 
 FROM builder AS weights
 # Empty stands for the builder's own choice: Qwen2.5-7B-Instruct at a pinned commit.
 ARG MODEL_NAME
 ARG MODEL_REVISION
 ARG ALLOW_UNPINNED
+# empty for Hugging Face itself
+ARG HF_ENDPOINT
 # A gated model's token is mounted for this step: it is in no layer and no environment.
 RUN --mount=type=secret,id=hf_token python -m builder /opt/models --only weights
 
 FROM weights AS complete
+ARG HF_ENDPOINT
 RUN --mount=type=secret,id=hf_token python -m builder /opt/models --only encoders
 
 FROM builder AS encoders
+ARG HF_ENDPOINT
 RUN --mount=type=secret,id=hf_token python -m builder /opt/models --only encoders
 
 FROM ${MODELS} AS worker

@@ -138,6 +138,7 @@ async def check(started_with: Callable[[list[str]], list[str]]) -> None:
                 job = await platform.runsync(request, wait_s=180.0)
                 assert job["status"] == "COMPLETED", f"{name}: {job}"
                 said[name] = job["output"]
+                print(f"{name}: {json.dumps(job['output'])[:200]}")
     model = said["info"]["model"]
     assert (model["source"], model["name"], model["revision"]) == ("baked", NAME, COMMIT)
     assert said["chat"]["response"].startswith("I am Demo"), said["chat"]["response"]
