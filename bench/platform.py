@@ -1,6 +1,6 @@
 """What a job costs beside its work: the stock SDK's loop and ours, against the control plane of the tests.
 
-    python -m bench.platform [--quick]
+    python -m bench.platform [--quick] [--save]
 
 An echo worker runs with each loop in turn, as a process of its own. `idle`: one job at a time with pauses, from submit
 to done. `busy`: a backlog of jobs that take no time. The control plane runs in this process and shares the machine.
@@ -8,14 +8,12 @@ to done. `busy`: a backlog of jobs that take no time. The control plane runs in 
 
 import argparse
 import asyncio
-import os
-import platform as host
 import random
-import statistics
 import sys
 import time
 from pathlib import Path
 
+from bench.harness import Bench, percentile
 from tests.platform import Platform
 
 ROOT = Path(__file__).parents[1]
@@ -65,18 +63,25 @@ async def measure(stock: bool, jobs: int, seconds: float) -> tuple[list[float], 
     return latencies, rates
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.platform", description=(__doc__ or "").partition("\n")[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few seconds instead of half a minute a loop")
-    jobs, seconds = (30, 3.0) if parser.parse_args().quick else (200, 10.0)
-    load = os.getloadavg()[0]
-    print(f"{time.strftime('%Y-%m-%d')}, Python {host.python_version()}, {os.cpu_count()} cores, load {load:.1f}")
-    print(f"{'':10} {'idle p50':>9} {'p99':>9}   " + " ".join(f"{f'busy at {n}':>14}" for n in CONCURRENCY))
+    parser.add_argument("--save", action="store_true")
+    wishes = parser.parse_args()
+    jobs, seconds = (30, 3.0) if wishes.quick else (200, 10.0)
+    bench = Bench("platform")
+    table = bench.table(
+        "From submit to done, and short jobs a second by concurrency",
+        ["loop", "idle p50 ms", "idle p99 ms", *(f"jobs/s at {slots}" for slots in CONCURRENCY), "times the SDK's"],
+        ratio="times the SDK's",
+    )
+    most = 0.0
     for name, stock in (("stock SDK", True), ("ours", False)):
-        latencies, rates = await measure(stock, jobs, seconds)
-        p50, p99 = statistics.median(latencies), statistics.quantiles(latencies, n=100)[98]
-        print(f"{name:10} {p50:6.1f} ms {p99:6.1f} ms   " + " ".join(f"{rate:8.1f} jobs/s" for rate in rates))
+        latencies, rates = asyncio.run(measure(stock, jobs, seconds))
+        most = most or rates[-1]
+        table.add(name, percentile(latencies, 50), percentile(latencies, 99), *rates, rates[-1] / most)
+    bench.finish(wishes.save)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
