@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==/torch==/p' requirements.lock)
 
-.PHONY: run test check docs soak image image-test lock clean
+.PHONY: run test check docs bench bench-gpu soak image image-test lock clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/python -m handler $(ARGS)
@@ -21,6 +21,12 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev  ## rewrite what is generated: docs/schema.json, the tables of docs/api.md, the README's examples
 	$(BIN)/python -m docs.generate
+
+bench: $(VENV)/.dev  ## what fits a CPU, in ten minutes: make bench ARGS=--save commits to its figures
+	$(BIN)/python -m bench $(ARGS)
+
+bench-gpu: $(VENV)/.dev  ## what needs a GPU, in eight; where torch is installed already: python -m bench --gpu
+	$(BIN)/python -m bench --gpu $(ARGS)
 
 soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
 	$(BIN)/python -m bench.soak $(ARGS)

@@ -12,10 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+#: that decide about speed; a machine that is lent may not have all of them
+LIBRARIES = ("torch", "triton", "transformers", "runpod")
 RESULTS = Path(__file__).parent / "results"
 #: a ratio further below the committed one than this is called worse; two runs on a shared machine differ by as much
 NOISE = 0.85
@@ -34,7 +37,7 @@ def machine(device: str = "cpu") -> dict[str, str]:
         "load": f"{os.getloadavg()[0]:.1f}",
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
-        **{library: version(library) for library in ("torch", "transformers", "runpod")},
+        **{library: version(library) for library in LIBRARIES if find_spec(library)},
     }
 
 
