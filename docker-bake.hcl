@@ -27,7 +27,7 @@ target "7b" {
   inherits = ["_worker"]
   tags     = ["${REGISTRY}:${VERSION}-7b"]
   # only a gated model needs it
-  secret = [{ type = "env", id = "hf_token", env = "HF_TOKEN" }]
+  secret = ["type=env,id=hf_token,env=HF_TOKEN"]
 }
 
 # without weights: for RunPod's cached model, a network volume, or ALLOW_DOWNLOAD

@@ -1,7 +1,8 @@
 """Write what can be told from the code: `make docs`. A test compares the files with what this would write.
 
 docs/schema.json and pack.schema.json, the field tables of docs/api.md, the settings and the examples of README.md and
-docs/enhance.md, the inputs of .runpod/hub.json; the examples are real requests, answered by the demo model.
+docs/enhance.md, the sizes in docs/deploy.md, the inputs of .runpod/hub.json. The examples are real requests, answered by
+the demo model.
 """
 
 import asyncio
@@ -16,13 +17,14 @@ from pydantic import BaseModel, TypeAdapter
 from handler import contracts, replies
 from handler.__main__ import start
 from handler.enhancement.pack import Pack
+from handler.inference.sizing import GIB, ModelShape, Wishes, plan
 from handler.report import Report
 from handler.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README, API, SCHEMA = ROOT / "README.md", ROOT / "docs" / "api.md", ROOT / "docs" / "schema.json"
 ENHANCE, PACK_SCHEMA = ROOT / "docs" / "enhance.md", ROOT / "docs" / "pack.schema.json"
-HUB = ROOT / ".runpod" / "hub.json"
+DEPLOY, HUB = ROOT / "docs" / "deploy.md", ROOT / ".runpod" / "hub.json"
 #: settings that the Hub's form shows before "advanced" is opened
 SHOWN_FIRST = {"model_name", "model_revision", "allow_download", "streaming", "max_model_len"}
 
@@ -89,6 +91,7 @@ def documents() -> dict[Path, str]:
         API: filled(API, api_block),
         README: filled(README, block),
         ENHANCE: filled(ENHANCE, block),
+        DEPLOY: filled(DEPLOY, lambda _: sizes_table()),
         HUB: hub(),
     }
 
@@ -200,6 +203,27 @@ def settings_table() -> str:
     for name, field in Settings.model_fields.items():
         default = "" if field.default is None else f"`{str(field.default).lower()}`"
         rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+#: of Qwen2.5's instruct models: bytes of the weights, and what their config.json says
+SHAPES = {
+    "Qwen2.5-3B": (6.17e9, ModelShape(32768, 36, 16, 2, 128, 2048, 11008, 151936, 2)),
+    "Qwen2.5-7B": (15.23e9, ModelShape(32768, 28, 28, 4, 128, 3584, 18944, 152064, 2)),
+    "Qwen2.5-14B": (29.54e9, ModelShape(32768, 48, 40, 8, 128, 5120, 13824, 152064, 2)),
+}
+
+
+def sizes_table() -> str:
+    """What the engine makes of a model and of 95 % of a GPU, where both fit."""
+    rows = ["| model | weights | GPU | KV cache | its tokens, of all requests together |", "|---|---|---|---|---|"]
+    for name, (weights, shape) in SHAPES.items():
+        for gpu in (24, 48, 80):
+            free = int(0.95 * gpu * GIB - weights)
+            if free > 2 * GIB:
+                held = plan(Wishes(), shape, device="cuda", free_bytes=free).describe()
+                cache, tokens = held["kv_cache_gb"], held["kv_cache_tokens"]
+                rows.append(f"| {name} | {weights / 1e9:.1f} GB | {gpu} GB | {cache:.1f} GiB | {tokens:,} |")
     return "\n".join(rows)
 
 

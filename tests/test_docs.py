@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from docs.generate import API, ENHANCE, HUB, PACK_SCHEMA, README, SCHEMA, documents
+from docs.generate import API, DEPLOY, ENHANCE, HUB, PACK_SCHEMA, README, SCHEMA, documents
 from handler import __version__, contracts
 from handler.model.snapshot import DEMO
 from handler.model.template import Template, Turn
@@ -24,7 +24,7 @@ def fresh() -> dict[Path, str]:
     return documents()
 
 
-@pytest.mark.parametrize("path", [SCHEMA, PACK_SCHEMA, API, README, ENHANCE, HUB], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [SCHEMA, PACK_SCHEMA, API, README, ENHANCE, DEPLOY, HUB], ids=lambda path: path.name)
 def test_generated_parts_are_what_the_code_generates_now(path: Path, fresh: dict[Path, str]) -> None:
     written = path.read_text(encoding="utf-8")
     assert re.sub(VOLATILE, "…", written) == re.sub(VOLATILE, "…", fresh[path])
@@ -65,6 +65,7 @@ def test_the_version_is_the_changelogs_and_the_projects() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[(.+?)\]", changelog, re.MULTILINE)[1] == __version__  # type: ignore[index]
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'default = "{__version__}"' in (ROOT / "docker-bake.hcl").read_text(encoding="utf-8")
 
 
 def test_links_lead_to_files_and_headings_that_exist() -> None:

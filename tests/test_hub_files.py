@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from builder import snapshot
 from handler import contracts
 from handler.__main__ import start
 from handler.job import Jobs
@@ -63,7 +64,10 @@ def test_the_hubs_tests_run_where_the_listing_runs() -> None:
     assert TESTS["config"]["allowedCudaVersions"] == HUB["config"]["allowedCudaVersions"]
     environment = {entry["key"]: entry["value"] for entry in TESTS["config"]["env"]}
     assert set(environment) <= {key for key, _ in INPUTS}
-    assert Settings.from_environment(environment).verify_weights == "hash"
+    settings = Settings.from_environment(environment)
+    # an image with other weights, or damaged ones, does not start
+    assert (settings.model_name, settings.model_revision) == (snapshot.NAME, snapshot.REVISION)
+    assert settings.verify_weights == "hash"
 
 
 @pytest.mark.parametrize("job", JOBS, ids=[test["name"] for test in TESTS["tests"]])
