@@ -1,8 +1,8 @@
 """Write what can be told from the code: `make docs`. A test compares the files with what this would write.
 
 docs/schema.json and pack.schema.json, the field tables of docs/api.md, the settings and the examples of README.md and
-docs/enhance.md, the sizes in docs/deploy.md, the inputs of .runpod/hub.json. The examples are real requests, answered by
-the demo model.
+docs/enhance.md, the sizes in docs/deploy.md, the inputs of .runpod/hub.json. The examples are real requests, answered
+by the demo model.
 """
 
 import asyncio
