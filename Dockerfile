@@ -19,7 +19,7 @@ RUN python -m venv /opt/venv \
     && pip install --no-cache-dir --disable-pip-version-check --only-binary :all: -r requirements.lock
 ENV TRITON_CACHE_DIR=/opt/triton
 
-# What Triton needs a compiler for, done here: no other stage has one (docs/decisions/0007).
+# What Triton needs a compiler for, done here: no other stage has one (docs/decisions/0008).
 FROM libraries AS launcher
 # The base's digest names the Debian release, and its mirrors keep no version but the newest.
 # hadolint ignore=DL3008

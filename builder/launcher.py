@@ -1,7 +1,7 @@
 """`python -m builder.launcher`: compiles the one C module that Triton launches kernels with; so no image needs gcc.
 
 Triton would compile it on the first GPU that it sees; it finds this one in TRITON_CACHE_DIR instead, under a name that
-comes of Triton's own source and of the platform (docs/decisions/0007). Knows no model and no kernel.
+comes of Triton's own source and of the platform (docs/decisions/0008). Knows no model and no kernel.
 """
 
 import os
