@@ -100,7 +100,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
     with report.phase("weights") as told:
         model, template, info, read = weights.load(snapshot)
         readahead.stop()
-        told["bytes"] = read
+        told |= {"bytes": read, "read_ahead": readahead.read}
     with report.phase("packs"):
         packs = pack.load(Path(settings.packs_dir or PACKS))
         encoders = encoder.load(

@@ -38,8 +38,17 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def test_all_files_end_up_in_the_page_cache(files: list[Path]) -> None:
-    Readahead(files, chunk=2**20).wait()
+    first = Readahead(files, chunk=2**20)
+    first.wait()
     assert [cached(file) for file in files] == [1, 1]
+    assert first.read > 0
+
+
+def test_what_is_cached_already_is_skipped(files: list[Path]) -> None:
+    files[0].read_bytes()
+    ahead = Readahead(files, chunk=SIZE)
+    ahead.wait()
+    assert ahead.read == SIZE
 
 
 def test_once_stopped_it_reads_no_more(files: list[Path]) -> None:
