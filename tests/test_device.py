@@ -44,7 +44,7 @@ def test_a_gpu_that_another_process_fills_is_told_from_one_that_is_too_small() -
             Device(None, "12.8", "12.4"),
             "runs CUDA 12.4, torch is built for 12.8; set the endpoint's allowedCudaVersions",
         ),
-        (Device(None, "13.0", "12.10"), "runs CUDA 12.10, torch is built for 13.0"),
+        (Device(None, "12.10", "12.9"), "runs CUDA 12.9, torch is built for 12.10"),
         (Device(None, "12.8", None), "no NVIDIA driver: choose a GPU pool"),
         (Device(None, "12.8", "13.0"), "the machine is at fault"),
         (Device(None, None, "13.0"), "torch is built for CPUs"),

@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
+from handler.__main__ import start
+from handler.errors import StartError
+from handler.model import manifest
 from handler.model.snapshot import DEMO
+from handler.report import Report
+from handler.settings import Settings
 
 CHAT = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12}
 
@@ -120,6 +125,18 @@ def test_weights_that_are_not_the_manifests_end_the_start_and_name_the_file(desc
     assert done.stderr.splitlines()[-1].startswith(f"cannot start: {weights} has ")
     assert "imports" not in done.stderr or verify == "hash"
     assert "Traceback" not in done.stderr
+
+
+def test_nothing_is_served_before_the_last_file_is_hashed(described: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(manifest.Hashing):
+        def wait(self) -> None:
+            super().wait()
+            raise StartError("the last file")
+
+    monkeypatch.setattr(manifest, "Hashing", Late)
+    settings = Settings(model_path=str(described), verify_weights="hash")
+    with pytest.raises(StartError, match="the last file"):
+        start(settings, Report())
 
 
 def test_once_the_weights_are_found_no_connection_is_attempted(described: Path) -> None:
