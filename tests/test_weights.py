@@ -249,6 +249,12 @@ def test_a_file_that_shrinks_while_it_is_read_stops_the_start(copy: Path) -> Non
         checkpoint.fill(model.places(), tensors, "mine")
 
 
+def test_a_model_that_no_memory_holds_stops_the_start(copy: Path) -> None:
+    change(copy / "config.json", vocab_size=10**12)
+    with pytest.raises(StartError, match=r"no room for the weights: .*alloc"):
+        weights.load(snapshot(copy), device="cpu")
+
+
 def test_what_the_merged_forward_does_not_compute_is_served_by_the_modules(copy: Path) -> None:
     yarn = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 512}
     change(copy / "config.json", rope_parameters=yarn)
