@@ -6,6 +6,8 @@ and a Triton kernel on CUDA. Knows no request, no scheduler and no sampling.
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from math import prod
+from mmap import mmap
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -43,8 +45,8 @@ class KVPages:
         self.page_size = page_size
         #: who reads and writes: CUDA kernels, or plain torch
         self.kernels = kernels
-        self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.k = [_zeros(shape, dtype, device) for _ in range(layers)]
+        self.v = [_zeros(shape, dtype, device) for _ in range(layers)]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at flat `slots` [tokens]."""
@@ -56,6 +58,13 @@ class KVPages:
     def read(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of `pages` [n], each [n * page_size, kv_heads, head_dim] (a copy)."""
         return self.k[layer].index_select(0, pages).flatten(0, 1), self.v[layer].index_select(0, pages).flatten(0, 1)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """As torch.zeros; on a CPU the system hands out zeros as they are touched, and a start waits for none of them."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap(-1, prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
 
 
 @dataclass(slots=True)
