@@ -22,8 +22,8 @@ from handler.model.shards import Stored
 
 #: bytes of one read: larger ones cost pinned memory, smaller ones interpreter time
 CHUNK_BYTES = 32 << 20
-#: reads at once: enough to keep a network volume busy
-THREADS = 8
+#: reads at once: enough to keep a network volume busy, and no more than there are cores, for what is cached is copied
+THREADS = min(8, len(os.sched_getaffinity(0)))
 #: what old checkpoints hold beside weights: a constant that models compute for themselves
 COMPUTED = ".rotary_emb.inv_freq"
 
