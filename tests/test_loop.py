@@ -295,7 +295,7 @@ def test_a_full_queue_refuses_at_once_and_accepts_again_later() -> None:
     asyncio.run(main())
 
 
-# -- nobody notices: the rows of facts/engine.md, section 1.6 --------------------------------------------------------
+# -- nobody notices: what ends every request in flight in transformers' continuous batching (5.23) -------------------
 
 
 @pytest.mark.parametrize(
