@@ -68,6 +68,16 @@ def test_the_version_is_the_changelogs_and_the_projects() -> None:
     assert f'default = "{__version__}"' in (ROOT / "docker-bake.hcl").read_text(encoding="utf-8")
 
 
+def test_the_readmes_tree_names_every_module_and_none_that_is_gone() -> None:
+    (tree,) = re.findall(r"^handler/$.*?^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    code = [*ROOT.glob("handler/*.py"), *ROOT.glob("handler/[!e]*/*.py"), *ROOT.glob("builder/*.py")]
+    modules = {path.name for path in code} - {"__init__.py", "demo_text.py"}
+    named = set(re.findall(r"[a-z_]+\.py", tree))
+    assert modules <= named, f"not in the tree: {modules - named}"
+    there = {path.name for folder in ("handler", "builder", "tests") for path in (ROOT / folder).rglob("*.py")}
+    assert named <= there, f"gone: {named - there}"
+
+
 def test_links_lead_to_files_and_headings_that_exist() -> None:
     documents = [README, *ROOT.glob("docs/**/*.md")]
     anchors = {path: {anchor_of(line) for line in headings(path)} for path in documents}
