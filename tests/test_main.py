@@ -61,6 +61,35 @@ def test_the_streaming_face_prints_chunks_and_then_the_reply() -> None:
     assert "".join(chunk["delta"] for chunk in deltas) == json.loads("{\n" + reply)["response"]
 
 
+#: what the interpreter is told of before it happens (docs.python.org, audit events); `open` has its flags last
+READ_ONLY = """
+import errno, os, runpy, sys
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.utime"}
+def hook(event, told):
+    writes = event == "open" and told[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if (writes or event in CHANGES) and not str(told[0]).startswith("/dev/"):
+        sys.stderr.write(f"refused: {event} {told[0]}\\n")
+        raise OSError(errno.EROFS, "Read-only file system", told[0])
+sys.dont_write_bytecode = True
+sys.addaudithook(hook)
+runpy.run_module("handler", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_read_only_file_system_is_enough_to_serve() -> None:
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, *given(CHAT)],
+        env={**os.environ, "PYTHONPATH": str(root), "MODEL_PATH": str(root / "handler" / "model" / "demo")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, json.loads(done.stdout)["success"]) == (0, True), done.stderr
+    assert "refused" not in done.stderr
+
+
 def test_a_bad_request_exits_with_one_error_and_no_traceback() -> None:
     done = run(*given({**CHAT, "temperature": 5}))
     assert (done.returncode, json.loads(done.stdout)["error"]["field"]) == (1, "temperature")

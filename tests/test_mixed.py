@@ -1,6 +1,6 @@
 """Everything at once: the real worker with the demo model, jobs of every kind, and every fault at random.
 
-150 jobs in CI; `python -m tests.test_mixed [jobs] [seed …]` runs more by hand.
+`python -m tests.test_mixed [jobs] [seed …]` runs it by hand, and prints what went wrong on the way.
 """
 
 import asyncio
@@ -38,9 +38,11 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("take", {"item": {"input": {}}, "chance": 0.1}),
     ("stop", {"hang": True, "times": 1}),
     ("ping", {"hang": True, "times": 1}),
+    # posts that are never answered: each costs its job the 15 s that the worker waits
+    ("done", {"hang": True, "times": 1}),
+    ("stream", {"hang": True, "times": 1}),
 ]
-#: the same, and posts that are never answered, each of which costs its job the 15 s that the worker waits
-ALL_FAULTS = [*FAULTS, ("done", {"hang": True, "times": 1}), ("stream", {"hang": True, "times": 1})]
+JOBS, SEEDS = 500, (1, 2, 3)
 
 
 def requests(count: int, seed: int) -> list[Request]:
@@ -69,7 +71,7 @@ def text_of(job: dict[str, Any]) -> str | None:
     return next((reply[key] for key in ("response", "text", "enhanced_prompt") if key in reply), None)
 
 
-async def run(count: int, seed: int, faulty: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+async def run(count: int, seed: int) -> dict[str, Any]:
     """Run the jobs alone, then all together with everything going wrong; returns figures, or fails an assertion."""
     wanted = requests(count, seed)
     env = {"PYTHONPATH": str(ROOT), "MODEL_PATH": "demo", "STREAMING": "true", "RUNPOD_PING_INTERVAL": "1000"}
@@ -78,7 +80,7 @@ async def run(count: int, seed: int, faulty: list[tuple[str, dict[str, Any]]]) -
         alone = [await platform.runsync(request) for request in wanted]
 
         began = time.monotonic()
-        faults = [platform.fault(route, **{"times": None, **how}) for route, how in faulty]  # type: ignore[arg-type]
+        faults = [platform.fault(route, **{"times": None, **how}) for route, how in FAULTS]  # type: ignore[arg-type]
         draw = random.Random(seed)
         ids, cancelled = [], set()
         for request in wanted:
@@ -129,14 +131,14 @@ def job_lines(worker: Worker) -> list[str]:
     return [line["requestId"] for line in lines if "outcome=" in line["message"]]
 
 
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_every_job_is_answered_once_and_as_if_nothing_had_gone_wrong(seed: int) -> None:
-    figures = asyncio.run(run(150, seed, FAULTS))
-    assert figures["states"]["COMPLETED"] > 100
+    figures = asyncio.run(run(JOBS, seed))
+    assert figures["states"]["COMPLETED"] > 0.8 * JOBS
     assert all(figures["faults"][route] for route in ("take", "done", "stream", "stop"))
 
 
 if __name__ == "__main__":
-    jobs, *seeds = [int(argument) for argument in sys.argv[1:]] or [500, 1, 2, 3]
+    jobs, *seeds = [int(argument) for argument in sys.argv[1:]] or [JOBS, *SEEDS]
     for chosen in seeds:
-        sys.stdout.write(f"{jobs} jobs, seed {chosen}: {asyncio.run(run(jobs, chosen, ALL_FAULTS))}\n")
+        sys.stdout.write(f"{jobs} jobs, seed {chosen}: {asyncio.run(run(jobs, chosen))}\n")
