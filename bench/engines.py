@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from handler.inference.engine import Delta, Finish, ModelInfo, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
 from handler.inference.model import Model
-from handler.inference.sizing import Wishes, plan
+from handler.machine.sizing import Wishes, plan
 from handler.model.config import ModelConfig
 from handler.model.qwen import Qwen
 

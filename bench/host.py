@@ -21,7 +21,7 @@ from bench.harness import Bench
 from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import ModelInfo, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
-from handler.inference.sizing import EngineConfig, ModelShape
+from handler.machine.sizing import EngineConfig, ModelShape
 
 VOCAB = 64
 PROMPT = 200

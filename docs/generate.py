@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from handler import contracts, replies
 from handler.__main__ import start
 from handler.enhancement.pack import Pack
-from handler.inference.sizing import GIB, ModelShape, Wishes, plan
+from handler.machine.sizing import GIB, ModelShape, Wishes, plan
 from handler.report import Report
 from handler.settings import Settings
 

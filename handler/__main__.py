@@ -23,8 +23,8 @@ from handler.watchdog import Watchdog
 if TYPE_CHECKING:
     from handler.enhancement.rewrite import Answer, Bad
     from handler.inference.loop import BatchingEngine
-    from handler.inference.sizing import EngineConfig
     from handler.job import Jobs
+    from handler.machine.sizing import EngineConfig
 
 #: the packs that come with the code
 PACKS = Path(__file__).parents[1] / "packs"
@@ -91,11 +91,11 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.enhancement.cache import Cache
         from handler.enhancement.enhancer import Enhancer
         from handler.enhancement.rewrite import Rewriter
-        from handler.inference import device, memory
         from handler.inference.loop import BatchingEngine
-        from handler.inference.sizing import Wishes, plan
         from handler.info import Info
         from handler.job import Jobs
+        from handler.machine import device, memory
+        from handler.machine.sizing import Wishes, plan
         from handler.model import weights
         from handler.operations import Operations
     with report.phase("device"):

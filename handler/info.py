@@ -6,8 +6,8 @@ from typing import Any, assert_never
 
 from handler.contracts import SECTIONS, InfoRequest, Section
 from handler.enhancement.enhancer import Enhancer
-from handler.inference import memory
 from handler.inference.engine import Engine, ModelInfo
+from handler.machine import memory
 from handler.replies import InfoReply
 from handler.report import Report
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2Fo
 from handler.inference.engine import ModelInfo, Sampling
 from handler.inference.loop import BatchingEngine
 from handler.inference.model import Model
-from handler.inference.sizing import EngineConfig, ModelShape
+from handler.machine.sizing import EngineConfig, ModelShape
 from handler.model.config import ModelConfig
 from handler.model.modules import Modules
 from handler.model.qwen import Qwen

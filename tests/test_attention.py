@@ -12,7 +12,7 @@ from torch import Tensor
 from handler.errors import StartError
 from handler.inference import attention, reference
 from handler.inference.attention import KVPages, Layout
-from handler.inference.sizing import ModelShape
+from handler.machine.sizing import ModelShape
 
 
 @dataclass

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from handler.errors import StartError
-from handler.inference.device import GIB, Device, Gpu, read
+from handler.machine.device import GIB, Device, Gpu, read
 
 #: Qwen2.5-7B-Instruct in bfloat16: the sizes of its four shards
 SEVEN_B = 15_231_271_864

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from handler.inference.engine import Completion, Delta, Engine, Finish, Prompt, Sampling, collect
 from handler.inference.loop import BatchingEngine
-from handler.inference.sizing import Wishes, plan
+from handler.machine.sizing import Wishes, plan
 from handler.model import weights
 from handler.model.snapshot import DEMO, find
 from handler.model.template import Turn

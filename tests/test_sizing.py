@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from handler.errors import StartError
-from handler.inference.sizing import GIB, Device, EngineConfig, ModelShape, Wishes, plan
+from handler.machine.sizing import GIB, Device, EngineConfig, ModelShape, Wishes, plan
 
 #: Qwen2.5-7B-Instruct in bfloat16
 SEVEN_B = ModelShape(

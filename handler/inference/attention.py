@@ -17,7 +17,7 @@ from handler.errors import StartError
 from handler.inference import reference
 
 if TYPE_CHECKING:
-    from handler.inference.kernels import Packed
+    from handler.kernels.attention import Packed
 
 Name = Literal["paged_reference", "paged_kernel"]
 
@@ -104,7 +104,7 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if rows := layout.decode_rows:
         if pages.kernels:
-            from handler.inference.kernels import paged_decode
+            from handler.kernels.attention import paged_decode
 
             tables, lengths = layout.block_tables[:rows], layout.context_lens[:rows]
             paged_decode(query[:rows], pages.k[layer], pages.v[layer], tables, lengths, scaling, out[:rows])
@@ -113,7 +113,7 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout
     if rows < len(layout.query_lens):
         # FlashAttention takes no float32: there the prefill stays with SDPA.
         if pages.kernels and query.dtype.itemsize == 2:
-            from handler.inference.kernels import flash_prefill
+            from handler.kernels.attention import flash_prefill
 
             flash_prefill(layer, query, key, value, out, scaling, layout, pages)
         else:

@@ -23,8 +23,8 @@ from handler.inference.pace import Pace
 from handler.inference.request import Outbox, Request, check, report
 from handler.inference.runner import Runner
 from handler.inference.scheduler import NO_ROW, Scheduler, Step
-from handler.inference.sizing import EngineConfig
 from handler.inference.text import TextStream
+from handler.machine.sizing import EngineConfig
 
 #: failed steps of no one request: the engine survives the first, with fresh state; this many, or a lost device, end it
 FATAL_FAILURES = 2

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from handler.inference.attention import KVPages, Layout
-from handler.inference.sizing import ModelShape
+from handler.machine.sizing import ModelShape
 
 
 class Model(Protocol):

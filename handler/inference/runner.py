@@ -16,7 +16,7 @@ from handler.inference.engine import ModelInfo
 from handler.inference.model import Model
 from handler.inference.sampler import Sampler
 from handler.inference.scheduler import S, Sequence, Step
-from handler.inference.sizing import EngineConfig
+from handler.machine.sizing import EngineConfig
 
 log = logging.getLogger(__name__)
 

@@ -52,7 +52,7 @@ class Sampler:
     ) -> None:
         """`vocab_size` is the width of the logits; ids from `tokens_in_vocab` on have no token and are never drawn.
 
-        `kernels` draws by Triton (see `sampler_kernels`); None does so on CUDA where Triton is installed. Without
+        `kernels` draws by Triton (see `kernels.sampling`); None does so on CUDA where Triton is installed. Without
         them a draw is the same, but the host takes part in it.
         """
         if kernels is None:
@@ -104,7 +104,7 @@ class Sampler:
             int64 [n]. Where `capturable`, nothing waits for the device.
         """
         if self.capturable:
-            from handler.inference.sampler_kernels import draw
+            from handler.kernels.sampling import draw
 
             return draw(logits, rows, positions, self._options, self._seeds, self._history, self._tokens)
         logits = logits[:, : self._tokens]

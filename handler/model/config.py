@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, Field, PositiveInt, ValidationError, model_validator
 
 from handler.errors import StartError
-from handler.inference.sizing import ModelShape
+from handler.machine.sizing import ModelShape
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

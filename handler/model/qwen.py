@@ -117,6 +117,6 @@ def _ops(kernels: bool) -> ModuleType:
     """What computes between the matrix products: two modules of the same three functions."""
     if not kernels:
         return qwen_ops
-    from handler.model import qwen_kernels
+    from handler.kernels import qwen
 
-    return qwen_kernels
+    return qwen

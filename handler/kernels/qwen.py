@@ -7,12 +7,15 @@ Shapes alone decide a launch, so that a step can live in a CUDA graph. Imported 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # ruff: noqa: N803
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from handler.inference.attention import KVPages
+if TYPE_CHECKING:
+    from handler.inference.attention import KVPages
 
 #: elements of a row that a program of `silu_mul` computes
 BLOCK = 1024
@@ -30,7 +33,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotate_and_store(
-    qkv: Tensor, norms: Tensor | None, rope: Tensor, slots: Tensor, layer: int, pages: KVPages, eps: float
+    qkv: Tensor, norms: Tensor | None, rope: Tensor, slots: Tensor, layer: int, pages: "KVPages", eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `qwen_ops.rotate_and_store`; changes qkv in place, which queries, keys and values are views of."""
     tokens, every, head_dim = qkv.shape
