@@ -7,6 +7,7 @@ import platform
 import signal
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,14 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.model import weights
         from handler.operations import Operations
     with report.phase("device"):
-        device.read().check(snapshot.name, snapshot.bytes(), on_runpod=on_runpod(os.environ))
+        found = device.read()
+        found.check(snapshot.name, snapshot.bytes(), on_runpod=on_runpod(os.environ))
+    compiled: list[str] = []
+    if found.gpu is not None and find_spec("triton"):
+        from handler.kernels import ahead
+
+        ahead.hash_compiler()
+        ahead.listen(lambda name, anew, _: compiled.append(name) if anew else None)
     with report.phase("weights") as told:
         model, template, info, read = weights.load(snapshot)
         readahead.stop()
@@ -125,7 +133,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
             raise StartError(
                 f"the engine is not warm after STEP_TIMEOUT_S={settings.step_timeout_s:g}: start another worker"
             )
-        told["graphs"] = engine.status().details["graphs"]
+        told |= {"graphs": engine.status().details["graphs"], "compiled": compiled}
     if hashing:
         with report.phase("verify"):
             hashing.wait()
