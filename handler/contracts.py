@@ -4,6 +4,7 @@ Knows no model: whether a prompt fits its context is told where the tokens are c
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -81,10 +82,17 @@ def _echo(value: JsonValue) -> JsonValue:
     return value
 
 
+def _null_is(default: object) -> BeforeValidator:
+    """Null counts as not sent."""
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
 #: turns of one conversation
 MAX_TURNS = 10_000
 #: fields of one request; none has as many
 MAX_FIELDS = 100
+#: log-probabilities of one reply, at 60 bytes of JSON each: RunPod loses a result of more than 10 MB
+MAX_LOGPROBS = 100_000
 #: bytes of JSON that a field which is only passed back may have
 MAX_ECHO_BYTES = 65_536
 
@@ -92,8 +100,8 @@ Text = Annotated[str, AfterValidator(_unicode)]
 NonBlank = Annotated[Text, AfterValidator(_not_blank)]
 #: JSON of the caller's, passed back untouched
 Echo = Annotated[JsonValue, AfterValidator(_echo)]
-#: off where it was not sent, and null counts as not sent
-Flag = Annotated[bool, BeforeValidator(lambda value: False if value is None else value)]
+#: off where it was not sent
+Flag = Annotated[bool, _null_is(False)]
 StopString = Annotated[Text, Field(min_length=1, max_length=200)]
 _ONE_STOP = {"type": "string", "minLength": 1, "maxLength": 200}
 StopStrings = Annotated[
@@ -160,7 +168,7 @@ class TextRequest(Contract):
         False, description="Let the model think first, where its template knows how; its thoughts come as `reasoning`."
     )
     dry_run: Flag = Field(False, description="Answer what the model would read, without running it.")
-    sampling_defaults: Literal["worker", "model"] = Field(
+    sampling_defaults: Annotated[Literal["worker", "model"], _null_is("worker")] = Field(
         "worker",
         description="Where values that were not sent come from: the worker's, or the model's generation_config.",
     )
@@ -169,6 +177,11 @@ class TextRequest(Contract):
     def _alternatives(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs goes with logprobs: true", field="top_logprobs")
+        if self.logprobs and (self.max_tokens or 0) * (1 + (self.top_logprobs or 0)) > MAX_LOGPROBS:
+            raise InvalidRequest(
+                f"logprobs: max_tokens * (1 + top_logprobs) is at most {MAX_LOGPROBS}: RunPod carries no larger reply",
+                field="logprobs",
+            )
         return self
 
 
@@ -314,7 +327,7 @@ class EnhanceRequest(TextRequest):
         description="What to answer where the model gives none. Not sent: `original` with a pack, else `error`.",
         examples=["error"],
     )
-    n: int = Field(1, ge=1, le=8, description="Variants, each with a seed of its own.")
+    n: Annotated[int, _null_is(1)] = Field(1, ge=1, le=8, description="Variants, each with a seed of its own.")
     enhancement_type: Echo = Field(None, description="Passed back untouched.", examples=["image"])
 
     @model_validator(mode="after")
@@ -351,7 +364,7 @@ class InfoRequest(Contract):
     sections: Annotated[tuple[Section, ...], Field(min_length=1), BeforeValidator(_as_tuple)] | None = Field(
         None, description="What to tell; all of it where this is not sent.", examples=[["worker", "model"]]
     )
-    clear_cache: bool = Field(
+    clear_cache: Flag = Field(
         False, description="Empty the enhancement cache, and tell only that, and the sections that were asked for."
     )
 
@@ -381,13 +394,22 @@ def parse(payload: object) -> Request:
         raise InvalidRequest("nested too deeply", field="input") from None
 
 
+#: in the caller's words, where pydantic's speak of Python
+_TOLD = {
+    "extra_forbidden": "unknown field",
+    "tuple_type": "should be a list",
+    "dict_type": "should be an object",
+    "model_type": "should be an object",
+}
+
+
 def _refusal(error: ValidationError) -> InvalidRequest:
     errors = error.errors(include_url=False, include_input=False, include_context=False)
     first = errors[0]
     if first["type"].startswith("union_tag"):
         return InvalidRequest("operation is one of chat, generate, enhance, info", field="operation")
     path = ".".join(str(part)[:100] for part in first["loc"][1:])[:200] or "input"
-    told = "unknown field" if first["type"] == "extra_forbidden" else first["msg"]
+    told = _TOLD.get(first["type"]) or re.sub("^(Input|String|Tuple) should", "should", first["msg"])
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return InvalidRequest(f"{path}: {told}{more}", field=path)
 
