@@ -80,6 +80,7 @@ class Operations:
         if isinstance(request, InfoRequest):
             yield self.info.reply(request)
             return
+        self._refuse(request)
         if isinstance(request, EnhanceRequest) and not briefs.is_plain(request):
             yield await self._enhance(request, started)
             return
@@ -110,7 +111,8 @@ class Operations:
             answer.reasoning,
             prompt_sha256=rendered.sha256,
         )
-        drawn = tuple(starmap(self._drawn, answer.drawn)) if request.logprobs else None
+        # In a thread: of thousands of tokens this takes a while, and other jobs go on.
+        drawn = await asyncio.to_thread(self._told, answer.drawn) if request.logprobs else None
         yield self._reply(request, messages, answer.text, self._tail(spent, self.clock() - started, drawn))
 
     async def _enhance(self, request: EnhanceRequest, started: float) -> Reply:
@@ -123,7 +125,9 @@ class Operations:
         if task.found is not None:
             conversation, defaults = briefs.messages(task), task.found.entry.sampling.model_dump()
         sampling = self._sampling(request, self.engine.max_model_len, defaults)
-        answers = () if request.dry_run else await asyncio.to_thread(self.enhancer.without_asking, task, sampling)
+        answers = await asyncio.to_thread(self.enhancer.without_asking, task, sampling)
+        if request.dry_run and answers:
+            return self._dry_run((), None, sampling)
         if not answers:
             messages = self._with_default_system(conversation)
             rendered, sampling = await self._prepare(request, messages, defaults)
@@ -131,6 +135,17 @@ class Operations:
                 return self._dry_run(messages, rendered, sampling)
             answers = await self.enhancer.answers(request, task, rendered, sampling, _deadline(request, started))
         return self._enhance_reply(request, task, answers, self.clock() - started)
+
+    def _refuse(self, request: Generation) -> None:
+        """What this model can do for nobody, whatever the prompt."""
+        context = self.engine.max_model_len
+        if (request.max_tokens or 0) >= context:
+            raise ContextLengthExceeded(
+                f"max_tokens is {request.max_tokens}, and prompt and answer share a context of {context} tokens",
+                field="max_tokens",
+            )
+        if request.enable_thinking and not self.template.thinks:
+            raise Unsupported("the model's template knows no thinking", field="enable_thinking")
 
     def _with_default_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """A conversation as it is; only what the operator set may be added to it."""
@@ -147,13 +162,6 @@ class Operations:
         """Render, encode and fit to the context, in a thread: a long prompt takes a while, other jobs go on."""
         context = self.engine.max_model_len
         room = context - (request.max_tokens or 1)
-        if room < 1:
-            raise ContextLengthExceeded(
-                f"max_tokens is {request.max_tokens}, and prompt and answer share a context of {context} tokens",
-                field="max_tokens",
-            )
-        if request.enable_thinking and not self.template.thinks:
-            raise Unsupported("the model's template knows no thinking", field="enable_thinking")
         encode: Callable[[], Rendered]
         match request:
             case GenerateRequest(prompt=str() as raw, special_tokens=special_tokens):
@@ -165,7 +173,10 @@ class Operations:
         try:
             rendered = await asyncio.to_thread(encode)
         except ContextLengthExceeded as error:
-            raise ContextLengthExceeded(error.message, field=_prompt_field(request)) from None
+            told = error.message
+            if request.max_tokens is not None:
+                told += f": max_tokens takes {request.max_tokens} of the context's {context}"
+            raise ContextLengthExceeded(told, field=_prompt_field(request)) from None
         return rendered, self._sampling(request, context - len(rendered.prompt.token_ids), defaults)
 
     def _sampling(self, request: Generation, room: int, defaults: Mapping[str, float | int] | None = None) -> Sampling:
@@ -263,6 +274,9 @@ class Operations:
             "processing_time": round(seconds, 4),
         }
 
+    def _told(self, drawn: list[tuple[int, Logprob]]) -> tuple[replies.DrawnLogprob, ...]:
+        return tuple(starmap(self._drawn, drawn))
+
     def _drawn(self, token_id: int, told: Logprob) -> replies.DrawnLogprob:
         top = tuple(replies.Logprob(**self._likely(*other)) for other in told.top)
         return replies.DrawnLogprob(**self._likely(token_id, told.logprob), top=top)
@@ -277,13 +291,17 @@ class Operations:
             name=model.name, revision=model.revision, dtype=model.dtype, max_model_len=self.engine.max_model_len
         )
 
-    def _dry_run(self, messages: tuple[Message, ...], rendered: Rendered, sampling: Sampling) -> replies.DryRunReply:
+    def _dry_run(
+        self, messages: tuple[Message, ...], rendered: Rendered | None, sampling: Sampling
+    ) -> replies.DryRunReply:
+        """`rendered` is None where the model would not be asked."""
+        token_ids = () if rendered is None else rendered.prompt.token_ids
         return replies.DryRunReply(
             messages=messages or None,
-            rendered=rendered.text,
-            token_ids=rendered.prompt.token_ids,
-            prompt_sha256=rendered.sha256,
-            usage=replies.DryRunUsage(prompt_tokens=len(rendered.prompt.token_ids)),
+            rendered="" if rendered is None else rendered.text,
+            token_ids=token_ids,
+            prompt_sha256=None if rendered is None else rendered.sha256,
+            usage=replies.DryRunUsage(prompt_tokens=len(token_ids)),
             sampling=replies.Sampling(**asdict(sampling)),
             model_info=self._model_facts(),
         )

@@ -236,10 +236,12 @@ class DryRunReply(Reply):
     """What the model would have read."""
 
     dry_run: Literal[True] = True
-    messages: tuple[Message, ...] | None = Field(description="As built; null for a raw prompt.")
+    messages: tuple[Message, ...] | None = Field(
+        description="As built; null for a raw prompt, and where the model would not be asked."
+    )
     rendered: str
     token_ids: tuple[int, ...]
-    prompt_sha256: str
+    prompt_sha256: str | None
     usage: DryRunUsage
     sampling: Sampling
     model_info: ModelFacts

@@ -254,6 +254,27 @@ def test_a_prompt_over_its_budget_is_trimmed_without_the_model_and_says_so(line:
     assert (model.asked, reply.finish_reason, reply.prompt_sha256, reply.usage.total_tokens) == ([], None, None, 0)
 
 
+def test_what_a_prompt_over_its_budget_may_not_ask_for_is_refused_as_with_any_other(line: Line) -> None:
+    for wish in ({"max_tokens": 100_000}, {"enable_thinking": True}):
+        for prompt in (PROMPT, "a fox, " * 100):
+            with pytest.raises(WorkerError) as caught:
+                by_pack(line(wide()), prompt=prompt, **wish)
+            assert caught.value.field == next(iter(wish))
+
+
+def test_the_dry_run_of_a_prompt_over_its_budget_shows_that_the_model_would_read_nothing(line: Line) -> None:
+    fields = {"operation": "enhance", "job_type": "sdxl_image_fast", "dry_run": True}
+
+    async def dry(prompt: str) -> Reply | Piece:
+        return await anext(line(Model(max_model_len=1000)).run(parse({**fields, "prompt": prompt})))
+
+    for prompt in ("a fox, " * 100, "a fox, " * 2000):  # the second would not fit the model's context either
+        reply = asyncio.run(dry(prompt))
+        assert isinstance(reply, DryRunReply)
+        assert (reply.messages, reply.rendered, reply.token_ids) == (None, "", ())
+        assert (reply.prompt_sha256, reply.usage.prompt_tokens) == (None, 0)
+
+
 def test_append_keeps_the_users_bytes_in_front(line: Line) -> None:
     reply = by_pack(line(wide("Two foxes in snow, soft light")), prompt="two  red foxes ", mode="append")
     assert reply.enhanced_prompt == "two  red foxes , Two foxes in snow, soft light"

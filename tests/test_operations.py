@@ -201,6 +201,11 @@ def test_what_does_not_fit_the_context_is_refused_with_its_field_before_the_engi
     assert (caught.value.field, engine.seen) == (field, [])
 
 
+def test_a_prompt_that_fits_but_for_max_tokens_is_refused_with_all_the_numbers(line: Line) -> None:
+    with pytest.raises(ContextLengthExceeded, match=r"has 9 tokens, and .* 8: max_tokens takes 92 of .* 100"):
+        run(line(ScriptedEngine(max_model_len=100)), operation="chat", messages=HI, max_tokens=92)
+
+
 def test_dry_run_tells_what_the_model_would_read_and_runs_nothing(
     line: Line, tokenizer: PreTrainedTokenizerFast
 ) -> None:
