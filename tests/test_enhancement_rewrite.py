@@ -275,6 +275,16 @@ def test_the_dry_run_of_a_prompt_over_its_budget_shows_that_the_model_would_read
         assert (reply.prompt_sha256, reply.usage.prompt_tokens) == (None, 0)
 
 
+@pytest.mark.parametrize("piece", ["no cat{0}, ", "{0}, ", '"a{0}", ', "(({0})), "])
+def test_a_prompt_full_of_constraints_costs_no_more_than_a_few_seconds(
+    line: Line, seconds: Callable[[], float], piece: str
+) -> None:
+    prompt = "".join(map(piece.format, range(4000)))[:20_000]
+    reply = by_pack(line(wide(prompt)), prompt=prompt, target={"encoder": "qwen", "max_tokens": 100_000})
+    assert (reply.reason, reply.degraded) == (None, False)
+    assert seconds() < 8
+
+
 def test_append_keeps_the_users_bytes_in_front(line: Line) -> None:
     reply = by_pack(line(wide("Two foxes in snow, soft light")), prompt="two  red foxes ", mode="append")
     assert reply.enhanced_prompt == "two  red foxes , Two foxes in snow, soft light"
