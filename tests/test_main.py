@@ -109,7 +109,7 @@ def test_a_bad_request_exits_with_one_error_and_no_traceback() -> None:
         ((), {"MAX_MODEL_LEN": "1000000"}, "MAX_MODEL_LEN is 1000000"),
         ((), {"KV_CACHE_GB": "100000"}, "KV_CACHE_GB is 100000"),
         ((), {"ATTENTION": "kernel"}, "kernel"),
-        ((), {"PACKS_DIR": "/nowhere"}, "PACKS_DIR=/nowhere: no such directory"),
+        ((), {"PACKS_DIR": "/nowhere"}, "PACKS_DIR='/nowhere': Path does not point to a directory"),
     ],
 )
 def test_a_start_that_cannot_be_says_why_in_one_line(
