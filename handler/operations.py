@@ -20,7 +20,7 @@ from handler.enhancement.brief import Brief
 from handler.enhancement.enhancer import Enhancer
 from handler.enhancement.rewrite import Answer as Answered
 from handler.enhancement.rewrite import Spent
-from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, Unsupported
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, InvalidRequest, Unsupported
 from handler.inference.engine import (
     Delta,
     Engine,
@@ -177,6 +177,8 @@ class Operations:
             if request.max_tokens is not None:
                 told += f": max_tokens takes {request.max_tokens} of the context's {context}"
             raise ContextLengthExceeded(told, field=_prompt_field(request)) from None
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, field=_prompt_field(request)) from None
         return rendered, self._sampling(request, context - len(rendered.prompt.token_ids), defaults)
 
     def _sampling(self, request: Generation, room: int, defaults: Mapping[str, float | int] | None = None) -> Sampling:

@@ -102,6 +102,7 @@ def test_a_bad_request_exits_with_one_error_and_no_traceback() -> None:
         ((), {"STREAMING": "perhaps"}, "STREAMING='perhaps'"),
         (("--test_input", "{"), {}, "--test_input is not JSON"),
         (("--test_input", "[]"), {}, "--test_input is not a JSON object"),
+        (("--test-input", "{}"), {}, "--test-input is no argument; there are --test_input and --rp_serve_api"),
         ((), {"MODEL_PATH": "/nowhere"}, "MODEL_PATH=/nowhere: config.json is missing"),
         ((), {"MODEL_PATH": "", "RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/$ID?gpu=x"}, "MODEL_PATH is not set"),
         ((), {"MODEL_NAMES": "x"}, "did you mean MODEL_NAME"),

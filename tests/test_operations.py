@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from handler.contracts import parse
-from handler.errors import ContextLengthExceeded, DeadlineExceeded, OutOfMemory, Unsupported
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, OutOfMemory, Unsupported
 from handler.inference.engine import Sampling
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
@@ -260,6 +260,15 @@ def test_special_tokens_in_a_raw_prompt_are_text_unless_asked_for(line: Line, te
     assert len(end) == 1
     assert end[0] not in text
     assert control[-1] == end[0]
+
+
+def test_roles_that_the_models_template_refuses_are_the_messages_fault(line: Line) -> None:
+    plain = read_tokenizer(DEMO, "demo")
+    strict = "{% if messages[-1].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + str(plain.chat_template)
+    operations = replace(line(ScriptedEngine()), template=Template(replace(plain, chat_template=strict)))
+    with pytest.raises(InvalidRequest, match="refuses these roles") as caught:
+        run(operations, operation="chat", messages=[*HI, {"role": "system", "content": "s"}])
+    assert caught.value.field == "messages"
 
 
 def test_thinking_is_refused_where_the_template_knows_none(line: Line) -> None:
