@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from handler.contracts import Contract, EncoderName, Message, Quality, Turn
+from handler.contracts import EncoderName, Message, Quality, Turn
+from handler.fields import Contract
 
 
 class Usage(Contract):

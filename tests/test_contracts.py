@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest, parse
+from handler.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest
+from handler.door import parse
 from handler.errors import InvalidRequest
 
 HI = [{"role": "user", "content": "hi"}]

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from handler.contracts import ChatRequest, Contract, EnhanceRequest, GenerateRequest, InfoRequest
+from handler.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest
+from handler.fields import Contract
 from handler.job import Jobs
 from handler.operations import Operations
 from handler.report import Report

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from handler.contracts import parse
+from handler.door import parse
 from handler.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, OutOfMemory, Unsupported
 from handler.inference.engine import Sampling
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read as read_tokenizer
-from handler.operations import Operations, Piece
+from handler.operations import Operations
+from handler.pieces import Piece
 from handler.replies import ChatReply, DryRunReply, EnhanceReply, GenerateReply, InfoReply, Reply, TextReply
 from tests.fakes import ScriptedEngine, likely
 
