@@ -164,9 +164,7 @@ class Target(Contract):
 
     encoder: EncoderName = Field(description="The text encoder that will read the result.")
     max_tokens: int = Field(ge=1, le=100_000, description="Its budget, in content tokens.", examples=[75])
-    fit: bool | None = Field(
-        None, description="Trim the result to the budget. With a pack that is always done, else only where asked for."
-    )
+    fit: bool | None = Field(None, description="Trim the result to the budget. Not sent: true with a pack, else false.")
 
 
 class EnhanceRequest(TextRequest):

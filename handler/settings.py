@@ -73,7 +73,9 @@ class Settings(BaseModel):
         description="Tokenizers of text encoders, in `clip`, `umt5`, `t5`; else `encoders/` beside the weights, "
         "else the image's.",
     )
-    enhance_cache_entries: PositiveInt = Field(100, description="Enhancements kept for the same request, at most.")
+    enhance_cache_entries: PositiveInt = Field(
+        100, description="Enhancements kept for the next equal request, at most."
+    )
     enhance_cache_evict: PositiveInt = Field(20, description="How many of the oldest leave when one comes too many.")
 
     @classmethod
