@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, DirectoryPath, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    DirectoryPath,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
 from handler.errors import StartError
 
@@ -57,6 +66,9 @@ class Settings(BaseModel):
     )
     graph_buckets: Annotated[tuple[PositiveInt, ...], BeforeValidator(_comma_separated)] | None = Field(
         None, description="Batch sizes captured as CUDA graphs, as `1,2,4`; `off` for none."
+    )
+    speculative_tokens: NonNegativeInt = Field(
+        0, description="Tokens guessed ahead where a request repeats what it said before, at most; 0 for none."
     )
     shutdown_grace_s: Seconds = Field(
         30.0, description="Seconds that running jobs get after SIGTERM; what is left then is answered with an error."

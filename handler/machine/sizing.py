@@ -33,6 +33,7 @@ class Wishes:
     prefill_chunk: int | None = None
     attention: AttentionWish = "auto"
     graph_buckets: tuple[int, ...] | None = None
+    speculative_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,10 @@ class EngineConfig:
     attention: AttentionWish
     #: rows of the decode steps that get a CUDA graph, ascending
     graph_buckets: tuple[int, ...]
-    #: launch a step before the last one's tokens are read
+    #: launch a step before the last one's tokens are read; never with `speculative_tokens`, which guess from them
     overlap: bool
+    #: tokens of a request guessed in one step, at most; 0 guesses none
+    speculative_tokens: int = 0
     #: keys and values of one token in all layers
     token_bytes: int = 0
 
@@ -101,6 +104,7 @@ class EngineConfig:
             "prefill_alone": self.prefill_alone,
             "graph_buckets": list(self.graph_buckets),
             "overlap": self.overlap,
+            "speculative_tokens": self.speculative_tokens,
         }
 
 
@@ -133,7 +137,8 @@ def plan(wishes: Wishes, shape: ModelShape, *, device: Device, free_bytes: int) 
         prefill_alone=alone,
         attention=wishes.attention,
         graph_buckets=_buckets(wishes, rows) if gpu else (),
-        overlap=gpu,
+        overlap=gpu and not wishes.speculative_tokens,
+        speculative_tokens=wishes.speculative_tokens,
         token_bytes=shape.token_bytes,
     )
 
