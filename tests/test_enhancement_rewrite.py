@@ -245,6 +245,25 @@ def test_a_reversed_negation_is_taken_out_and_put_right(line: Line) -> None:
     assert failed(reply) == []
 
 
+def test_a_subject_that_goes_with_a_reversed_negation_is_put_back(line: Line) -> None:
+    reply = by_pack(line(wide("dogs and cats playing, soft light")), prompt="dogs, no cats")
+    assert reply.enhanced_prompt == "dogs, no cats, soft light"
+    assert [(one.kind, one.text) for one in reply.repaired] == [
+        ("removed", "dogs and cats playing"),
+        ("inserted", "dogs"),
+        ("inserted", "no cats"),
+    ]
+
+
+def test_an_answer_in_lines_becomes_clauses(line: Line) -> None:
+    reply = by_pack(line(wide("- two red foxes\n- no people\n\n- snow.\n- soft light")))
+    assert reply.enhanced_prompt == "two red foxes, no people, snow. soft light"
+    assert failed(reply) == []
+    kept = by_pack(line(wide("- soft light\n- mist")), prompt="two foxes\nin snow", mode="append")
+    assert kept.enhanced_prompt == "two foxes\nin snow, soft light, mist"
+    assert failed(kept) == []
+
+
 def test_a_prompt_over_its_budget_is_trimmed_without_the_model_and_says_so(line: Line) -> None:
     model = wide()
     long = ", ".join(["a fox"] * 10 + [f"a tree of kind {index}" for index in range(90)])
