@@ -64,7 +64,7 @@ class TextRequest(Contract):
         None,
         ge=1,
         le=604_800_000,
-        description="Answer with what there is after this time, waiting included.",
+        description="Answer with what there is after this time in the worker; RunPod's queue comes before it.",
         examples=[20000],
     )
     enable_thinking: Flag = Field(
