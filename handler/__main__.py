@@ -41,12 +41,14 @@ def main() -> int:
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
     # A CPU's large tensors in pages of 2 MB, into which weights are read twice as fast.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    arguments = _arguments()
+    arguments, others = _arguments()
     report = Report(age_s=process_age())
     try:
         settings = Settings.from_environment(os.environ)
         local_job = None
         if not arguments.rp_serve_api and (arguments.test_input is not None or not on_runpod(os.environ)):
+            if others:
+                raise StartError(f"{others[0]} is no argument; there are --test_input and --rp_serve_api")
             local_job = local.read_job(arguments.test_input, Path("test_input.json"))
         engine, config, jobs = start(settings, report)
     except StartError as error:
@@ -202,11 +204,11 @@ def verify(snapshot: Snapshot, settings: Settings, report: Report) -> manifest.H
     return manifest.Hashing(snapshot.manifest, failed)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="python -m handler", description=__doc__, add_help=False, allow_abbrev=False)
     parser.add_argument("--test_input")
     parser.add_argument("--rp_serve_api", action="store_true")
-    return parser.parse_known_args()[0]  # the SDK reads the others
+    return parser.parse_known_args()  # the SDK reads the others
 
 
 if __name__ == "__main__":
