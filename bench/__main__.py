@@ -19,6 +19,7 @@ CPU = (
     ("throughput", "--shape", "50m", "--new", "32", "--sides", "transformers,ours"),
     ("decode",),
     ("prefix",),
+    ("memory",),
     ("load", "--seconds", "5"),
     ("enhance",),
     ("loop_lag",),
@@ -32,6 +33,7 @@ GPU = (
     ("sampling", "--gpu", "--seconds", "0.1"),
     ("load", "--gpu"),
     ("prefix", "--gpu"),
+    ("memory", "--gpu"),
     ("identical",),
     ("cold_start", "--gpu", "--repeat", "2"),
 )
