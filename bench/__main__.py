@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-#: name and arguments; sized so that the CPU set takes under 10 minutes and the GPU set under 8
+#: name and arguments; sized so that the CPU set takes under 10 minutes and the GPU set under 12
 CPU = (
     ("host", "--steps", "200"),
     ("forward",),
@@ -31,6 +31,7 @@ GPU = (
     ("step", "--gpu"),
     ("forward", "--gpu", "--shape", "7b", "--dtype", "bfloat16"),
     ("sampling", "--gpu", "--seconds", "0.1"),
+    ("throughput", "--gpu", "--rows", "1,32", "--new", "64", "--repeat", "2"),
     ("load", "--gpu"),
     ("prefix", "--gpu"),
     ("memory", "--gpu"),
