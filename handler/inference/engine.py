@@ -132,6 +132,7 @@ class Stream:
             self._logprobs.extend(event.logprobs)
         else:
             self._end = event
+            self._cancel = _nothing  # else stream and request would hold each other until a collection
         self._ready.set()
 
     def cancel(self) -> None:
@@ -161,6 +162,10 @@ class Stream:
                 raise self._end
             case None:  # unreachable: the loop above waits for an end
                 raise EngineFailed("the stream ended without a reason")
+
+
+def _nothing() -> None:
+    """What is left to cancel at the end of a stream."""
 
 
 @dataclass(frozen=True, slots=True)

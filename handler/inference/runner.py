@@ -112,8 +112,8 @@ class Runner:
             [sequence.tokens[-1] for sequence in sequences],
             [sequence.computed for sequence in sequences],
         )
-        self._last[rows] = last
-        self._lengths[rows] = lengths
+        self._last.index_copy_(0, rows, last)
+        self._lengths.index_copy_(0, rows, lengths)
 
     def capture_next(self, at_most: int) -> bool:
         """Capture the next decode graph, the smallest first; False where none of `at_most` rows is left.
@@ -151,11 +151,11 @@ class Runner:
     def _decode(self, count: int, contexts_host: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """The next token of each of the first `count` of `_rows`; on the CPU, attention needs their contexts too."""
         rows = self._rows[:count]
-        ids, positions = self._last[rows], self._lengths[rows]
+        ids, positions = self._last.index_select(0, rows), self._lengths.index_select(0, rows)
         if self._speculates:
             ahead = self._ahead[:count]
             ids, positions = torch.where(ahead > 0, self._guesses[:count], ids), positions + ahead
-        contexts = positions + self._one[rows]
+        contexts = positions + self._one.index_select(0, rows)
         layout = Layout(
             slots=self._slots(rows, positions),
             block_tables=self._tables_of(rows, contexts_host),
@@ -166,7 +166,7 @@ class Runner:
             decode_rows=count,
         )
         logits = self._forward(ids, positions, None, layout, self._pages)
-        self._lengths[rows] = contexts
+        self._lengths.index_copy_(0, rows, contexts)
         return self._draw(logits, rows, contexts)
 
     def _mixed(self, step: Step[S]) -> tuple[Tensor, Tensor]:
@@ -205,7 +205,7 @@ class Runner:
         )
         ids = torch.cat((self._last[decode], ids))
         logits = self._forward(ids, positions, kept, layout, self._pages)
-        self._lengths[rows] = contexts
+        self._lengths.index_copy_(0, rows, contexts)
         return self._draw(logits, rows[drawn], contexts[drawn])
 
     def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,17 +213,17 @@ class Runner:
         if not len(rows):  # no chunk of the step was its prompt's last, and no kernel runs on nothing
             return rows, logits
         ids = self._sampler.sample(logits, rows, positions)
-        self._last[rows] = ids
+        self._last.index_copy_(0, rows, ids)
         return ids, logits
 
     def _slots(self, rows: Tensor, positions: Tensor) -> Tensor:
         pages = self._tables[rows, positions // self._page_size]
-        return pages * self._page_size + positions % self._page_size
+        return torch.add(positions % self._page_size, pages, alpha=self._page_size)
 
     def _tables_of(self, rows: Tensor, contexts_host: list[int] | None) -> Tensor:
         """Block tables [rows, pages], as narrow as the longest context allows where the host knows it."""
         width = self._width if contexts_host is None else -(-max(contexts_host) // self._page_size)
-        return self._tables[:, :width][rows]
+        return self._tables[:, :width].index_select(0, rows)
 
     def _update_tables(self, step: Step[S]) -> None:
         """Write the pages that sequences got since the last step into their rows."""

@@ -31,6 +31,7 @@ class StopStrings:
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
+        self._firsts = frozenset(stop[:1] for stop in stops)
         self._held = ""
         #: True once a stop string completed; what is pushed later is dropped
         self.found = False
@@ -39,6 +40,8 @@ class StopStrings:
         """Add text; returns what can no longer be part of a stop string."""
         if self.found or not self._stops:
             return "" if self.found else text
+        if not self._held and self._firsts.isdisjoint(text):
+            return text  # nothing of a stop string, as nearly always
         text = self._held + text
         hits = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if hits:
