@@ -22,11 +22,11 @@ from handler.enhancement.rewrite import Answer as Answered
 from handler.enhancement.rewrite import Spent
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, Unsupported
 from handler.inference.engine import Engine, Logprob, ModelInfo, Sampling
-from handler.inference.text import Thinking
 from handler.info import Info
 from handler.model.template import Ending, Rendered, Template, Turn
 from handler.pieces import Answer, Piece, read
 from handler.replies import Reply, TextReply
+from handler.thinking import Thinking
 
 
 def draw_seed() -> int:

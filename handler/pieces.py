@@ -6,7 +6,7 @@ from typing import assert_never
 
 from handler.errors import DeadlineExceeded
 from handler.inference.engine import Delta, Finish, Logprob, Stream
-from handler.inference.text import Thinking
+from handler.thinking import Thinking
 
 
 @dataclass(frozen=True, slots=True)

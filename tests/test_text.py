@@ -1,10 +1,9 @@
 """Text as it grows: no character is split, and stop strings are found wherever tokens end."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.inference.text import Detokenizer, StopStrings, TextStream, Thinking
+from handler.inference.text import Detokenizer, StopStrings, TextStream
 
 STOPS = st.lists(st.text("ab<é", min_size=1, max_size=4), min_size=1, max_size=3).map(tuple)
 
@@ -71,33 +70,3 @@ def test_half_a_character_waits_for_its_other_half_and_is_not_lost_at_the_end() 
     snowman = "☃".encode()
     stream = TextStream([snowman[:1], snowman[1:], snowman[:2]].__getitem__, ())
     assert [stream.push(0), stream.push(1), stream.push(2), stream.flush()] == ["", "☃", "", "\ufffd"]
-
-
-def split(chunks: list[str], opened: bool = False) -> tuple[str, str]:
-    thinking = Thinking(opened)
-    parts = [*(thinking.push(chunk) for chunk in chunks), thinking.flush()]
-    return "".join(reasoning for reasoning, _ in parts), "".join(answer for _, answer in parts)
-
-
-@pytest.mark.parametrize(
-    ("text", "opened", "parts"),
-    [
-        ("plain", False, ("", "plain")),
-        ("\n\nplain", False, ("", "\n\nplain")),
-        ("<think>\nhm\n</think>\n\nyes", False, ("hm\n", "yes")),
-        ("\n<think></think>yes", False, ("", "yes")),
-        ("hm</think>yes </think>", True, ("hm", "yes </think>")),
-        ("<think>never closed", False, ("never closed", "")),
-        ("<think>half</thi", False, ("half</thi", "")),
-        ("<thin", False, ("", "<thin")),
-        ("no <think>block</think>", False, ("", "no <think>block</think>")),
-    ],
-)
-def test_a_think_block_is_told_apart_from_the_answer(text: str, opened: bool, parts: tuple[str, str]) -> None:
-    assert split([text], opened) == parts
-    assert split(list(text), opened) == parts
-
-
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<", "think>", "/", "\n", "a", " "])), st.booleans())
-def test_a_think_block_is_told_apart_the_same_under_any_chunking(chunks: list[str], opened: bool) -> None:
-    assert split(chunks, opened) == split(["".join(chunks)], opened)

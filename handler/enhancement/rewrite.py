@@ -24,9 +24,9 @@ from handler.errors import (
     WorkerError,
 )
 from handler.inference.engine import Engine, FinishReason, Sampling, Timing, Usage, collect
-from handler.inference.text import Thinking
 from handler.model.template import Rendered
 from handler.replies import Enhanced, Failure
+from handler.thinking import Thinking
 
 _log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import codecs
 from collections.abc import Callable
-from typing import Literal
 
 
 class Detokenizer:
@@ -48,7 +47,7 @@ class StopStrings:
             self.found = True
             self._held = ""
             return text[: min(hits)[1]]
-        held = max(_overlap(text, stop) for stop in self._stops)
+        held = max(overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
@@ -58,7 +57,7 @@ class StopStrings:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-size:]):
@@ -86,52 +85,3 @@ class TextStream:
         """The rest of the text, once no token follows; "" after a stop string."""
         tail = self._stops.push(self._detokenizer.flush())
         return tail + self._stops.flush()
-
-
-class Thinking:
-    """Splits an answer that may begin with a think block, while it grows, into reasoning and answer.
-
-    The tags belong to neither, nor do the line breaks after them. A block that is never closed is all reasoning.
-    """
-
-    OPEN, CLOSE = "<think>", "</think>"
-
-    def __init__(self, opened: bool) -> None:
-        """`opened`: the prompt ends inside a think block already."""
-        self._state: Literal["before", "reasoning", "answer"] = "reasoning" if opened else "before"
-        self._fresh = True  # nothing of the present part was sent yet
-        self._held = ""
-
-    def push(self, text: str) -> tuple[str, str]:
-        """Add text; returns what is surely (reasoning, answer)."""
-        text = self._held + text
-        self._held = ""
-        if self._state == "before":
-            begun = text.lstrip()
-            if len(begun) < len(self.OPEN) and self.OPEN.startswith(begun):
-                self._held = text
-                return "", ""
-            self._state = "reasoning" if begun.startswith(self.OPEN) else "answer"
-            text = begun.removeprefix(self.OPEN) if self._state == "reasoning" else text
-            self._fresh = self._state == "reasoning"
-        if self._state == "answer":
-            return "", self._part(text)
-        reasoning, closed, answer = text.partition(self.CLOSE)
-        if not closed:
-            held = _overlap(text, self.CLOSE)
-            self._held = text[len(text) - held :]
-            return self._part(text[: len(text) - held]), ""
-        reasoning = self._part(reasoning)
-        self._state, self._fresh = "answer", True
-        return reasoning, self._part(answer)
-
-    def flush(self) -> tuple[str, str]:
-        """What is still held, at the end of the answer."""
-        held, self._held = self._held, ""
-        return (held, "") if self._state == "reasoning" else ("", held)
-
-    def _part(self, text: str) -> str:
-        if self._fresh:
-            text = text.lstrip("\n")
-            self._fresh = not text
-        return text
