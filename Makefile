@@ -25,7 +25,7 @@ docs: $(VENV)/.dev  ## rewrite what is generated: docs/schema.json, the tables o
 bench: $(VENV)/.dev  ## what fits a CPU, in ten minutes: make bench ARGS=--save commits to its figures
 	$(BIN)/python -m bench $(ARGS)
 
-bench-gpu: $(VENV)/.dev  ## what needs a GPU, in eight; where torch is installed already: python -m bench --gpu
+bench-gpu: $(VENV)/.dev  ## what needs a GPU, in twelve; where torch is installed already: python -m bench --gpu
 	$(BIN)/python -m bench --gpu $(ARGS)
 
 soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?

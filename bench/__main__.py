@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-#: name and arguments; sized so that the CPU set takes under 10 minutes and the GPU set under 8
+#: name and arguments; sized so that the CPU set takes under 10 minutes and the GPU set under 12
 CPU = (
     ("host", "--steps", "200"),
     ("forward",),
@@ -19,6 +19,7 @@ CPU = (
     ("throughput", "--shape", "50m", "--new", "32", "--sides", "transformers,ours"),
     ("decode",),
     ("prefix",),
+    ("memory",),
     ("load", "--seconds", "5"),
     ("enhance",),
     ("loop_lag",),
@@ -30,8 +31,10 @@ GPU = (
     ("step", "--gpu"),
     ("forward", "--gpu", "--shape", "7b", "--dtype", "bfloat16"),
     ("sampling", "--gpu", "--seconds", "0.1"),
+    ("throughput", "--gpu", "--rows", "1,32", "--new", "64", "--repeat", "2"),
     ("load", "--gpu"),
     ("prefix", "--gpu"),
+    ("memory", "--gpu"),
     ("identical",),
     ("cold_start", "--gpu", "--repeat", "2"),
 )

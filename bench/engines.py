@@ -83,11 +83,11 @@ def random_ids(count: int) -> list[int]:
 
 
 @contextmanager
-def engine_on(model: Model, rows: int, longest: int) -> Iterator[BatchingEngine]:
+def engine_on(model: Model, rows: int, longest: int, *, guesses: int = 0) -> Iterator[BatchingEngine]:
     """The engine at the size that `plan` gives it in production."""
     shape, cuda = model.shape, model.device.type == "cuda"
     free = torch.cuda.mem_get_info()[0] if cuda else 8 << 30
-    wishes = Wishes(max_concurrent_requests=rows, max_model_len=longest)
+    wishes = Wishes(max_concurrent_requests=rows, max_model_len=longest, speculative_tokens=guesses)
     sized = plan(wishes, shape, device="cuda" if cuda else "cpu", free_bytes=free)
     info = ModelInfo("random", None, "path", "qwen2", "merged", str(model.dtype), str(model.device), 0, shape.vocab,
                      shape.context_length, (), {})  # fmt: skip

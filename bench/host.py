@@ -1,10 +1,12 @@
-"""What the engine's own loop costs per step: a model of zero cost, every token streamed.
+"""What an engine's own loop costs per step, beside that of transformers' continuous batching: a model of no cost.
 
-    python -m bench.host [--rows 1,8,64,256] [--steps 400] [--overlap] [--save]
+    python -m bench.host [--rows 1,8,64,256] [--steps 400] [--repeat 3] [--overlap] [--save]
 
-Two figures per number of rows, medians over the steps in which all rows decode, contexts of about 300 tokens:
-`thread` is processor time of the engine's thread, `wall` is time from one forward to the next while an asyncio
-consumer in the same process takes every token (both share the interpreter's lock).
+Two figures of each side, medians over the steps in which all rows decode, contexts of about 300 tokens: `thread` is
+processor time of the engine's thread, `wall` is time from one forward to the next while an asyncio consumer in the same
+process takes every token (both share the interpreter's lock). Greedy, 200 tokens of prompt. Ours turns tokens into text
+and looks for a stop string besides, which transformers' leaves to its caller; that one takes its cheapest path, with
+block tables, as with FlashAttention on CUDA. Sides take turns.
 """
 
 import argparse
@@ -13,9 +15,14 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers.generation.continuous_batching import initialization
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from bench.harness import Bench
 from handler.inference.attention import KVPages, Layout
@@ -30,31 +37,43 @@ SHAPE = ModelShape(
     context_length=4096, layers=1, heads=1, kv_heads=1, head_dim=16, hidden=16, intermediate=16, vocab=VOCAB,
     dtype_bytes=4,
 )  # fmt: skip
-#: microseconds of transformers' continuous batching, streaming, on this kind of machine (5.23, its model stubbed)
-TRANSFORMERS = {1: 116, 8: 242, 64: 1057, 256: 3830}
+
+
+@dataclass
+class Clock:
+    """Notes when a model was asked for a step in which all rows decode."""
+
+    thread: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+    def note(self) -> None:
+        self.thread.append(time.thread_time())
+        self.wall.append(time.perf_counter())
+
+    def medians(self) -> tuple[float, float]:
+        """Microseconds from one step to the next: of the thread, and by the clock."""
+        return _median_us(self.thread), _median_us(self.wall)
 
 
 @dataclass
 class FreeModel:
-    """A model of one tiny head, whose logits come from nowhere; notes when it was asked."""
+    """A model of one tiny head, whose logits come from nowhere."""
 
     rows: int
     logits: Tensor
-    thread: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
     shape: ModelShape = SHAPE
     dtype: torch.dtype = torch.float32
     device: torch.device = CPU
 
     def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         if layout.decode_rows == self.rows and keep is None:
-            self.thread.append(time.thread_time())
-            self.wall.append(time.perf_counter())
+            self.clock.note()
         return self.logits[: len(ids) if keep is None else len(keep)]
 
 
-def measure(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
-    """Microseconds per step: of the engine's thread, and by the clock."""
+def ours(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
+    """See `Clock.medians`."""
     info = ModelInfo("none", None, "path", "qwen2", "merged", "float32", "cpu", 0, VOCAB, 4096, (VOCAB - 1,), {})
     length = PROMPT + steps + 1
     config = EngineConfig(
@@ -62,9 +81,7 @@ def measure(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
         prefill_chunk=rows * PROMPT, prefill_alone=rows * PROMPT, attention="reference", graph_buckets=(),
         overlap=overlap,
     )  # fmt: skip
-    logits = torch.randn(rows, VOCAB)
-    logits[:, VOCAB - 1] = float("-inf")  # nobody ends early
-    model = FreeModel(rows, logits)
+    model = FreeModel(rows, random_logits(rows))
     engine = BatchingEngine(model, info, lambda token: b"word ", config)
     sampling = Sampling(
         max_tokens=steps, temperature=0, top_p=1, top_k=0, min_p=0, repetition_penalty=1, presence_penalty=0,
@@ -73,14 +90,68 @@ def measure(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
 
     async def consume() -> None:
         async def one(number: int) -> None:
-            async for _ in engine.stream(Prompt(tuple((number + i) % 7 for i in range(PROMPT))), sampling):
+            async for _ in engine.stream(Prompt(tuple(prompt(number))), sampling):
                 pass
 
         await asyncio.gather(*map(one, range(rows)))
 
     asyncio.run(consume())
     engine.close()
-    return _median_us(model.thread), _median_us(model.wall)
+    return model.clock.medians()
+
+
+def theirs(rows: int, steps: int) -> tuple[float, float]:
+    """See `Clock.medians`."""
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCAB, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+            num_key_value_heads=1, max_position_embeddings=4096, bos_token_id=None, eos_token_id=None,
+        )
+    )  # fmt: skip
+    model.config._attn_implementation = "flash_attention_2"  # never called
+    logits, clock = random_logits(rows)[None], Clock()
+
+    def forward(input_ids: Tensor, logits_to_keep: Tensor, **rest: object) -> CausalLMOutputWithPast:
+        if input_ids.shape[1] == rows:
+            clock.note()
+        return CausalLMOutputWithPast(logits=logits[:, : len(logits_to_keep)])
+
+    model.forward = forward
+    page = 256
+    with patch.object(initialization, "ensure_decode_fast_path_is_available"):
+        manager = model.init_continuous_batching(
+            generation_config=GenerationConfig(max_new_tokens=steps, do_sample=False, eos_token_id=-1, pad_token_id=0),
+            continuous_batching_config=ContinuousBatchingConfig(
+                page_size=page, num_blocks=rows * (-(-(PROMPT + steps) // page) + 1) + 4, max_batch_tokens=2048,
+                max_requests_per_batch=rows, allow_block_sharing=False, use_cuda_graph=False, use_async_batching=False,
+            ),
+        )  # fmt: skip
+    manager.start()
+
+    async def consume() -> None:
+        async def one(number: int) -> None:
+            arrived: asyncio.Queue[Any] = asyncio.Queue()
+            manager.register_result_handler(str(number), arrived.put_nowait)
+            manager.add_request(prompt(number), request_id=str(number), max_new_tokens=steps, streaming=True)
+            while not (await arrived.get()).is_finished():
+                pass
+
+        await asyncio.gather(*map(one, range(rows)))
+
+    asyncio.run(consume())
+    manager.stop(block=True)
+    return clock.medians()
+
+
+def random_logits(rows: int) -> Tensor:
+    """[rows, vocabulary]; nobody ends early."""
+    logits = torch.randn(rows, VOCAB)
+    logits[:, VOCAB - 1] = float("-inf")
+    return logits
+
+
+def prompt(number: int) -> list[int]:
+    return [(number + i) % 7 for i in range(PROMPT)]
 
 
 def _median_us(times: list[float]) -> float:
@@ -91,14 +162,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="1,8,64,256")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--overlap", action="store_true", help="launch a step before the last one's tokens are read")
     parser.add_argument("--save", action="store_true")
     wishes = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench("host")
-    table = bench.table("The loop's own cost, microseconds a step", ["rows", "thread", "wall", "transformers"])
+    table = bench.table(
+        "The loop's own cost, microseconds a step",
+        ["rows", "thread", "wall", "transformers' thread", "transformers' wall", "transformers : ours, thread"],
+        ratio="transformers : ours, thread",
+    )
     for rows in map(int, wishes.rows.split(",")):
-        table.add(rows, *measure(rows, wishes.steps, wishes.overlap), TRANSFORMERS.get(rows))
+        turns = [(*ours(rows, wishes.steps, wishes.overlap), *theirs(rows, wishes.steps)) for _ in range(wishes.repeat)]
+        thread, wall, *others = map(statistics.median, zip(*turns, strict=True))
+        table.add(rows, thread, wall, *others, others[0] / thread)
     bench.finish(wishes.save)
 
 

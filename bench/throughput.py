@@ -1,28 +1,39 @@
-"""Tokens per second of the engine, beside serial generate, static batches and transformers' continuous batching.
+"""Tokens per second of the engine, beside the ways that transformers has: `generate` and continuous batching.
 
     python -m bench.throughput                                 # 0.5B shape, bfloat16
     python -m bench.throughput --shape 50m,0.5b --dtype bfloat16,float32 --rows 1,8,32,64 --mixed [--save]
     python -m bench.throughput --gpu                           # 7B shape on CUDA
 
-Random weights, greedy, nobody ends early. Sides take turns, so that a machine that is shared slows all of them alike;
-serial generate answers two of the requests only, since it takes as long for each.
+Random weights, greedy, nobody ends early. Sides take turns, so that a machine that is shared slows all of them alike.
+`serial`, `cached` (a static cache) and `compiled` (the same, decoding compiled as transformers does by itself on CUDA)
+answer two of the requests, one after the other, since each takes as long; what compiling takes is told apart.
 """
 
 import argparse
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
+from torch._dynamo.exc import TorchDynamoException
+from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 from bench.engines import Work, build, engine_on, merged, random_ids, serve
 from bench.harness import Bench, alternate
 from handler.inference.model import Model
 
-SIDES = ("serial", "static", "transformers", "ours")
+SIDES = ("serial", "cached", "compiled", "static", "transformers", "ours")
 STATIC = 8
+COMPILE = CompileConfig()
+COMPILE._compile_all_devices = True  # type: ignore[assignment]  # else on CUDA alone
+#: options of `generate` by the sides that answer one request after the other
+ALONE: dict[str, dict[str, Any]] = {
+    "serial": {},
+    "cached": {"cache_implementation": "static", "disable_compile": True},
+    "compiled": {"cache_implementation": "static", "compile_config": COMPILE},
+}
 
 
 def ours(model: Model, work: Work) -> float:
@@ -31,7 +42,7 @@ def ours(model: Model, work: Work) -> float:
         return serve(engine, work)[0]
 
 
-def static(model: PreTrainedModel, work: Work, size: int) -> float:
+def static(model: PreTrainedModel, work: Work, size: int, **options: Any) -> float:
     """Left-padded batches through `generate`, each until its longest answer is done. One by one where size is 1."""
     generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
     begin = time.perf_counter()
@@ -39,9 +50,28 @@ def static(model: PreTrainedModel, work: Work, size: int) -> float:
         batch = work.requests[at : at + size]
         widest = max(len(prompt) for prompt, _ in batch)
         ids = torch.tensor([[0] * (widest - len(prompt)) + prompt for prompt, _ in batch], device=model.device)
-        greedy = GenerationConfig(max_new_tokens=max(new for _, new in batch), do_sample=False, pad_token_id=0)
+        new = max(new for _, new in batch)
+        greedy = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0, **options)
         generate(ids, attention_mask=(ids != 0).long(), generation_config=greedy)
     return time.perf_counter() - begin
+
+
+def alone(model: PreTrainedModel, work: Work, side: str) -> float:
+    """Tokens a second of the first two requests, one after the other."""
+    few = Work(work.name, work.requests[:2])
+    return few.new / static(model, few, 1, **ALONE[side])
+
+
+def compiles(model: PreTrainedModel, work: Work) -> bool:
+    """False where there is no compiler, of C++ for a CPU, of C for CUDA."""
+    try:
+        began = time.perf_counter()
+        alone(model, work, "compiled")
+    except TorchDynamoException as error:
+        print(f"  not compiled: {str(error).splitlines()[0]}")
+        return False
+    print(f"  compiled, with the first answers, in {time.perf_counter() - began:.0f} s", flush=True)
+    return True
 
 
 def theirs(model: PreTrainedModel, work: Work) -> float:
@@ -74,14 +104,15 @@ def theirs(model: PreTrainedModel, work: Work) -> float:
 
 def rates(model: PreTrainedModel, mine: Model, work: Work, sides: list[str], repeat: int) -> dict[str, float]:
     """Median tokens a second of each side."""
-    few = Work(work.name, work.requests[:2])
     run: dict[str, Callable[[], float]] = {
-        "serial": lambda: few.new / static(model, few, 1),
+        **{side: partial(alone, model, work, side) for side in ALONE},
         "static": lambda: work.new / static(model, work, STATIC),
         "transformers": lambda: work.new / theirs(model, work),
         "ours": lambda: work.new / ours(mine, work),
     }
-    return alternate({side: run[side] for side in SIDES if side in sides}, repeat)
+    if "compiled" in sides and not compiles(model, work):
+        del run["compiled"]
+    return alternate({side: run[side] for side in run if side in sides}, repeat)
 
 
 def main() -> None:
@@ -102,8 +133,8 @@ def main() -> None:
     bench = Bench("throughput", device=device)
     table = bench.table(
         f"Tokens a second, prompts of 64 tokens, answers of {wishes.new}",
-        ["shape", "dtype", "at once", "serial generate", f"static batches of {STATIC}", "transformers' batching",
-         "ours", "ours : transformers"],
+        ["shape", "dtype", "at once", "serial generate", "its static cache", "compiled", f"static batches of {STATIC}",
+         "transformers' batching", "ours", "ours : transformers"],
         labels=3,
         ratio="ours : transformers",
     )  # fmt: skip

@@ -245,7 +245,8 @@ def hub_input(name: str, told: dict[str, Any]) -> dict[str, Any]:
         case "boolean":
             field |= {"type": "boolean", "trueValue": "true", "falseValue": "false"}
         case "integer":
-            field |= {"type": "number", "min": kind["exclusiveMinimum"] + 1}
+            lowest = kind["minimum"] if "minimum" in kind else kind["exclusiveMinimum"] + 1
+            field |= {"type": "number", "min": lowest}
         case "number":
             field |= {"type": "number"}
         case _:

@@ -7,6 +7,7 @@ import platform
 import signal
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,18 +35,15 @@ def main() -> int:
     """Start, then answer one local job or serve RunPod; returns the exit status."""
     # As PID 1 a process is not ended by a signal that it has no handler for, and loading takes a while.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # What a CPU compiles for each shape of a batch is kept by oneDNN, by the thousand, and by torch once more: together
-    # half of the memory, for less than a tenth of the speed.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
-    # A CPU's large tensors in pages of 2 MB, into which weights are read twice as fast.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    arguments = _arguments()
+    spare_memory()
+    arguments, others = _arguments()
     report = Report(age_s=process_age())
     try:
         settings = Settings.from_environment(os.environ)
         local_job = None
         if not arguments.rp_serve_api and (arguments.test_input is not None or not on_runpod(os.environ)):
+            if others:
+                raise StartError(f"{others[0]} is no argument; there are --test_input and --rp_serve_api")
             local_job = local.read_job(arguments.test_input, Path("test_input.json"))
         engine, config, jobs = start(settings, report)
     except StartError as error:
@@ -74,6 +72,16 @@ def main() -> int:
         engine.close()
 
 
+def spare_memory() -> None:
+    """Set what a CPU's libraries read of the environment, where the operator did not."""
+    # What a CPU compiles for each shape of a batch is kept by oneDNN, by the thousand, and by torch once more: together
+    # half of the memory, for less than a tenth of the speed.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+    # A CPU's large tensors in pages of 2 MB, into which weights are read twice as fast.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineConfig, Jobs]":
     """Load the model, size the engine for what memory is left, and put the line together.
 
@@ -99,7 +107,14 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.model import weights
         from handler.operations import Operations
     with report.phase("device"):
-        device.read().check(snapshot.name, snapshot.bytes(), on_runpod=on_runpod(os.environ))
+        found = device.read()
+        found.check(snapshot.name, snapshot.bytes(), on_runpod=on_runpod(os.environ))
+    compiled: list[str] = []
+    if found.gpu is not None and find_spec("triton"):
+        from handler.kernels import ahead
+
+        ahead.hash_compiler()
+        ahead.listen(lambda name, anew, _: compiled.append(name) if anew else None)
     with report.phase("weights") as told:
         model, template, info = weights.load(snapshot)
         readahead.stop()
@@ -125,7 +140,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
             raise StartError(
                 f"the engine is not warm after STEP_TIMEOUT_S={settings.step_timeout_s:g}: start another worker"
             )
-        told["graphs"] = engine.status().details["graphs"]
+        told |= {"graphs": engine.status().details["graphs"], "compiled": compiled}
     if hashing:
         with report.phase("verify"):
             hashing.wait()
@@ -194,11 +209,11 @@ def verify(snapshot: Snapshot, settings: Settings, report: Report) -> manifest.H
     return manifest.Hashing(snapshot.manifest, failed)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="python -m handler", description=__doc__, add_help=False, allow_abbrev=False)
     parser.add_argument("--test_input")
     parser.add_argument("--rp_serve_api", action="store_true")
-    return parser.parse_known_args()[0]  # the SDK reads the others
+    return parser.parse_known_args()  # the SDK reads the others
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ Handler = Callable[[Job], Awaitable[Output]] | Callable[[Job], AsyncIterator[Out
 KEPT = 8 * 2**20
 
 
+#: What RunPod takes of a chunk, in bytes
+CHUNK = 1_000_000
+
+
 class Channel(Protocol):
     """The way to the platform. Posting raises nothing: the receipt tells."""
 
@@ -86,7 +90,12 @@ class Answers:
                 if "error" in output:
                     return output
                 whole.append(output)
-                receipt = await self._channel.chunk(id_, encode({"output": output}), tries=tries)
+                body = encode({"output": output})
+                if len(body) > CHUNK:
+                    told = f"chunk {len(whole) - 1} of {len(body)} bytes comes with the result alone"
+                    self._channel.warn(told, id_)
+                    continue
+                receipt = await self._channel.chunk(id_, body, tries=tries)
                 if receipt.outcome != "delivered":
                     # The result carries all of it. A channel that was dead for so long gets no second long wait.
                     tries = 1

@@ -1,107 +1,20 @@
-"""What callers send: frozen values, tagged by `operation`. `parse` is the door; nothing behind it checks again.
+"""What callers send: frozen values, tagged by `operation`.
 
 Knows no model: whether a prompt fits its context is told where the tokens are counted.
 """
 
-import json
-from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, JsonValue, model_validator
 
 from handler.errors import InvalidRequest
+from handler.fields import LIST, MAX_ECHO_BYTES, Contract, Echo, Flag, NonBlank, StopStrings, Text, json_within, null_is
 from handler.inference.engine import MAX_TOP_LOGPROBS
-
-
-class Contract(BaseModel):
-    """Nothing unknown is let in, nothing is coerced, nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _stop_strings(value: object) -> object:
-    return (value,) if isinstance(value, str) else _as_tuple(value)
-
-
-#: what the worker applies to a field that was not sent, unless `sampling_defaults` says `model`
-WORKER_DEFAULTS: Mapping[str, float | int] = {"temperature": 0.7, "top_p": 0.9}
-#: what does nothing; the ground both defaults stand on
-NEUTRAL: Mapping[str, float | int] = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
-#: completion tokens where `max_tokens` was not sent (fewer where the context ends before)
-DEFAULT_MAX_TOKENS: Mapping[str, int] = {"chat": 512, "generate": 512, "enhance": 200}
-
-
-def _unicode(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError("unicode", "holds a lone surrogate, which is no character") from None
-    return value
-
-
-def _not_blank(value: str) -> str:
-    if not value.strip():
-        raise PydanticCustomError("blank", "must hold more than white space")
-    return value
-
-
-def _echo(value: JsonValue) -> JsonValue:
-    try:
-        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-    except (ValueError, RecursionError):
-        raise PydanticCustomError("echo", "cannot be passed back: not JSON, or nested too deeply") from None
-    if size > MAX_ECHO_BYTES:
-        raise PydanticCustomError(
-            "echo", "is too large to be passed back: {limit} bytes at most", {"limit": MAX_ECHO_BYTES}
-        )
-    return value
-
 
 #: turns of one conversation
 MAX_TURNS = 10_000
-#: fields of one request; none has as many
-MAX_FIELDS = 100
-#: bytes of JSON that a field which is only passed back may have
-MAX_ECHO_BYTES = 65_536
-
-Text = Annotated[str, AfterValidator(_unicode)]
-NonBlank = Annotated[Text, AfterValidator(_not_blank)]
-#: JSON of the caller's, passed back untouched
-Echo = Annotated[JsonValue, AfterValidator(_echo)]
-#: off where it was not sent, and null counts as not sent
-Flag = Annotated[bool, BeforeValidator(lambda value: False if value is None else value)]
-StopString = Annotated[Text, Field(min_length=1, max_length=200)]
-_ONE_STOP = {"type": "string", "minLength": 1, "maxLength": 200}
-StopStrings = Annotated[
-    tuple[StopString, ...],
-    Field(max_length=16),
-    BeforeValidator(_stop_strings),
-    WithJsonSchema({"anyOf": [_ONE_STOP, {"type": "array", "maxItems": 16, "items": _ONE_STOP}]}),
-]
+#: log-probabilities of one reply, at 60 bytes of JSON each: RunPod loses a result of more than 10 MB
+MAX_LOGPROBS = 100_000
 
 
 class Message(Contract):
@@ -111,9 +24,7 @@ class Message(Contract):
     content: Text = Field(description="Text; control tokens typed in it stay text. May be empty.")
 
 
-Messages = Annotated[
-    tuple[Message, ...], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True), BeforeValidator(_as_tuple)
-]
+Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True), LIST]
 
 
 class TextRequest(Contract):
@@ -153,14 +64,14 @@ class TextRequest(Contract):
         None,
         ge=1,
         le=604_800_000,
-        description="Answer with what there is after this time, waiting included.",
+        description="Answer with what there is after this time in the worker; RunPod's queue comes before it.",
         examples=[20000],
     )
     enable_thinking: Flag = Field(
         False, description="Let the model think first, where its template knows how; its thoughts come as `reasoning`."
     )
     dry_run: Flag = Field(False, description="Answer what the model would read, without running it.")
-    sampling_defaults: Literal["worker", "model"] = Field(
+    sampling_defaults: Annotated[Literal["worker", "model"], null_is("worker")] = Field(
         "worker",
         description="Where values that were not sent come from: the worker's, or the model's generation_config.",
     )
@@ -169,6 +80,11 @@ class TextRequest(Contract):
     def _alternatives(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs goes with logprobs: true", field="top_logprobs")
+        if self.logprobs and (self.max_tokens or 0) * (1 + (self.top_logprobs or 0)) > MAX_LOGPROBS:
+            raise InvalidRequest(
+                f"logprobs: max_tokens * (1 + top_logprobs) is at most {MAX_LOGPROBS}: RunPod carries no larger reply",
+                field="logprobs",
+            )
         return self
 
 
@@ -180,7 +96,7 @@ class Turn(Contract):
     created_at: Text | None = Field(None, description="Passed back untouched.", examples=["2026-11-20T12:00:00+00:00"])
 
 
-History = Annotated[tuple[Turn, ...], Field(max_length=MAX_TURNS, fail_fast=True), BeforeValidator(_as_tuple)]
+History = Annotated[tuple[Turn, ...], Field(max_length=MAX_TURNS, fail_fast=True), LIST]
 
 
 class ChatRequest(TextRequest):
@@ -243,24 +159,12 @@ Language = Literal[
 ]  # fmt: skip
 
 
-def _pack(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    try:
-        size = len(json.dumps(value, allow_nan=False))
-    except (ValueError, RecursionError):
-        raise PydanticCustomError("pack", "is not JSON, or nested too deeply") from None
-    if size > MAX_PACK_BYTES:
-        raise PydanticCustomError("pack", "is too large: {limit} bytes at most", {"limit": MAX_PACK_BYTES})
-    return value
-
-
 class Target(Contract):
     """What the result is measured for."""
 
     encoder: EncoderName = Field(description="The text encoder that will read the result.")
     max_tokens: int = Field(ge=1, le=100_000, description="Its budget, in content tokens.", examples=[75])
-    fit: bool | None = Field(
-        None, description="Trim the result to the budget. With a pack that is always done, else only where asked for."
-    )
+    fit: bool | None = Field(None, description="Trim the result to the budget. Not sent: true with a pack, else false.")
 
 
 class EnhanceRequest(TextRequest):
@@ -273,7 +177,7 @@ class EnhanceRequest(TextRequest):
     system_prompt: Text | None = Field(
         None, description="With `prompt`: the system turn, as sent.", examples=["Rewrite for SDXL."]
     )
-    context: Annotated[dict[str, JsonValue], AfterValidator(_echo)] | None = Field(
+    context: Annotated[dict[str, JsonValue], json_within(MAX_ECHO_BYTES)] | None = Field(
         None, description="Passed back untouched.", examples=[{"scene": 3}]
     )
     job_type: Text | None = Field(
@@ -283,7 +187,7 @@ class EnhanceRequest(TextRequest):
     quality: Quality | None = Field(
         None, description="With `job_type` or `target_model`; `fast` where not sent.", examples=["fast"]
     )
-    pack: Annotated[dict[str, JsonValue], AfterValidator(_pack)] | None = Field(
+    pack: Annotated[dict[str, JsonValue], json_within(MAX_PACK_BYTES)] | None = Field(
         None, description="With `job_type` or `target_model`: the pack to look in, instead of the worker's."
     )
     target: Target | None = Field(None, description="Measure the result; with a pack, instead of the entry's budget.")
@@ -295,12 +199,9 @@ class EnhanceRequest(TextRequest):
     language: Language | None = Field(
         None, description="Of the result; checked by its script. Not sent: the entry's, or unchecked.", examples=["en"]
     )
-    protect: (
-        Annotated[
-            tuple[Annotated[NonBlank, Field(max_length=500)], ...], Field(max_length=50), BeforeValidator(_as_tuple)
-        ]
-        | None
-    ) = Field(None, description="Texts that the result must hold, to the letter.", examples=[["ohwx"]])
+    protect: Annotated[tuple[Annotated[NonBlank, Field(max_length=500)], ...], Field(max_length=50), LIST] | None = (
+        Field(None, description="Texts that the result must hold, to the letter.", examples=[["ohwx"]])
+    )
     negative_prompt: Text | None = Field(
         None, max_length=MAX_PROMPT, description="Passed back; else the entry's.", examples=["blurry"]
     )
@@ -314,7 +215,7 @@ class EnhanceRequest(TextRequest):
         description="What to answer where the model gives none. Not sent: `original` with a pack, else `error`.",
         examples=["error"],
     )
-    n: int = Field(1, ge=1, le=8, description="Variants, each with a seed of its own.")
+    n: Annotated[int, null_is(1)] = Field(1, ge=1, le=8, description="Variants, each with a seed of its own.")
     enhancement_type: Echo = Field(None, description="Passed back untouched.", examples=["image"])
 
     @model_validator(mode="after")
@@ -348,10 +249,10 @@ class InfoRequest(Contract):
     """A look at the worker; waits for no other job."""
 
     operation: Literal["info"]
-    sections: Annotated[tuple[Section, ...], Field(min_length=1), BeforeValidator(_as_tuple)] | None = Field(
+    sections: Annotated[tuple[Section, ...], Field(min_length=1), LIST] | None = Field(
         None, description="What to tell; all of it where this is not sent.", examples=[["worker", "model"]]
     )
-    clear_cache: bool = Field(
+    clear_cache: Flag = Field(
         False, description="Empty the enhancement cache, and tell only that, and the sections that were asked for."
     )
 
@@ -359,37 +260,6 @@ class InfoRequest(Contract):
 Request = ChatRequest | GenerateRequest | EnhanceRequest | InfoRequest
 #: the requests that run the model
 Generation = ChatRequest | GenerateRequest | EnhanceRequest
-
-REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="operation")])
-
-
-def parse(payload: object) -> Request:
-    """Turn a job's `input` into one request.
-
-    Raises:
-        InvalidRequest: naming the field at fault.
-    """
-    if not isinstance(payload, dict):
-        raise InvalidRequest("a job's input is a JSON object", field="input")
-    if len(payload) > MAX_FIELDS:
-        raise InvalidRequest(f"input has {len(payload)} fields; no request has more than {MAX_FIELDS}", field="input")
-    try:
-        return REQUEST.validate_python(payload)
-    except ValidationError as error:
-        raise _refusal(error) from None
-    except RecursionError:
-        raise InvalidRequest("nested too deeply", field="input") from None
-
-
-def _refusal(error: ValidationError) -> InvalidRequest:
-    errors = error.errors(include_url=False, include_input=False, include_context=False)
-    first = errors[0]
-    if first["type"].startswith("union_tag"):
-        return InvalidRequest("operation is one of chat, generate, enhance, info", field="operation")
-    path = ".".join(str(part)[:100] for part in first["loc"][1:])[:200] or "input"
-    told = "unknown field" if first["type"] == "extra_forbidden" else first["msg"]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return InvalidRequest(f"{path}: {told}{more}", field=path)
 
 
 def _conversation(request: Generation) -> None:

@@ -16,6 +16,8 @@ import aiohttp
 HEADERS = {"Content-Type": "application/x-www-form-urlencoded", "charset": "utf-8"}
 #: Statuses below 500 that speak of the moment, not of the message.
 LATER = frozenset({408, 425, 429})
+#: The one below 500 that is believed at once
+TOO_LARGE = 413
 
 
 class Backoff:
@@ -43,8 +45,9 @@ class Patience:
     give_up_s: float = 90.0
     #: tries at least: a worker that was paused (FlashBoot) wakes with every deadline in the past
     tries: int = 5
-    #: tries after which a status that speaks of the message itself is believed; users report stray 400s
-    refusals: int = 3
+    #: until a status that speaks of the message itself is believed: users report stray 400s, and a gateway under
+    #: repair knows neither key nor job for a moment
+    refused_s: float = 5.0
     first_pause_s: float = 0.1
     longest_pause_s: float = 5.0
     #: for the platform's answer, once the message is sent
@@ -77,21 +80,24 @@ class Post:
         headers = {**HEADERS, "X-Request-ID": job_id}
         timeout = aiohttp.ClientTimeout(total=patience.give_up_s, sock_connect=10, sock_read=patience.answer_s)
         backoff = Backoff(patience.first_pause_s, patience.longest_pause_s)
-        started, tried, refused = self.clock(), 0, 0
+        started, tried = self.clock(), 0
         while True:
             tried += 1
+            refused = False
             try:
                 async with self.session.post(url, data=body, headers=headers, timeout=timeout) as response:
                     status = response.status
                 if status < 300:
                     return Receipt("delivered", "", tried)
                 problem = f"HTTP {status}"
-                refused += status < 500 and status not in LATER
+                refused = status < 500 and status not in LATER
+                if status == TOO_LARGE:
+                    return Receipt("refused", problem, tried)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 problem = type(error).__name__
-            if refused >= patience.refusals:
+            waited_s = self.clock() - started if tried >= patience.tries else 0
+            if refused and waited_s >= patience.refused_s:
                 return Receipt("refused", problem, tried)
-            out_of_patience = tried >= patience.tries and self.clock() - started >= patience.give_up_s
-            if out_of_patience or tried == tries:
+            if waited_s >= patience.give_up_s or tried == tries:
                 return Receipt("lost", problem, tried)
             await asyncio.sleep(backoff.pause())

@@ -9,9 +9,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handler.contracts import parse
+from handler.door import parse
 from handler.errors import Internal, Unsupported, WorkerError
-from handler.operations import Operations, Piece
+from handler.operations import Operations
+from handler.pieces import Piece
 from handler.replies import Reply, TextReply, to_wire
 from handler.report import JobRecord, Report
 

@@ -47,5 +47,5 @@ def _show(output: Mapping[str, Any]) -> bool:
     if "error" in output:
         print(json.dumps({"error": json.loads(output["error"])}, indent=2, ensure_ascii=False))
         return True
-    print(json.dumps(output, indent=None if "delta" in output else 2, ensure_ascii=False), flush=True)
+    print(json.dumps(output, indent=None if "index" in output else 2, ensure_ascii=False), flush=True)
     return False

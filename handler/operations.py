@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from random import SystemRandom
 from typing import Any, assert_never
 from uuid import uuid4
 
-from handler import contracts, replies
+from handler import contracts, conversation, defaults, replies
 from handler.contracts import ChatRequest, EnhanceRequest, GenerateRequest, Generation, InfoRequest, Message, Request
 from handler.enhancement import brief as briefs
 from handler.enhancement import enhancer as enhancing
@@ -20,19 +20,12 @@ from handler.enhancement.brief import Brief
 from handler.enhancement.enhancer import Enhancer
 from handler.enhancement.rewrite import Answer as Answered
 from handler.enhancement.rewrite import Spent
-from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, Unsupported
-from handler.inference.engine import (
-    Delta,
-    Engine,
-    Finish,
-    Logprob,
-    ModelInfo,
-    Sampling,
-    Stream,
-)
+from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, Unsupported
+from handler.inference.engine import Engine, Logprob, ModelInfo, Sampling
 from handler.inference.text import Thinking
 from handler.info import Info
 from handler.model.template import Ending, Rendered, Template, Turn
+from handler.pieces import Answer, Piece, read
 from handler.replies import Reply, TextReply
 
 
@@ -44,14 +37,6 @@ def draw_seed() -> int:
 def utc_now() -> str:
     """The time of a new turn, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Text as it comes: of the answer, or of the reasoning before it."""
-
-    text: str
-    reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +65,11 @@ class Operations:
         if isinstance(request, InfoRequest):
             yield self.info.reply(request)
             return
+        self._refuse(request)
         if isinstance(request, EnhanceRequest) and not briefs.is_plain(request):
             yield await self._enhance(request, started)
             return
-        messages = self._with_default_system(_conversation(request))
+        messages = self._with_default_system(conversation.messages(request))
         rendered, sampling = await self._prepare(request, messages)
         if request.dry_run:
             yield self._dry_run(messages, rendered, sampling)
@@ -93,7 +79,7 @@ class Operations:
         stream = self.engine.stream(rendered.prompt, sampling, logprobs=logprobs, deadline=deadline)
         thinking = Thinking(rendered.text.rstrip().endswith(Thinking.OPEN)) if request.enable_thinking else None
         answer = None
-        async with aclosing(_read(stream, thinking)) as events:
+        async with aclosing(read(stream, thinking)) as events:
             async for event in events:
                 if isinstance(event, Answer):
                     answer = event
@@ -110,27 +96,41 @@ class Operations:
             answer.reasoning,
             prompt_sha256=rendered.sha256,
         )
-        drawn = tuple(starmap(self._drawn, answer.drawn)) if request.logprobs else None
+        # In a thread: of thousands of tokens this takes a while, and other jobs go on.
+        drawn = await asyncio.to_thread(self._told, answer.drawn) if request.logprobs else None
         yield self._reply(request, messages, answer.text, self._tail(spent, self.clock() - started, drawn))
 
     async def _enhance(self, request: EnhanceRequest, started: float) -> Reply:
         """An enhancement that is fitted or judged: nothing of it can be told before all of it is known."""
         if request.logprobs:
             raise Unsupported("logprobs are of the model's own words, not of a fitted or judged text", field="logprobs")
-        task = await asyncio.to_thread(self.enhancer.brief, request, _original_prompt(request))
-        defaults: Mapping[str, float | int] | None = None
-        conversation = _conversation(request)
+        task = await asyncio.to_thread(self.enhancer.brief, request, conversation.original_prompt(request))
+        values: defaults.Values | None = None
+        messages = conversation.messages(request)
         if task.found is not None:
-            conversation, defaults = briefs.messages(task), task.found.entry.sampling.model_dump()
-        sampling = self._sampling(request, self.engine.max_model_len, defaults)
-        answers = () if request.dry_run else await asyncio.to_thread(self.enhancer.without_asking, task, sampling)
+            messages, values = briefs.messages(task), task.found.entry.sampling.model_dump()
+        sampling = self._sampling(request, self.engine.max_model_len, values)
+        answers = await asyncio.to_thread(self.enhancer.without_asking, task, sampling)
+        if request.dry_run and answers:
+            return self._dry_run((), None, sampling)
         if not answers:
-            messages = self._with_default_system(conversation)
-            rendered, sampling = await self._prepare(request, messages, defaults)
+            messages = self._with_default_system(messages)
+            rendered, sampling = await self._prepare(request, messages, values)
             if request.dry_run:
                 return self._dry_run(messages, rendered, sampling)
             answers = await self.enhancer.answers(request, task, rendered, sampling, _deadline(request, started))
         return self._enhance_reply(request, task, answers, self.clock() - started)
+
+    def _refuse(self, request: Generation) -> None:
+        """What this model can do for nobody, whatever the prompt."""
+        context = self.engine.max_model_len
+        if (request.max_tokens or 0) >= context:
+            raise ContextLengthExceeded(
+                f"max_tokens is {request.max_tokens}, and prompt and answer share a context of {context} tokens",
+                field="max_tokens",
+            )
+        if request.enable_thinking and not self.template.thinks:
+            raise Unsupported("the model's template knows no thinking", field="enable_thinking")
 
     def _with_default_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """A conversation as it is; only what the operator set may be added to it."""
@@ -142,18 +142,11 @@ class Operations:
         self,
         request: Generation,
         messages: tuple[Message, ...],
-        defaults: Mapping[str, float | int] | None = None,
+        values: defaults.Values | None = None,
     ) -> tuple[Rendered, Sampling]:
         """Render, encode and fit to the context, in a thread: a long prompt takes a while, other jobs go on."""
         context = self.engine.max_model_len
         room = context - (request.max_tokens or 1)
-        if room < 1:
-            raise ContextLengthExceeded(
-                f"max_tokens is {request.max_tokens}, and prompt and answer share a context of {context} tokens",
-                field="max_tokens",
-            )
-        if request.enable_thinking and not self.template.thinks:
-            raise Unsupported("the model's template knows no thinking", field="enable_thinking")
         encode: Callable[[], Rendered]
         match request:
             case GenerateRequest(prompt=str() as raw, special_tokens=special_tokens):
@@ -165,26 +158,18 @@ class Operations:
         try:
             rendered = await asyncio.to_thread(encode)
         except ContextLengthExceeded as error:
-            raise ContextLengthExceeded(error.message, field=_prompt_field(request)) from None
-        return rendered, self._sampling(request, context - len(rendered.prompt.token_ids), defaults)
+            told = error.message
+            if request.max_tokens is not None:
+                told += f": max_tokens takes {request.max_tokens} of the context's {context}"
+            raise ContextLengthExceeded(told, field=conversation.field(request)) from None
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, field=conversation.field(request)) from None
+        return rendered, self._sampling(request, context - len(rendered.prompt.token_ids), values)
 
-    def _sampling(self, request: Generation, room: int, defaults: Mapping[str, float | int] | None = None) -> Sampling:
-        """What the caller sent; what was not sent, from the defaults the caller chose; nothing from anywhere else.
-
-        `defaults` are those of the pack's entry that the caller chose.
-        """
-        if defaults is None:
-            theirs = request.sampling_defaults == "model"
-            defaults = self.model.sampling_defaults if theirs else contracts.WORKER_DEFAULTS
-        values: dict[str, Any] = {**contracts.NEUTRAL, **defaults}
-        max_tokens = values.pop("max_tokens", contracts.DEFAULT_MAX_TOKENS[request.operation])
-        values |= {name: sent for name in contracts.NEUTRAL if (sent := getattr(request, name)) is not None}
-        return Sampling(
-            max_tokens=request.max_tokens or min(max_tokens, room),
-            seed=self.draw_seed() if request.seed is None else request.seed,
-            stop=request.stop or (),
-            **values,
-        )
+    def _sampling(self, request: Generation, room: int, entry: defaults.Values | None = None) -> Sampling:
+        """`entry`: the values of the pack's entry, where the caller chose one."""
+        own = self.model.sampling_defaults if request.sampling_defaults == "model" else defaults.WORKER
+        return defaults.sampling(request, own if entry is None else entry, room=room, seed=self.draw_seed())
 
     def _reply(self, request: Generation, messages: tuple[Message, ...], text: str, tail: dict[str, Any]) -> TextReply:
         match request:
@@ -194,7 +179,7 @@ class Operations:
                 return replies.GenerateReply(text=text, **tail)
             case EnhanceRequest():
                 return replies.EnhanceReply(
-                    original_prompt=_original_prompt(request),
+                    original_prompt=conversation.original_prompt(request),
                     enhanced_prompt=text,
                     enhancement_source="edge_function",
                     cache_hit=False,
@@ -263,6 +248,9 @@ class Operations:
             "processing_time": round(seconds, 4),
         }
 
+    def _told(self, drawn: list[tuple[int, Logprob]]) -> tuple[replies.DrawnLogprob, ...]:
+        return tuple(starmap(self._drawn, drawn))
+
     def _drawn(self, token_id: int, told: Logprob) -> replies.DrawnLogprob:
         top = tuple(replies.Logprob(**self._likely(*other)) for other in told.top)
         return replies.DrawnLogprob(**self._likely(token_id, told.logprob), top=top)
@@ -277,97 +265,22 @@ class Operations:
             name=model.name, revision=model.revision, dtype=model.dtype, max_model_len=self.engine.max_model_len
         )
 
-    def _dry_run(self, messages: tuple[Message, ...], rendered: Rendered, sampling: Sampling) -> replies.DryRunReply:
+    def _dry_run(
+        self, messages: tuple[Message, ...], rendered: Rendered | None, sampling: Sampling
+    ) -> replies.DryRunReply:
+        """`rendered` is None where the model would not be asked."""
+        token_ids = () if rendered is None else rendered.prompt.token_ids
         return replies.DryRunReply(
             messages=messages or None,
-            rendered=rendered.text,
-            token_ids=rendered.prompt.token_ids,
-            prompt_sha256=rendered.sha256,
-            usage=replies.DryRunUsage(prompt_tokens=len(rendered.prompt.token_ids)),
+            rendered="" if rendered is None else rendered.text,
+            token_ids=token_ids,
+            prompt_sha256=None if rendered is None else rendered.sha256,
+            usage=replies.DryRunUsage(prompt_tokens=len(token_ids)),
             sampling=replies.Sampling(**asdict(sampling)),
             model_info=self._model_facts(),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer: a folded stream."""
-
-    text: str
-    #: None where thinking was not asked for
-    reasoning: str | None
-    #: each token and how likely it was, where that was asked for
-    drawn: list[tuple[int, Logprob]]
-    finish: Finish
-
-
-async def _read(stream: Stream, thinking: Thinking | None) -> AsyncGenerator[Piece | Answer, None]:
-    """The engine's stream as text, then the whole of it; the request is cancelled when this is closed."""
-    answer: list[str] = []
-    reasoning: list[str] = []
-    drawn: list[tuple[int, Logprob]] = []
-
-    def pieces(thought: str, said: str) -> Iterator[Piece]:
-        if thought:
-            reasoning.append(thought)
-            yield Piece(thought, reasoning=True)
-        if said:
-            answer.append(said)
-            yield Piece(said)
-
-    try:
-        async for event in stream:
-            match event:
-                case Delta():
-                    drawn.extend(zip(event.token_ids, event.logprobs, strict=False))
-                    for piece in pieces(*(thinking.push(event.text) if thinking else ("", event.text))):
-                        yield piece
-                case Finish():
-                    if event.reason == "deadline" and event.usage.completion_tokens == 0:
-                        raise DeadlineExceeded("the deadline passed before the first token")
-                    for piece in pieces(*(thinking.flush() if thinking else ("", ""))):
-                        yield piece
-                    yield Answer("".join(answer), "".join(reasoning) if thinking else None, drawn, event)
-                case _:
-                    assert_never(event)
-    finally:
-        stream.cancel()
-
-
-def _conversation(request: Generation) -> tuple[Message, ...]:
-    """The conversation that a request stands for, with nothing added; none for a raw prompt."""
-    if request.messages is not None:
-        return request.messages
-    turns: list[tuple[str, str]]
-    match request:
-        case ChatRequest():
-            history = [(turn.sender, turn.content) for turn in request.conversation_history or ()]
-            turns = [*history, ("user", request.message or "")]
-        case EnhanceRequest():
-            turns = [("user", request.prompt or "")]
-        case GenerateRequest():
-            return ()
-        case _:
-            assert_never(request)
-    if request.system_prompt is not None:
-        turns.insert(0, ("system", request.system_prompt))
-    return tuple(Message.model_validate({"role": role, "content": content}) for role, content in turns)
-
-
 def _deadline(request: Generation, started: float) -> float | None:
     """On the clock that the engine goes by."""
     return None if request.deadline_ms is None else started + request.deadline_ms / 1000
-
-
-def _prompt_field(request: Generation) -> str:
-    """The field that holds what the model reads."""
-    if request.messages is not None:
-        return "messages"
-    return "message" if isinstance(request, ChatRequest) else "prompt"
-
-
-def _original_prompt(request: EnhanceRequest) -> str:
-    """What the user asked for: the prompt, or the last user turn."""
-    if request.prompt is not None:
-        return request.prompt
-    return next((message.content for message in reversed(request.messages or ()) if message.role == "user"), "")

@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from handler.contracts import Contract, EncoderName, Message, Quality, Turn
+from handler.contracts import EncoderName, Message, Quality, Turn
+from handler.fields import Contract
 
 
 class Usage(Contract):
@@ -236,10 +237,12 @@ class DryRunReply(Reply):
     """What the model would have read."""
 
     dry_run: Literal[True] = True
-    messages: tuple[Message, ...] | None = Field(description="As built; null for a raw prompt.")
+    messages: tuple[Message, ...] | None = Field(
+        description="As built; null for a raw prompt, and where the model would not be asked."
+    )
     rendered: str
     token_ids: tuple[int, ...]
-    prompt_sha256: str
+    prompt_sha256: str | None
     usage: DryRunUsage
     sampling: Sampling
     model_info: ModelFacts

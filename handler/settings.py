@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    DirectoryPath,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
 from handler.errors import StartError
 
@@ -13,6 +22,10 @@ def _comma_separated(value: object) -> object:
     if not isinstance(value, str):
         return value
     return () if value == "off" else tuple(value.split(","))
+
+
+#: a day at most
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseModel):
@@ -44,7 +57,9 @@ class Settings(BaseModel):
     streaming: bool = Field(False, description="Serve the streaming face (`/stream`) instead of the JSON face.")
     max_concurrent_requests: PositiveInt | None = Field(None, description="Requests that share the device at a time.")
     max_model_len: PositiveInt | None = Field(None, description="Prompt and completion tokens of a request, at most.")
-    kv_cache_gb: PositiveFloat | None = Field(None, description="Memory for keys and values, in GiB (2^30 bytes).")
+    kv_cache_gb: float | None = Field(
+        None, gt=0, le=100_000, description="Memory for keys and values, in GiB (2^30 bytes)."
+    )
     prefill_chunk: PositiveInt | None = Field(None, description="Prompt tokens computed beside decoding in one step.")
     attention: Literal["auto", "reference", "kernel"] = Field(
         "auto", description="`kernel` needs CUDA; `reference` runs anywhere; `auto` takes the kernel where it works."
@@ -52,20 +67,27 @@ class Settings(BaseModel):
     graph_buckets: Annotated[tuple[PositiveInt, ...], BeforeValidator(_comma_separated)] | None = Field(
         None, description="Batch sizes captured as CUDA graphs, as `1,2,4`; `off` for none."
     )
-    shutdown_grace_s: PositiveFloat = Field(
+    speculative_tokens: NonNegativeInt = Field(
+        0, description="Tokens guessed ahead where a request repeats what it said before, at most; 0 for none."
+    )
+    shutdown_grace_s: Seconds = Field(
         30.0, description="Seconds that running jobs get after SIGTERM; what is left then is answered with an error."
     )
-    step_timeout_s: PositiveFloat = Field(
+    step_timeout_s: Seconds = Field(
         120.0, description="Seconds without a sign of life after which the engine counts as hung and the worker ends."
     )
 
-    packs_dir: str | None = Field(None, description="Directory of enhancement packs; else the worker's own `packs/`.")
-    encoders_dir: str | None = Field(
+    packs_dir: DirectoryPath | None = Field(
+        None, description="Directory of enhancement packs; else the worker's own `packs/`."
+    )
+    encoders_dir: DirectoryPath | None = Field(
         None,
         description="Tokenizers of text encoders, in `clip`, `umt5`, `t5`; else `encoders/` beside the weights, "
         "else the image's.",
     )
-    enhance_cache_entries: PositiveInt = Field(100, description="Enhancements kept for the same request, at most.")
+    enhance_cache_entries: PositiveInt = Field(
+        100, description="Enhancements kept for the next equal request, at most."
+    )
     enhance_cache_evict: PositiveInt = Field(20, description="How many of the oldest leave when one comes too many.")
 
     @classmethod

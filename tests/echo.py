@@ -3,8 +3,8 @@
     python -m tests.echo
 
 STREAMING=true chooses the face, SLOTS how many jobs it runs, EXACT=true no more than those, STOCK=true the SDK's own
-loop, and GIVE_UP_S, ANSWER_S and GRACE_S how patient it is. Its input holds what to do, by the names in `answer` and
-`stream`, all of them optional; its output counts how often the job ran.
+loop, and GIVE_UP_S, REFUSED_S, ANSWER_S and GRACE_S how patient it is. Its input holds what to do, by the names in
+`answer` and `stream`, all of them optional; its output counts how often the job ran.
 """
 
 import asyncio
@@ -73,7 +73,9 @@ def main() -> int:
         grace_s=float(environ.get("GRACE_S", "30")),
         broken=lambda: broken[0] if broken else None,
         patience=Patience(
-            give_up_s=float(environ.get("GIVE_UP_S", "60")), answer_s=float(environ.get("ANSWER_S", "15"))
+            give_up_s=float(environ.get("GIVE_UP_S", "60")),
+            refused_s=float(environ.get("REFUSED_S", "5")),
+            answer_s=float(environ.get("ANSWER_S", "15")),
         ),
     )
     if status:

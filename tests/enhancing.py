@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from handler.contracts import EnhanceRequest, parse
+from handler.contracts import EnhanceRequest
+from handler.door import parse
 from handler.enhancement import encoder, pack
 from handler.enhancement.brief import Brief, brief
 from handler.enhancement.encoder import Encoders

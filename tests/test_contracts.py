@@ -8,13 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest, parse
+from handler.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest
+from handler.door import parse
 from handler.errors import InvalidRequest
 
 HI = [{"role": "user", "content": "hi"}]
 CHAT: dict[str, Any] = {"operation": "chat", "messages": HI}
 ENHANCE: dict[str, Any] = {"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"}
 TURN = {"sender": "user", "content": "a"}
+#: every form of every operation
+FORMS: list[dict[str, Any]] = [
+    CHAT,
+    {"operation": "chat", "message": "hi", "system_prompt": "", "conversation_history": [TURN]},
+    {"operation": "generate", "messages": HI},
+    {"operation": "generate", "prompt": "Once"},
+    {"operation": "enhance", "messages": HI},
+    {"operation": "enhance", "prompt": "a fox", "system_prompt": "x"},
+    ENHANCE,
+    {"operation": "info", "sections": ["model"]},
+]
 
 
 def refusal(payload: object) -> InvalidRequest:
@@ -24,16 +36,11 @@ def refusal(payload: object) -> InvalidRequest:
 
 
 def test_every_form_of_every_operation_is_let_in() -> None:
-    assert isinstance(parse(CHAT), ChatRequest)
-    assert isinstance(
-        parse({"operation": "chat", "message": "hi", "system_prompt": "", "conversation_history": [TURN]}), ChatRequest
-    )
-    assert isinstance(parse({"operation": "generate", "messages": HI}), GenerateRequest)
-    assert isinstance(parse({"operation": "generate", "prompt": "Once"}), GenerateRequest)
-    assert isinstance(parse({"operation": "enhance", "messages": HI}), EnhanceRequest)
-    assert isinstance(parse({"operation": "enhance", "prompt": "a fox", "system_prompt": "x"}), EnhanceRequest)
-    assert isinstance(parse({"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"}), EnhanceRequest)
-    assert isinstance(parse({"operation": "info", "sections": ["model"]}), InfoRequest)
+    chat, generate, enhance = ChatRequest, GenerateRequest, EnhanceRequest
+    assert [type(parse(form)) for form in FORMS] == [
+        *(chat, chat, generate, generate),
+        *(enhance, enhance, enhance, InfoRequest),
+    ]
 
 
 def test_an_assistants_last_message_is_let_in_to_be_continued() -> None:
@@ -46,6 +53,12 @@ def test_what_was_not_sent_stays_open_and_null_counts_as_not_sent() -> None:
     assert isinstance(request, ChatRequest)
     assert (request.stream, request.dry_run) == (False, False)
     assert (request.temperature, request.seed, request.max_tokens, request.stop) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_field_that_need_not_be_sent_may_be_null(form: dict[str, Any]) -> None:
+    plain = parse(form)
+    assert parse({**dict.fromkeys(type(plain).model_fields), **form}) == plain
 
 
 def test_numbers_keep_their_kind_an_integer_may_stand_for_a_float() -> None:
@@ -178,6 +191,31 @@ def test_what_is_missing_unknown_or_contradictory_is_refused_by_its_path(payload
     error = refusal(payload)
     assert error.field == field
     assert field.strip(".0123456789").rpartition(".")[2] in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"messages": "hi"}, "messages: should be a list"),
+        ({"messages": ["hi"]}, "messages.0: should be an object"),
+        ({"messages": []}, "messages: should have at least 1 item"),
+        ({"messages": HI, "stop": 5}, "stop: should be a list"),
+        ({"messages": HI, "stop": ["x"] * 17}, "stop: should have at most 16 items"),
+        ({"messages": HI, "seed": "7"}, "seed: should be a valid integer"),
+        ({"messages": HI, "target": []}, "target: should be an object"),
+        ({"messages": HI, "context": []}, "context: should be an object"),
+    ],
+)
+def test_a_refusal_speaks_of_json_and_not_of_python(fields: dict[str, Any], told: str) -> None:
+    assert refusal({"operation": "enhance", **fields}).message.startswith(told)
+
+
+def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made() -> None:
+    wish = {**CHAT, "logprobs": True, "top_logprobs": 4}
+    assert parse({**wish, "max_tokens": 20_000})
+    error = refusal({**wish, "max_tokens": 20_001})
+    assert (error.field, "at most 100000" in error.message) == ("logprobs", True)
+    assert refusal({**CHAT, "logprobs": True, "max_tokens": 100_001}).field == "logprobs"
 
 
 def test_a_refusal_never_quotes_what_was_sent() -> None:

@@ -95,6 +95,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "500 three times": {"status": 500, "times": 3},
     "429 four times": {"status": 429, "times": 4},
     "a stray 400": {"status": 400},
+    "404 for a second": {"status": 404, "times": 5},
     "a dropped connection, twice": {"drop": True, "times": 2},
     "a connection dropped after the effect": {"drop": True, "after": True},
     "502 after the effect": {"status": 502, "after": True},
@@ -126,12 +127,22 @@ class TestResults:
 
     def test_a_result_that_the_platform_refuses_fails_with_that_as_its_error(self, face: Face) -> None:
         async def scenario(platform: Platform) -> None:
-            platform.fault("done", status=413, times=3)
+            platform.fault("done", status=413)
             job = await platform.runsync({"say": SECRET})
             assert job["status"] == "FAILED"
             assert "HTTP 413" in json.loads(job["error"])["message"]
 
         face.do(scenario(face.platform))
+
+    def test_what_is_refused_for_long_enough_fails_too(self) -> None:
+        async def scenario() -> None:
+            async with echo(REFUSED_S="0.5") as (platform, _):
+                id_ = await platform.run({"say": SECRET})
+                platform.fault("done", status=400, times=5, job=id_)
+                job = await platform.wait(id_)
+                assert (job["status"], "HTTP 400" in json.loads(job["error"])["message"]) == ("FAILED", True)
+
+        asyncio.run(scenario())
 
     @pytest.mark.parametrize("odd", ["nan", "surrogate", "object"])
     def test_a_result_that_is_not_json_fails_and_does_not_hang(self, face: Face, odd: str) -> None:
@@ -185,7 +196,7 @@ class TestChunks:
 
     def test_a_chunk_that_is_refused_leaves_the_stream_and_not_the_result(self, streaming: Face) -> None:
         async def scenario(platform: Platform) -> None:
-            platform.fault("stream", status=413, times=3)
+            platform.fault("stream", status=413)
             id_ = await platform.run({"chunks": 3})
             job = await platform.wait(id_)
             assert [chunk.get("index") for chunk in job["output"]] == [0, 1, 2, None]

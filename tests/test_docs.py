@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from docs.generate import API, DEPLOY, ENHANCE, HUB, PACK_SCHEMA, README, SCHEMA, documents
-from handler import __version__, contracts
+from handler import __version__, contracts, door
 from handler.model.snapshot import DEMO
 from handler.model.template import Template, Turn
 from handler.model.tokenizer import read
@@ -32,7 +32,7 @@ def test_generated_parts_are_what_the_code_generates_now(path: Path, fresh: dict
 
 def test_test_input_is_a_request_that_the_door_lets_in() -> None:
     job = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))
-    assert isinstance(contracts.parse(job["input"]), contracts.EnhanceRequest)
+    assert isinstance(door.parse(job["input"]), contracts.EnhanceRequest)
 
 
 def test_the_schema_of_packs_knows_every_key_of_the_default_pack() -> None:

@@ -3,11 +3,14 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
+from torch import Tensor
 
+from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import Completion, Engine, Finish, FinishReason, Prompt, Sampling, collect
 from handler.inference.loop import BatchingEngine
 from tests import models
@@ -83,6 +86,55 @@ def test_64_prompts_together_say_the_same_through_the_modules_of_transformers(na
         completions = answers(engine, [(ids, models.sampling(MAX_TOKENS)) for ids in prompts()])
     for ids, completion in zip(prompts(), completions, strict=True):
         assert completion.token_ids == models.greedy(name, ids, MAX_TOKENS)
+
+
+def habitual(name: str) -> Callable[..., Tensor]:
+    """The model's forward, with a liking for one token after each: its answers go round in circles, and break out."""
+
+    def forward(ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+        logits = models.served(name).forward(ids, positions, keep, layout, pages)
+        fed = ids if keep is None else ids[keep]
+        return logits.scatter_add(1, (fed[:, None] * 5 + 1) % 11, logits.new_full((len(fed), 1), 9.0))
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"rows": 48}, {"rows": 16}, {"rows": 24, "page_size": 4, "pages": 120}],
+    ids=["rows for all", "few rows", "few pages"],
+)
+@every_model
+def test_guesses_change_nothing_but_the_number_of_steps(name: str, setting: dict[str, Any]) -> None:
+    dice, plain = random.Random(6), models.sampling(40)
+    requests = [
+        (
+            tuple(dice.choices(range(11), k=dice.randint(1, 60))),
+            # Every fourth has penalties, and is never guessed.
+            replace(sampling, max_tokens=40)
+            if number % 4 == 0
+            else replace(
+                plain, temperature=sampling.temperature, top_p=sampling.top_p, seed=number, stop=sampling.stop
+            ),
+        )
+        for number, (_, sampling) in enumerate(sampled()[:48])
+    ]
+    steps, said = [], []
+    for guesses in (0, 5):
+        with models.serving(
+            name, forward=habitual(name), max_model_len=200, max_waiting=48, speculative_tokens=guesses, **setting
+        ) as engine:
+            completions = answers(engine, requests)
+            details = engine.status().details
+        said.append([(one.text, one.token_ids, one.finish.reason) for one in completions])
+        steps.append(details["steps"])
+        assert details["pages_used"] == 0
+        assert (details["preemptions"] != 0) == ("pages" in setting)
+    assert said[0] == said[1]
+    guessed, right = details["guessed_tokens"], details["guessed_right"]
+    assert 30 < right < guessed  # type: ignore[operator]
+    if "pages" in setting:
+        assert steps[1] < steps[0]  # type: ignore[operator]
 
 
 @every_setting

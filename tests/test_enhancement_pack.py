@@ -95,7 +95,10 @@ def test_a_bad_pack_stops_the_start_with_file_and_field(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("{", encoding="utf-8")
     with pytest.raises(StartError, match=r"mine\.json is not readable JSON"):
         load(tmp_path)
-    with pytest.raises(StartError, match="no such directory"):
+    (tmp_path / "mine.json").write_text('{"id": "a", "version": "1", "id": "b"}', encoding="utf-8")
+    with pytest.raises(StartError, match=r"mine\.json is not readable JSON: the key 'id' stands twice"):
+        load(tmp_path)
+    with pytest.raises(StartError, match="packs are missing"):
         load(tmp_path / "nowhere")
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from handler.contracts import parse
+from handler.door import parse
 from handler.enhancement.pack import Loaded, Packs
 from handler.errors import BadAnswer, EngineFailed, InvalidRequest, NoPack, OutOfMemory, WorkerError
 from handler.inference.engine import Prompt, Sampling, Stream
-from handler.operations import Operations, Piece
+from handler.operations import Operations
+from handler.pieces import Piece
 from handler.replies import DryRunReply, EnhanceReply, InfoReply, Reply, to_wire
 from tests.enhancing import pack_json
 from tests.fakes import ScriptedEngine
@@ -244,6 +245,25 @@ def test_a_reversed_negation_is_taken_out_and_put_right(line: Line) -> None:
     assert failed(reply) == []
 
 
+def test_a_subject_that_goes_with_a_reversed_negation_is_put_back(line: Line) -> None:
+    reply = by_pack(line(wide("dogs and cats playing, soft light")), prompt="dogs, no cats")
+    assert reply.enhanced_prompt == "dogs, no cats, soft light"
+    assert [(one.kind, one.text) for one in reply.repaired] == [
+        ("removed", "dogs and cats playing"),
+        ("inserted", "dogs"),
+        ("inserted", "no cats"),
+    ]
+
+
+def test_an_answer_in_lines_becomes_clauses(line: Line) -> None:
+    reply = by_pack(line(wide("- two red foxes\n- no people\n\n- snow.\n- soft light")))
+    assert reply.enhanced_prompt == "two red foxes, no people, snow. soft light"
+    assert failed(reply) == []
+    kept = by_pack(line(wide("- soft light\n- mist")), prompt="two foxes\nin snow", mode="append")
+    assert kept.enhanced_prompt == "two foxes\nin snow, soft light, mist"
+    assert failed(kept) == []
+
+
 def test_a_prompt_over_its_budget_is_trimmed_without_the_model_and_says_so(line: Line) -> None:
     model = wide()
     long = ", ".join(["a fox"] * 10 + [f"a tree of kind {index}" for index in range(90)])
@@ -252,6 +272,37 @@ def test_a_prompt_over_its_budget_is_trimmed_without_the_model_and_says_so(line:
     assert reply.budget is not None
     assert reply.budget.tokens <= 75
     assert (model.asked, reply.finish_reason, reply.prompt_sha256, reply.usage.total_tokens) == ([], None, None, 0)
+
+
+def test_what_a_prompt_over_its_budget_may_not_ask_for_is_refused_as_with_any_other(line: Line) -> None:
+    for wish in ({"max_tokens": 100_000}, {"enable_thinking": True}):
+        for prompt in (PROMPT, "a fox, " * 100):
+            with pytest.raises(WorkerError) as caught:
+                by_pack(line(wide()), prompt=prompt, **wish)
+            assert caught.value.field == next(iter(wish))
+
+
+def test_the_dry_run_of_a_prompt_over_its_budget_shows_that_the_model_would_read_nothing(line: Line) -> None:
+    fields = {"operation": "enhance", "job_type": "sdxl_image_fast", "dry_run": True}
+
+    async def dry(prompt: str) -> Reply | Piece:
+        return await anext(line(Model(max_model_len=1000)).run(parse({**fields, "prompt": prompt})))
+
+    for prompt in ("a fox, " * 100, "a fox, " * 2000):  # the second would not fit the model's context either
+        reply = asyncio.run(dry(prompt))
+        assert isinstance(reply, DryRunReply)
+        assert (reply.messages, reply.rendered, reply.token_ids) == (None, "", ())
+        assert (reply.prompt_sha256, reply.usage.prompt_tokens) == (None, 0)
+
+
+@pytest.mark.parametrize("piece", ["no cat{0}, ", "{0}, ", '"a{0}", ', "(({0})), "])
+def test_a_prompt_full_of_constraints_costs_no_more_than_a_few_seconds(
+    line: Line, seconds: Callable[[], float], piece: str
+) -> None:
+    prompt = "".join(map(piece.format, range(4000)))[:20_000]
+    reply = by_pack(line(wide(prompt)), prompt=prompt, target={"encoder": "qwen", "max_tokens": 100_000})
+    assert (reply.reason, reply.degraded) == (None, False)
+    assert seconds() < 8
 
 
 def test_append_keeps_the_users_bytes_in_front(line: Line) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from handler import defaults
 from handler.__main__ import start
-from handler.contracts import NEUTRAL, WORKER_DEFAULTS
 from handler.inference.engine import Sampling
 from handler.inference.sampler import Sampler
 from handler.job import Jobs
@@ -112,7 +112,7 @@ def test_what_was_not_sent_is_the_workers_default_whatever_the_generation_config
     operation: str, bent: Jobs, rows: list[Json]
 ) -> None:
     reply = answer(bent, operation=operation, seed=1)
-    expected = {**NEUTRAL, **WORKER_DEFAULTS, "seed": 1}
+    expected = {**defaults.NEUTRAL, **defaults.WORKER, "seed": 1}
     assert rows == [pytest.approx(expected, abs=1e-7)]
     limit = 200 if operation == "enhance" else 512
     assert reply["sampling"] == {**expected, "max_tokens": limit, "stop": []}
@@ -123,7 +123,7 @@ def test_the_models_own_defaults_are_applied_and_shown_where_they_were_asked_for
     operation: str, bent: Jobs, rows: list[Json]
 ) -> None:
     reply = answer(bent, operation=operation, sampling_defaults="model", seed=1, max_tokens=5)
-    expected = {**NEUTRAL, **THEIRS, "seed": 1}
+    expected = {**defaults.NEUTRAL, **THEIRS, "seed": 1}
     assert rows == [pytest.approx(expected, abs=1e-7)]
     assert reply["sampling"] == {**expected, "max_tokens": 5, "stop": []}
     answer(bent, operation=operation, sampling_defaults="model", **SENT)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from builder import snapshot
-from handler import contracts
+from handler import door
 from handler.__main__ import start
 from handler.job import Jobs
 from handler.report import Report
@@ -72,7 +72,7 @@ def test_the_hubs_tests_run_where_the_listing_runs() -> None:
 
 @pytest.mark.parametrize("job", JOBS, ids=[test["name"] for test in TESTS["tests"]])
 def test_the_hubs_jobs_are_requests_that_the_door_lets_in(job: dict[str, Any]) -> None:
-    contracts.parse(job)
+    door.parse(job)
 
 
 @pytest.fixture(scope="module")

@@ -264,6 +264,17 @@ class TestAnswers:
         assert b"HTTP 413" in error
         assert wire.warnings == [("result of 1022 bytes refused after 3 tries (HTTP 413)", "a")]
 
+    def test_a_chunk_larger_than_the_platform_takes_comes_with_the_result_alone(self) -> None:
+        async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+            yield {"delta": "a"}
+            yield {"text": "x" * 1_000_000}
+
+        wire = Wire()
+        (whole,) = self.answered(wire, handler)
+        assert [body for body, _ in wire.chunks] == [b'{"output":{"delta":"a"}}']
+        assert len(whole) > 1_000_000
+        assert wire.warnings == [("chunk 1 of 1000022 bytes comes with the result alone", "a")]
+
     def test_after_a_lost_chunk_the_others_get_one_try_each(self) -> None:
         async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
             for index in range(3):

@@ -1,11 +1,14 @@
 """The engine among many callers: each gets its own answer, and nobody notices what happens to another."""
 
 import asyncio
+import gc
 import math
+import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, 
 from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import Completion, Delta, Finish, Prompt, Stream, collect
 from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
-from handler.inference.request import Event
+from handler.inference.request import Event, Request
 from handler.inference.runner import Runner
 from tests import models
 from tests.models import VOCAB, greedy, sampling, serving
@@ -292,6 +295,55 @@ def test_a_full_queue_refuses_at_once_and_accepts_again_later() -> None:
             await settled(engine)
             await collect(engine.stream(Prompt(HEALTHY), sampling(1)))
 
+    asyncio.run(main())
+
+
+def test_two_hundred_requests_of_every_kind_leave_nothing_behind(overlap: bool) -> None:
+    """They end, are cancelled, come too late, are refused, never read, preempted, and run out of memory."""
+    draw = random.Random(0)
+    kinds: tuple[dict[str, Any], ...] = (
+        {},
+        {"temperature": 1.0, "top_p": 0.9},
+        {"repetition_penalty": 1.2},
+        {"stop": (" 1",)},
+    )
+
+    async def one(engine: BatchingEngine) -> None:
+        head = GUILTY if draw.random() < 0.5 else ()
+        prompt = Prompt(head + tuple(draw.choices(range(VOCAB), k=draw.randint(0, 40))))
+        wishes = sampling(draw.randint(1, 60), **draw.choice(kinds))
+        deadline = time.monotonic() + 0.05 if draw.random() < 0.1 else None
+        with suppress(InvalidRequest, Overloaded, OutOfMemory):
+            stream = engine.stream(prompt, wishes, logprobs=draw.choice((None, 2)), deadline=deadline)
+            if draw.random() < 0.1:
+                return
+            if draw.random() < 0.2:
+                await asyncio.sleep(draw.uniform(0, 0.5))
+                stream.cancel()
+            await collect(stream)
+
+    def tracked() -> tuple[int, int]:
+        gc.collect()
+        objects = Counter(map(type, gc.get_objects()))
+        return objects[Request], objects[Stream]
+
+    async def main() -> None:
+        tight: dict[str, Any] = {"rows": 8, "max_waiting": 170, "pages": 14, "max_model_len": 200}
+        with serving(overlap=overlap, forward=Faulty(out_of_memory, 30, 31), **tight) as engine:
+            await asyncio.gather(*(one(engine) for _ in range(200)))
+            await settled(engine)
+            turned = threading.Event()  # a turn later no frame of the engine's thread holds a request
+            engine._command(turned.set)
+            assert await asyncio.to_thread(turned.wait, 10)
+            details = engine.status().details
+            assert details["preemptions"]
+            assert details["out_of_memory"] == 2
+            assert details["pages_used"] == 0
+            assert not engine._open
+            assert len(engine._scheduler._free_rows) == 8
+            assert tracked() == before
+
+    before = tracked()
     asyncio.run(main())
 
 

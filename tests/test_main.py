@@ -102,6 +102,7 @@ def test_a_bad_request_exits_with_one_error_and_no_traceback() -> None:
         ((), {"STREAMING": "perhaps"}, "STREAMING='perhaps'"),
         (("--test_input", "{"), {}, "--test_input is not JSON"),
         (("--test_input", "[]"), {}, "--test_input is not a JSON object"),
+        (("--test-input", "{}"), {}, "--test-input is no argument; there are --test_input and --rp_serve_api"),
         ((), {"MODEL_PATH": "/nowhere"}, "MODEL_PATH=/nowhere: config.json is missing"),
         ((), {"MODEL_PATH": "", "RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/$ID?gpu=x"}, "MODEL_PATH is not set"),
         ((), {"MODEL_NAMES": "x"}, "did you mean MODEL_NAME"),
@@ -109,7 +110,7 @@ def test_a_bad_request_exits_with_one_error_and_no_traceback() -> None:
         ((), {"MAX_MODEL_LEN": "1000000"}, "MAX_MODEL_LEN is 1000000"),
         ((), {"KV_CACHE_GB": "100000"}, "KV_CACHE_GB is 100000"),
         ((), {"ATTENTION": "kernel"}, "kernel"),
-        ((), {"PACKS_DIR": "/nowhere"}, "PACKS_DIR=/nowhere: no such directory"),
+        ((), {"PACKS_DIR": "/nowhere"}, "PACKS_DIR='/nowhere': Path does not point to a directory"),
     ],
 )
 def test_a_start_that_cannot_be_says_why_in_one_line(

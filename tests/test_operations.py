@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from handler.contracts import parse
-from handler.errors import ContextLengthExceeded, DeadlineExceeded, OutOfMemory, Unsupported
+from handler.door import parse
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, OutOfMemory, Unsupported
 from handler.inference.engine import Sampling
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read as read_tokenizer
-from handler.operations import Operations, Piece
+from handler.operations import Operations
+from handler.pieces import Piece
 from handler.replies import ChatReply, DryRunReply, EnhanceReply, GenerateReply, InfoReply, Reply, TextReply
 from tests.fakes import ScriptedEngine, likely
 
@@ -201,6 +202,11 @@ def test_what_does_not_fit_the_context_is_refused_with_its_field_before_the_engi
     assert (caught.value.field, engine.seen) == (field, [])
 
 
+def test_a_prompt_that_fits_but_for_max_tokens_is_refused_with_all_the_numbers(line: Line) -> None:
+    with pytest.raises(ContextLengthExceeded, match=r"has 9 tokens, and .* 8: max_tokens takes 92 of .* 100"):
+        run(line(ScriptedEngine(max_model_len=100)), operation="chat", messages=HI, max_tokens=92)
+
+
 def test_dry_run_tells_what_the_model_would_read_and_runs_nothing(
     line: Line, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -255,6 +261,15 @@ def test_special_tokens_in_a_raw_prompt_are_text_unless_asked_for(line: Line, te
     assert len(end) == 1
     assert end[0] not in text
     assert control[-1] == end[0]
+
+
+def test_roles_that_the_models_template_refuses_are_the_messages_fault(line: Line) -> None:
+    plain = read_tokenizer(DEMO, "demo")
+    strict = "{% if messages[-1].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + str(plain.chat_template)
+    operations = replace(line(ScriptedEngine()), template=Template(replace(plain, chat_template=strict)))
+    with pytest.raises(InvalidRequest, match="refuses these roles") as caught:
+        run(operations, operation="chat", messages=[*HI, {"role": "system", "content": "s"}])
+    assert caught.value.field == "messages"
 
 
 def test_thinking_is_refused_where_the_template_knows_none(line: Line) -> None:

@@ -15,7 +15,8 @@ from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.runner import Runner
 from handler.inference.sampler import Sampler
-from handler.inference.scheduler import Scheduler, Sequence, Step
+from handler.inference.scheduler import Scheduler
+from handler.inference.step import Sequence, Step
 from tests import models
 
 

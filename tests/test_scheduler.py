@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import groupby
 
 import pytest
 from hypothesis import settings
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from handler.inference.kv_cache import SCRATCH_PAGE, KVCache, Table
-from handler.inference.scheduler import NO_ROW, Scheduler, Sequence, Step
+from handler.inference.lookup import Lookup
+from handler.inference.scheduler import Scheduler
+from handler.inference.step import NO_ROW, Sequence, Step
 from tests.models import sampling
 
 
-def sequence(prompt: list[int], max_tokens: int = 4) -> Sequence:
+def sequence(prompt: list[int], max_tokens: int = 4, guesses: int = 0) -> Sequence:
     size = len(prompt)
     return Sequence(
         tokens=list(prompt),
@@ -22,6 +25,7 @@ def sequence(prompt: list[int], max_tokens: int = 4) -> Sequence:
         full_length=size + max_tokens,
         sampling=sampling(max_tokens),
         length=size,
+        lookup=Lookup(guesses) if guesses else None,
     )
 
 
@@ -242,6 +246,67 @@ def test_half_the_work_is_half_the_rows_and_half_the_prefill_until_relaxed() -> 
     assert len(s.running) == 6
 
 
+def two_that_repeat_themselves(pages: int) -> tuple[Scheduler[Sequence], Sequence, Sequence]:
+    """Both are about to decode, with rows for two guesses; the first needs a page for its own."""
+    s = scheduler(rows=4, page_size=4, pages=pages)
+    first, second = sequence([1, 2, 3, 4, 1, 2, 3], 8, guesses=9), sequence([5, 6, 7, 8, 9, 5, 6, 7], 8, guesses=9)
+    for one in (first, second):
+        s.add(one)
+    run(s, s.schedule(), token=9)
+    first.tokens[-1], second.tokens[-1] = 4, 8
+    return s, first, second
+
+
+def test_guesses_take_the_rows_that_are_free_and_wrong_ones_are_taken_back() -> None:
+    s, first, second = two_that_repeat_themselves(pages=1 + 8)
+    step = s.schedule()
+    assert (first.guesses, second.guesses) == ([1, 2], ())
+    assert step.drawing == [first] * 3 + [second]
+    assert (step.guesses, step.contexts) == (2, [8, 9, 10, 9])
+    for one, token in zip(step.drawing, (1, 7, 8, 9), strict=True):  # the first guess is right
+        if not one.astray:
+            one.tokens.append(token)
+    assert first.tokens[-2:] == [1, 7]
+    assert s.settle() == [first]
+    assert (first.length, first.computed, first.guesses) == (10, 9, ())
+    assert (s.guessed, s.guessed_right) == (2, 1)
+    assert s.settle() == []
+
+
+def test_nobody_gives_up_a_page_for_a_guess() -> None:
+    s, first, second = two_that_repeat_themselves(pages=1 + 7)
+    s.schedule()
+    assert (first.guesses, second.guesses) == ((), [9, 5])
+
+
+def test_after_a_failed_step_nothing_is_left_to_settle() -> None:
+    s, first, _ = two_that_repeat_themselves(pages=1 + 8)
+    s.schedule()
+    s.restart()
+    assert (first.length, first.guesses) == (8, ())
+    s.schedule()
+    assert s.settle() == []
+
+
+def test_whoever_ends_among_its_guesses_is_not_settled() -> None:
+    s, first, _ = two_that_repeat_themselves(pages=1 + 8)
+    s.schedule()
+    s.remove(first)
+    assert s.settle() == []
+    assert first.guesses == ()
+
+
+def test_a_step_that_prefills_guesses_nothing() -> None:
+    s = scheduler()
+    one = sequence([1, 2, 3, 4, 1, 2, 3], guesses=9)
+    s.add(one)
+    run(s, s.schedule(), token=4)
+    s.add(sequence([7]))
+    step = s.schedule()
+    assert (step.decode, step.guesses, one.guesses) == ([one], 0, ())
+    run(s, step)
+
+
 def draw(tokens: list[int]) -> int:
     """What a model would say: depends on all tokens before, and on nothing else."""
     return blake2b(bytes(tokens), digest_size=1).digest()[0] % 3
@@ -259,9 +324,10 @@ class Engine(RuleBasedStateMachine):
 
     @initialize(
         pages=st.integers(4, 9), page_size=st.integers(1, 3), rows=st.integers(2, 4), chunk=st.integers(1, 12),
-        more_alone=st.integers(0, 6),
+        more_alone=st.integers(0, 6), guesses=st.integers(0, 3),
     )  # fmt: skip
-    def start(self, pages: int, page_size: int, rows: int, chunk: int, more_alone: int) -> None:
+    def start(self, pages: int, page_size: int, rows: int, chunk: int, more_alone: int, guesses: int) -> None:
+        self.guesses = guesses
         self.longest = (pages - 1) * page_size
         self.scheduler: Scheduler[Sequence] = Scheduler(KVCache(pages, page_size), rows, chunk, chunk + more_alone)
         self.memory: dict[int, tuple[int, ...]] = {}
@@ -277,7 +343,7 @@ class Engine(RuleBasedStateMachine):
             self.add(prompt[: self.longest - 1], max_tokens)
 
     def add(self, prompt: list[int], max_tokens: int) -> None:
-        one = sequence(prompt, min(max_tokens, self.longest - len(prompt)))
+        one = sequence(prompt, min(max_tokens, self.longest - len(prompt)), self.guesses)
         self.said[one] = list(one.tokens)
         self.scheduler.add(one)
 
@@ -292,7 +358,7 @@ class Engine(RuleBasedStateMachine):
         flight = Flight()
         written: list[int] = []
         for one in step.decode:
-            written += self.write(one, one.computed - 1, one.computed)
+            written += self.write(one, one.computed - 1 - len(one.guesses), one.computed)
         for chunk in step.chunks:
             assert chunk.end <= len(chunk.sequence.tokens)
             written += self.write(chunk.sequence, chunk.start, chunk.end)
@@ -302,12 +368,18 @@ class Engine(RuleBasedStateMachine):
         assert relied_on.isdisjoint(written), "a page that somebody reads was written"
         for one in step.sequences:
             self.check(one)
-        for one in step.drawing:
-            self.said[one].append(draw(self.said[one]))
-            flight.drawing.append((one, self.said[one][-1]))
+        for one, draws in groupby(step.drawing):
+            said, right = self.said[one], True
+            fed = [*said, *one.guesses]
+            for at in range(len(said), len(said) + len([*draws])):
+                token = draw(fed[:at])
+                flight.drawing.append((one, token))
+                if right:
+                    said.append(token)
+                    right = at < len(fed) and token == fed[at]
         if step:
             self.flights.append(flight)
-        while len(self.flights) > (overlap and bool(step)):
+        while len(self.flights) > (overlap and bool(step) and not self.guesses):
             self.read()
 
     @precondition(lambda self: self.said)
@@ -339,20 +411,27 @@ class Engine(RuleBasedStateMachine):
     def write(self, one: Sequence, start: int, end: int) -> list[int]:
         slots = [self.slot(one, position) for position in range(start, end)]
         for position, slot in zip(range(start, end), slots, strict=True):
-            self.memory[slot] = tuple(self.said[one][: position + 1])
+            self.memory[slot] = self.fed(one, position)
         return slots
 
     def check(self, one: Sequence) -> None:
         """All that the sequence will attend to is its own."""
         for position in range(one.computed):
-            assert self.memory[self.slot(one, position)] == tuple(self.said[one][: position + 1])
+            assert self.memory[self.slot(one, position)] == self.fed(one, position)
+
+    def fed(self, one: Sequence, position: int) -> tuple[int, ...]:
+        """All tokens up to this place, as the step computes them."""
+        return (*self.said[one], *one.guesses)[: position + 1]
 
     def read(self) -> None:
         for one, token in self.flights.popleft().drawing:
-            if one not in self.ended:
+            if one not in self.ended and not (one.guesses and one.astray):
                 one.tokens.append(token)
                 if len(one.tokens) == one.full_length:
                     self.end(one)
+        for one in self.scheduler.settle():
+            assert one.tokens == self.said[one]
+            assert (one.length, one.computed, one.guesses) == (len(one.tokens), len(one.tokens) - 1, ())
 
     def end(self, one: Sequence) -> None:
         self.ended.append(one)

@@ -68,6 +68,11 @@ def test_wishes_are_followed_to_the_number() -> None:
     assert config.pages == 12 * -(-5000 // 64) + 1
 
 
+def test_whoever_guesses_from_tokens_waits_for_them() -> None:
+    config = on_gpu(Wishes(speculative_tokens=4))
+    assert (config.speculative_tokens, config.overlap) == (4, False)
+
+
 def test_a_gpu_prefills_more_where_nobody_waits_beside() -> None:
     config = on_gpu()
     assert config.prefill_chunk < config.prefill_alone

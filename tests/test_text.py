@@ -83,6 +83,7 @@ def split(chunks: list[str], opened: bool = False) -> tuple[str, str]:
     ("text", "opened", "parts"),
     [
         ("plain", False, ("", "plain")),
+        ("\n\nplain", False, ("", "\n\nplain")),
         ("<think>\nhm\n</think>\n\nyes", False, ("hm\n", "yes")),
         ("\n<think></think>yes", False, ("", "yes")),
         ("hm</think>yes </think>", True, ("hm", "yes </think>")),

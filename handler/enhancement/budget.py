@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count
 
-from handler.enhancement.clauses import LOOSE_END, SENTENCE_END, Clause, Region, join, overlaps, split, words
+from handler.enhancement.clauses import Clause, Region, join, joint, overlaps, split, words
 from handler.enhancement.pack import Kind
 from handler.replies import Trimmed
 
@@ -106,14 +106,6 @@ def append(head: str, tail: str, limit: Limit, ranking: Ranking) -> Fitted:
     guess = _guess(order, clauses, len(whole) * limit.tokens / tokens - len(head))
     kept = _longest(order, lambda indexes: limit.fits(build(indexes)), guess)
     return Fitted(build(kept), _trimmed(clauses, kept, ranking))
-
-
-def joint(head: str) -> str:
-    """What to put between a text and what is added to it."""
-    closed = head.rstrip().endswith(tuple(SENTENCE_END + LOOSE_END))
-    if closed:
-        return "" if head[-1].isspace() else " "
-    return ", "
 
 
 def _fit_words(text: str, limit: Limit, regions: Sequence[Region]) -> str:

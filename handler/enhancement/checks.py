@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import get_args
 
 from handler.contracts import Language
+from handler.enhancement.clauses import one_line
 from handler.enhancement.pack import Fault, Kind, Lexicon, Rules
 from handler.enhancement.spans import Span, any_of, missing, reversed_in
 from handler.replies import Check, SdxlOptimizations, WanOptimizations
@@ -57,7 +58,7 @@ def clean(answer: str, prompt: str, rules: Rules) -> tuple[str, Fault | None]:
         if index and _begins(line, prompt, rules.closings):
             lines = lines[:index]
             break
-    text = " ".join(" ".join(lines).split())
+    text = one_line("\n".join(lines))
     for opened, closed in _QUOTES:
         inner = text[1:-1]
         if len(text) > 1 and text[0] == opened and text[-1] == closed and opened not in inner and closed not in inner:
@@ -181,7 +182,7 @@ def check(subject: Subject) -> dict[str, Check]:
         "negation": _hard(
             [*(span.text for span in lost if span.kind == "negation"), *(text[start:end] for start, end in turned)]
         ),
-        "clean": _hard([fault] if fault else ["text around the prompt"] if cleaned != " ".join(text.split()) else ()),
+        "clean": _hard([fault] if fault else ["text around the prompt"] if cleaned != one_line(text) else ()),
         "language": _hard(language),
         "complete": _hard(() if subject.whole else ("cut inside a clause",)),
         "words_kept": _soft(lost_words),

@@ -53,6 +53,23 @@ def join(clauses: Iterable[Clause]) -> str:
     return "".join(clause.text for clause in clauses).rstrip(LOOSE_END)
 
 
+def joint(head: str) -> str:
+    """What to put between a text and what is added to it."""
+    closed = head.rstrip().endswith(tuple(SENTENCE_END + LOOSE_END))
+    if closed:
+        return "" if head[-1].isspace() else " "
+    return ", "
+
+
+def one_line(text: str) -> str:
+    """Lines as clauses of one line."""
+    whole = ""
+    for line in text.splitlines():
+        piece = " ".join(line.split())
+        whole += (joint(whole) if whole and piece else "") + piece
+    return whole
+
+
 def words(text: str, regions: Sequence[Region] = ()) -> tuple[Region, ...]:
     """Where words begin and end; a region and the words it touches are one."""
     found = [match.span() for match in _WORD.finditer(text)]

@@ -1,5 +1,6 @@
 """From a model's answer to a prompt that can be used: clean it, put the user's words back, fit it, judge it. Pure."""
 
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -7,7 +8,7 @@ from handler.enhancement import budget, checks
 from handler.enhancement.brief import UNLIMITED, Brief
 from handler.enhancement.budget import Fitted, Ranking
 from handler.enhancement.checks import Subject
-from handler.enhancement.clauses import SENTENCE_END, Clause, join, overlaps, split
+from handler.enhancement.clauses import SENTENCE_END, Clause, join, joint, overlaps, split
 from handler.enhancement.pack import Fault
 from handler.enhancement.spans import missing, regions, reversed_in, unbroken
 from handler.inference.engine import FinishReason
@@ -140,17 +141,18 @@ def _drafted(fitted: Fitted) -> Draft:
     return Draft(fitted.text, fitted.trimmed)
 
 
-def _ranking(brief: Brief) -> Ranking:
-    def stems(text: str) -> dict[str, str]:
-        return checks.stems(text, brief.rules.stopwords)
+def _stems(brief: Brief, text: str) -> Set[str]:
+    return checks.stems(text, brief.rules.stopwords).keys()
 
+
+def _ranking(brief: Brief) -> Ranking:
     return Ranking(
         regions=partial(regions, spans=brief.spans),
         unbroken=partial(unbroken, spans=brief.spans),
         kind=partial(checks.kind_of, rules=brief.rules),
         order=brief.rules.drop_order,
-        own=frozenset(stems(brief.prompt)),
-        stems=stems,
+        own=frozenset(_stems(brief, brief.prompt)),
+        stems=partial(_stems, brief),
     )
 
 
@@ -184,7 +186,9 @@ def _without(brief: Brief, text: str, known: str) -> str:
 
 
 def _repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
-    """Take out what turns a negation of the user's around; put the user's own clauses in for what is missing."""
+    """Take out what turns a negation of the user's around; put the user's own clauses in for what is missing, and for
+    what went with it.
+    """
     repairs: list[Repair] = []
     places = reversed_in(text, brief.spans, brief.prompt)
     clauses = list(split(text, unbroken(text, brief.spans)))
@@ -194,7 +198,8 @@ def _repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
     text = join(clauses) if repairs else text
     present = text if brief.mode == "rewrite" else f"{brief.prompt}\n{text}"
     own = split(brief.prompt, unbroken(brief.prompt, brief.spans))
-    inserts: dict[tuple[int, str], None] = {}
+    gone = _stems(brief, " ".join(repair.text for repair in repairs)) - _stems(brief, present)
+    inserts = {(one.start, join([one]).strip()): None for one in own if gone & _stems(brief, one.text)}
     for span in missing(present, brief.spans):
         found = span.pattern.search(brief.prompt)
         homes = [] if found is None else [one for one in own if overlaps(found.span(), [(one.start, one.end)])]
@@ -206,5 +211,5 @@ def _repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
     known = " ".join(inserted)
     whole = ""
     for piece in [*inserted, _without(brief, text, known)]:
-        whole += (budget.joint(whole) if whole and piece else "") + piece
+        whole += (joint(whole) if whole and piece else "") + piece
     return whole, tuple(repairs)

@@ -5,6 +5,7 @@ Knows no request and no model. A pack holds no pattern language, only phrases, s
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -263,12 +264,12 @@ def load(directory: Path) -> Packs:
         StartError: a pack cannot be read, with file and field; or two packs have an entry or target of the same name.
     """
     if not directory.is_dir():
-        raise StartError(f"PACKS_DIR={directory}: no such directory")
+        raise StartError(f"{directory} is not there: the worker's own packs are missing")
     loaded: list[Loaded] = []
     owners: dict[tuple[str, str], str] = {}
     for path in sorted(directory.glob("*.json")):
         try:
-            one = Loaded.of(json.loads(path.read_text(encoding="utf-8")))
+            one = Loaded.of(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once))
         except InvalidRequest as error:
             raise StartError(f"PACKS_DIR: {path.name}: {error.message}") from None
         except (OSError, ValueError, RecursionError) as error:
@@ -279,6 +280,14 @@ def load(directory: Path) -> Packs:
                     raise StartError(f"PACKS_DIR: {kind} {name} is in {owner} and in {path.name}")
         loaded.append(one)
     return Packs(tuple(loaded))
+
+
+def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """JSON lets the second of two equal keys hide the first."""
+    for key, times in Counter(key for key, _ in pairs).items():
+        if times > 1:
+            raise ValueError(f"the key {key!r} stands twice in one object")
+    return dict(pairs)
 
 
 def fill(messages: Sequence[PackMessage], values: Mapping[str, str]) -> tuple[PackMessage, ...]:

@@ -1,17 +1,20 @@
 """What of the user's own words must survive: found in the prompt, and found again in an answer. Pure."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from handler.enhancement.clauses import Region
+from handler.enhancement.clauses import Region, overlaps
 from handler.enhancement.pack import Protect
 
 SpanKind = Literal["asked", "quoted", "syntax", "count", "colour", "name", "negation"]
 
-_QUOTED = re.compile(r"\"[^\"\n]+\"|“[^”\n]+”|«[^»\n]+»|「[^」\n]+」|『[^』\n]+』|(?<!\w)'[^'\n]+'(?!\w)")
+#: spans of one prompt, at most; each is looked for in every text, which thousands would make a matter of minutes
+MAX_SPANS = 128
+
+_QUOTED = re.compile(r"\"[^\"\n]+\"|“[^“”\n]+”|«[^«»\n]+»|「[^「」\n]+」|『[^『』\n]+』|(?<!\w)'[^'\n]+'(?!\w)")
 #: `<lora:name:0.8>`, `(word:1.2)`, `[from:to:0.5]`, `((word))`, BREAK: what image UIs read before the encoder does
 _SYNTAX = re.compile(
     r"<[\w-]+:[^<>|\n]+>|\([^()\n]+:\s*\d+(?:\.\d+)?\)|\[[^\[\]\n]+:\s*\d+(?:\.\d+)?\]|(?<!\()\({2,}+[^()\n]+\){2,}|\bBREAK\b"
@@ -44,47 +47,47 @@ def any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def find(prompt: str, protect: Protect, asked: Iterable[str], *, translated: bool = False) -> tuple[Span, ...]:
-    """The spans of a prompt, in no order that matters, each once.
+    """The first `MAX_SPANS` spans of a prompt, in no order that matters, each once.
 
     `translated`: the result is to be in another script, so that only quotes, syntax, numbers and what was asked for
     can be found there again.
     """
     spans: dict[tuple[SpanKind, str], Span] = {}
-
-    def add(kind: SpanKind, text: str, pattern: re.Pattern[str], negated: re.Pattern[str] | None = None) -> None:
-        spans.setdefault((kind, text.casefold()), Span(kind, text, pattern, negated))
-
-    def exactly(kind: SpanKind, text: str) -> None:
-        add(kind, text, re.compile(re.escape(text)))
-
-    for text in asked:
-        exactly("asked", text)
-    if protect.syntax:
-        for match in _SYNTAX.finditer(prompt):
-            exactly("syntax", match.group())
-    if protect.quoted:
-        for match in _QUOTED.finditer(prompt):
-            exactly("quoted", match.group())
-    taken = [match.span() for pattern in (_SYNTAX, _QUOTED) for match in pattern.finditer(prompt)]
-
-    def whole(kind: SpanKind, pattern: re.Pattern[str]) -> None:
-        for match in pattern.finditer(prompt):
-            if not any(start <= match.start() < end for start, end in taken):
-                add(kind, match.group(), any_of((match.group(),)))
-
-    whole("count", _NUMBER)
-    if translated:
-        return tuple(spans.values())
-    whole("count", any_of(protect.counts))
-    whole("colour", any_of(protect.colours))
-    if protect.names and len(_CAPITAL.findall(prompt)) * 2 <= len(prompt.split()):  # else it is all in title case
-        whole("name", _NAME)
-    if protect.negations:
-        for match in _negation(protect.negations).finditer(prompt):
-            noun = match.group("noun")
-            if not any(start <= match.start() < end for start, end in taken):
-                add("negation", match.group(), _negation(protect.negations, noun), any_of((noun,)))
+    for span in _spans(prompt, protect, asked, translated):
+        spans.setdefault((span.kind, span.text.casefold()), span)
+        if len(spans) == MAX_SPANS:
+            break
     return tuple(spans.values())
+
+
+def _spans(prompt: str, protect: Protect, asked: Iterable[str], translated: bool) -> Iterator[Span]:
+    def exactly(kind: SpanKind, texts: Iterable[str]) -> Iterator[Span]:
+        return (Span(kind, text, re.compile(re.escape(text))) for text in texts)
+
+    def outside(pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+        return (match for match in pattern.finditer(prompt) if not overlaps((match.start(), match.start() + 1), taken))
+
+    def whole(kind: SpanKind, pattern: re.Pattern[str]) -> Iterator[Span]:
+        return (Span(kind, match.group(), any_of((match.group(),))) for match in outside(pattern))
+
+    syntax, quoted = tuple(_SYNTAX.finditer(prompt)), tuple(_QUOTED.finditer(prompt))
+    taken = [match.span() for match in (*syntax, *quoted)]
+    yield from exactly("asked", asked)
+    if protect.syntax:
+        yield from exactly("syntax", (match.group() for match in syntax))
+    if protect.quoted:
+        yield from exactly("quoted", (match.group() for match in quoted))
+    yield from whole("count", _NUMBER)
+    if translated:
+        return
+    yield from whole("count", any_of(protect.counts))
+    yield from whole("colour", any_of(protect.colours))
+    if protect.names and len(_CAPITAL.findall(prompt)) * 2 <= len(prompt.split()):  # else it is all in title case
+        yield from whole("name", _NAME)
+    if protect.negations:
+        for match in outside(_negation(protect.negations)):
+            noun = match.group("noun")
+            yield Span("negation", match.group(), _negation(protect.negations, noun), any_of((noun,)))
 
 
 def regions(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from handler.inference.engine import Logprob
-from handler.inference.scheduler import S
+from handler.inference.step import S
 
 
 class Draws(Generic[S]):

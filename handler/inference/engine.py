@@ -50,6 +50,11 @@ class Sampling:
     #: end before the first of these that completes
     stop: tuple[str, ...]
 
+    @property
+    def penalises(self) -> bool:
+        """Whether what was said changes what is drawn."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Logprob:

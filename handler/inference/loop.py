@@ -3,8 +3,6 @@
 Knows requests, streams and time; what runs is the scheduler's choice, how it runs the runner's affair.
 """
 
-import asyncio
-import math
 import threading
 import time
 from collections import deque
@@ -22,7 +20,8 @@ from handler.inference.model import Model
 from handler.inference.pace import Pace
 from handler.inference.request import Outbox, Request, check, report
 from handler.inference.runner import Runner
-from handler.inference.scheduler import NO_ROW, Scheduler, Step
+from handler.inference.scheduler import Scheduler
+from handler.inference.step import NO_ROW, Step
 from handler.inference.text import TextStream
 from handler.machine.sizing import EngineConfig
 
@@ -92,19 +91,8 @@ class BatchingEngine:
         """See `Engine.stream`; on a running event loop."""
         token_ids = check(prompt, sampling, logprobs, self._info.vocab_size, self.max_model_len)
         stream = Stream(lambda: self._command(lambda: self._interrupt(request, "cancelled")))
-        request = Request(
-            tokens=token_ids,
-            prompt_len=len(token_ids),
-            full_length=len(token_ids) + sampling.max_tokens,
-            length=len(token_ids),
-            sampling=sampling,
-            logprobs=logprobs,
-            stream=stream,
-            loop=asyncio.get_running_loop(),
-            text=TextStream(self._token_bytes, sampling.stop),
-            deadline=math.inf if deadline is None else deadline,
-            arrived=time.monotonic(),
-        )
+        text = TextStream(self._token_bytes, sampling.stop)
+        request = Request.of(token_ids, sampling, logprobs, deadline, stream, text, self._config.speculative_tokens)
         with self._door:
             if not self._alive:
                 raise EngineFailed("the engine is closed" if self._closing else "the engine has failed")
@@ -237,9 +225,12 @@ class BatchingEngine:
             drawn = self._launched.popleft().read()
             now = time.monotonic()
             for request, token, logprobs in drawn:
-                # An ended request was launched once more before its end was seen; that token is dropped.
-                if not request.ended:
+                # Dropped: what an ended request draws in a step that was launched before its end was seen, and what
+                # was drawn after a wrong guess.
+                if not request.ended and not (request.guesses and request.astray):
                     self._accept(request, token, logprobs, now)
+        if settled := self._scheduler.settle():
+            self._runner.correct(settled)
 
     def _accept(self, request: Request, token: int, logprobs: tuple[Logprob, ...], now: float) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 import traceback
 from array import array
@@ -21,7 +22,8 @@ from handler.inference.engine import (
     Timing,
     Usage,
 )
-from handler.inference.scheduler import Sequence
+from handler.inference.lookup import Lookup
+from handler.inference.step import Sequence
 from handler.inference.text import TextStream
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,34 @@ class Request(Sequence):
     started: float | None = None
     first_token: float | None = None
     ended: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        token_ids: list[int],
+        sampling: Sampling,
+        logprobs: int | None,
+        deadline: float | None,
+        stream: Stream,
+        text: TextStream,
+        guesses: int,
+    ) -> "Request":
+        """A request that arrives now, on the running event loop; so many of its tokens may be guessed at a time."""
+        return cls(
+            tokens=token_ids,
+            prompt_len=len(token_ids),
+            full_length=len(token_ids) + sampling.max_tokens,
+            length=len(token_ids),
+            sampling=sampling,
+            logprobs=logprobs,
+            # A penalty depends on all that was said: a guess would have to count for what is drawn after it.
+            lookup=Lookup(guesses) if guesses and not sampling.penalises else None,
+            stream=stream,
+            loop=asyncio.get_running_loop(),
+            text=text,
+            deadline=math.inf if deadline is None else deadline,
+            arrived=time.monotonic(),
+        )
 
     def take(
         self, token: int, logprobs: tuple[Logprob, ...], end_ids: Collection[int], now: float

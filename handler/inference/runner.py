@@ -15,7 +15,7 @@ from handler.inference.draws import Draws
 from handler.inference.engine import ModelInfo
 from handler.inference.model import Model
 from handler.inference.sampler import Sampler
-from handler.inference.scheduler import S, Sequence, Step
+from handler.inference.step import S, Sequence, Step
 from handler.machine.sizing import EngineConfig
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,11 @@ class Runner:
         self._one = torch.ones(rows + 1, dtype=torch.int64, device=device)
         self._one[self._padding] = 0
         self._rows = torch.full((rows,), self._padding, dtype=torch.int64, device=device)
+        #: which token of its row each of `_rows` is: 0 the last one drawn, n the n-th guess after it; and the guesses
+        self._ahead = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._guesses = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._speculates = config.speculative_tokens > 0
+        self._guessing = False
         #: what the host knows of `_rows` and of the pages in `_tables`
         self._decoding: list[int] = []
         self._known = [0] * (rows + 1)
@@ -88,17 +93,27 @@ class Runner:
     def launch(self, step: Step[S]) -> Draws[S]:
         """Start a step. On a GPU this returns before the step is done, and waits for nothing."""
         self._update_tables(step)
-        self._update_rows([sequence.row for sequence in step.decode])
-        rows = len(step.decode)
-        bucket = min((size for size in self._graphs if size >= rows), default=None)
+        self._update_rows(step)
+        drawing = step.drawing
+        bucket = min((size for size in self._graphs if size >= len(drawing)), default=None)
         if step.chunks:
             ids, logits = self._mixed(step)
         elif bucket is None:
-            ids, logits = self._decode(rows, [sequence.computed for sequence in step.decode])
+            ids, logits = self._decode(len(drawing), step.contexts)
         else:
             graph, ids, logits = self._graphs[bucket]
             graph.replay()
-        return Draws(step.drawing, ids[: len(step.drawing)], logits, self._tokens)
+        return Draws(drawing, ids[: len(drawing)], logits, self._tokens)
+
+    def correct(self, sequences: list[S]) -> None:
+        """Write the state of rows whose guesses are settled: the last step left them anywhere among its draws."""
+        rows, last, lengths = self._upload(
+            [sequence.row for sequence in sequences],
+            [sequence.tokens[-1] for sequence in sequences],
+            [sequence.computed for sequence in sequences],
+        )
+        self._last[rows] = last
+        self._lengths[rows] = lengths
 
     def capture_next(self, at_most: int) -> bool:
         """Capture the next decode graph, the smallest first; False where none of `at_most` rows is left.
@@ -108,7 +123,7 @@ class Runner:
         if not self._buckets or self._buckets[0] > at_most:
             return False
         rows = self._buckets.pop(0)
-        self._update_rows([])
+        self._update_rows(Step())
         try:
             self._decode(rows)  # compiles kernels and lets libraries allocate, which a capture must not
             graph = torch.cuda.CUDAGraph()
@@ -134,9 +149,12 @@ class Runner:
         self.free()
 
     def _decode(self, count: int, contexts_host: list[int] | None = None) -> tuple[Tensor, Tensor]:
-        """One token for each of the first `count` of `_rows`; on the CPU, attention needs their context lengths too."""
+        """The next token of each of the first `count` of `_rows`; on the CPU, attention needs their contexts too."""
         rows = self._rows[:count]
-        positions = self._lengths[rows]
+        ids, positions = self._last[rows], self._lengths[rows]
+        if self._speculates:
+            ahead = self._ahead[:count]
+            ids, positions = torch.where(ahead > 0, self._guesses[:count], ids), positions + ahead
         contexts = positions + self._one[rows]
         layout = Layout(
             slots=self._slots(rows, positions),
@@ -147,7 +165,7 @@ class Runner:
             context_lens_host=contexts_host or [],
             decode_rows=count,
         )
-        logits = self._forward(self._last[rows], positions, None, layout, self._pages)
+        logits = self._forward(ids, positions, None, layout, self._pages)
         self._lengths[rows] = contexts
         return self._draw(logits, rows, contexts)
 
@@ -220,11 +238,21 @@ class Runner:
             at, new = self._upload(cells, pages)
             self._tables.view(-1)[at] = new.int()
 
-    def _update_rows(self, decoding: list[int]) -> None:
-        if decoding != self._decoding:
-            self._decoding = decoding
-            (rows,) = self._upload(decoding + [self._padding] * (len(self._rows) - len(decoding)))
-            self._rows.copy_(rows)
+    def _update_rows(self, step: Step[S]) -> None:
+        rows = [sequence.row for sequence in step.decode]
+        if self._guessing:
+            self._ahead.zero_()
+        self._guessing = step.guesses > 0
+        if self._guessing:
+            fed = [(s.row, ahead, token) for s in step.decode for ahead, token in enumerate((0, *s.guesses))]
+            rows = [row for row, _, _ in fed]
+            ahead, guesses = self._upload([ahead for _, ahead, _ in fed], [token for _, _, token in fed])
+            self._ahead[: len(fed)] = ahead
+            self._guesses[: len(fed)] = guesses
+        if rows != self._decoding:
+            self._decoding = rows
+            (new,) = self._upload(rows + [self._padding] * (len(self._rows) - len(rows)))
+            self._rows.copy_(new)
 
     def _upload(self, *columns: list[int]) -> tuple[Tensor, ...]:
         """All columns as int64 tensors on the device, in one copy from pinned memory."""

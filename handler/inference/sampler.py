@@ -75,7 +75,7 @@ class Sampler:
         draw = s.temperature > 1e-30  # what is less overflows float32 scores, and its limit is greedy
         cut = (s.top_k, s.top_p, s.min_p) if draw else (0, 1.0, 0.0)
         penalties = (s.repetition_penalty, s.presence_penalty, s.frequency_penalty)
-        needs = _Needs(penalties != (1.0, 0.0, 0.0), draw, cut != (0, 1.0, 0.0))
+        needs = _Needs(s.penalises, draw, cut != (0, 1.0, 0.0))
         self._options[row] = self._upload([s.temperature if draw else 1.0, *cut, *penalties, draw], torch.float32)
         self._seeds[row] = s.seed
         if needs.penalties:
@@ -93,7 +93,7 @@ class Sampler:
         self._needs.pop(row, None)
 
     def sample(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Draw a token for each of n rows, all different but for those never assigned.
+        """Draw a token for each of n rows. A row may come more than once where it has no penalties.
 
         Args:
             logits: [n, vocab_size], any float dtype; left as they are.

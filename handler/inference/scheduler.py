@@ -4,81 +4,10 @@ Pure: knows lengths, rows and pages, never a tensor, a text or a clock.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic
 
-from handler.inference.engine import Sampling
-from handler.inference.kv_cache import KVCache, Table
-
-#: row of a sequence that is not running
-NO_ROW = -1
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Sequence:
-    """One prompt and its growing completion, as the scheduler and the runner see it."""
-
-    #: prompt and completion, as far as tokens have been read back from the device
-    tokens: list[int]
-    prompt_len: int
-    #: of prompt and completion, once `max_tokens` are drawn
-    full_length: int
-    sampling: Sampling
-    #: alternatives to tell with each token's log-probability; None tells nothing
-    logprobs: int | None = None
-    #: tokens drawn so far and the prompt; ahead of `len(tokens)` by the draw that is still on the device
-    length: int
-    #: tokens whose keys and values are in the cache once the launched steps are done
-    computed: int = 0
-    #: below this many computed tokens the sequence prefills, from there on it decodes
-    target: int = 0
-    #: tokens that its pages hold
-    capacity: int = 0
-    #: prompt tokens found in the cache when it was first admitted; None before that
-    cached_tokens: int | None = None
-    #: so many free pages were too few to admit it: its prefix is not looked up again before there are more
-    too_few: int = -1
-    row: int = NO_ROW
-    table: Table = field(default_factory=Table)
-
-
-S = TypeVar("S", bound=Sequence)
-S_co = TypeVar("S_co", bound=Sequence, covariant=True)
-
-
-@dataclass(slots=True)
-class Chunk(Generic[S_co]):
-    """Tokens [start, end) of one sequence, to be prefilled in one step."""
-
-    sequence: S_co
-    start: int
-    end: int
-    #: True for the last chunk: the next token is drawn from its logits
-    draws: bool
-
-
-@dataclass(slots=True)
-class Step(Generic[S_co]):
-    """What one step computes. Rows of `decode` feed the token drawn last, which only the device may know yet."""
-
-    decode: list[S_co] = field(default_factory=list)
-    chunks: list[Chunk[S_co]] = field(default_factory=list)
-    #: sequences that begin or begin again in this step
-    admitted: list[S_co] = field(default_factory=list)
-    #: decoding sequences that got a page
-    grown: list[S_co] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.decode or self.chunks)
-
-    @property
-    def drawing(self) -> list[S_co]:
-        """Sequences that get a token from this step, in the order of its draws."""
-        return self.decode + [chunk.sequence for chunk in self.chunks if chunk.draws]
-
-    @property
-    def sequences(self) -> list[S_co]:
-        return self.decode + [chunk.sequence for chunk in self.chunks]
+from handler.inference.kv_cache import KVCache
+from handler.inference.step import NO_ROW, Chunk, S, Step
 
 
 class Scheduler(Generic[S]):
@@ -102,6 +31,9 @@ class Scheduler(Generic[S]):
         self.preemptions = 0
         #: tokens not computed because a prefix was shared
         self.hit_tokens = 0
+        #: tokens guessed, and those of them that were drawn
+        self.guessed = self.guessed_right = 0
+        self._guessing: list[S] = []
         self._rows = self._row_limit = rows
         self._prefill = self._prefill_limits = prefill_chunk, prefill_alone or prefill_chunk
         self._free_rows = list(range(rows - 1, -1, -1))
@@ -118,6 +50,8 @@ class Scheduler(Generic[S]):
             "pages_cached": self.cache.cached,
             "preemptions": self.preemptions,
             "prefix_hit_tokens": self.hit_tokens,
+            "guessed_tokens": self.guessed,
+            "guessed_right": self.guessed_right,
         }
 
     def add(self, sequence: S) -> None:
@@ -138,7 +72,26 @@ class Scheduler(Generic[S]):
             sequence = self.waiting.popleft()
             step.admitted.append(sequence)
             budget -= self._advance(step, sequence, budget)
+        if not step.chunks:
+            self._guess(step)
         return step
+
+    def settle(self) -> list[S]:
+        """Once the tokens of a step are read: unbook what was computed after wrong guesses.
+
+        Returns the running sequences that guessed. Steps with guesses are read before the next one is scheduled.
+        """
+        guessing = [sequence for sequence in self._guessing if sequence.row != NO_ROW]
+        self._guessing = []
+        for sequence in guessing:
+            guessed, wrong = len(sequence.guesses), sequence.length - len(sequence.tokens)
+            sequence.length -= wrong
+            sequence.computed -= wrong
+            sequence.guesses = ()
+            self.guessed_right += guessed - wrong
+            if sequence.lookup is not None:
+                sequence.lookup.learn(guessed, guessed - wrong)
+        return guessing
 
     def remove(self, sequence: S) -> None:
         """Forget a sequence, wherever it stands, and free its row and pages at once.
@@ -158,6 +111,7 @@ class Scheduler(Generic[S]):
             self._unseat(sequence)
             self.waiting.appendleft(sequence)
         self.running.clear()
+        self._guessing.clear()
         for sequence in self.waiting:
             sequence.length = len(sequence.tokens)
         self.cache.forget()
@@ -186,6 +140,29 @@ class Scheduler(Generic[S]):
             sequence.length += 1
             step.decode.append(sequence)
 
+    def _guess(self, step: Step[S]) -> None:
+        """Fill rows that are free with guesses, the oldest sequence first. Nobody gives up a page for a guess."""
+        room = self._row_limit - len(step.decode)
+        for sequence in step.decode:
+            most = min(room, sequence.full_length - sequence.length)
+            if sequence.lookup is None or most < 1:
+                continue
+            guesses = sequence.lookup.guess(sequence.tokens, most)
+            stored = sequence.length - 1  # what this step draws itself is stored by the next one
+            if stored + len(guesses) > sequence.capacity:
+                if self.cache.grow(sequence.table, stored + len(guesses), spare=len(self.running)):
+                    self._count_pages(sequence)
+                    step.grown.append(sequence)
+                guesses = guesses[: sequence.capacity - stored]
+            if guesses:
+                sequence.guesses = guesses
+                sequence.computed += len(guesses)
+                sequence.length += len(guesses)
+                self._guessing.append(sequence)
+                step.guesses += len(guesses)
+                room -= len(guesses)
+        self.guessed += step.guesses
+
     def _grow(self, sequence: S) -> bool:
         """One more page, taken from the youngest where none is free; False where that is `sequence` itself."""
         cache = self.cache
@@ -198,7 +175,7 @@ class Scheduler(Generic[S]):
             self.waiting.appendleft(youngest)
             if youngest is sequence:
                 return False
-        sequence.capacity = len(sequence.table.pages) * cache.page_size
+        self._count_pages(sequence)
         return True
 
     def _admit(self, sequence: S) -> bool:
@@ -219,7 +196,7 @@ class Scheduler(Generic[S]):
         self.hit_tokens += shared
         sequence.computed = shared
         sequence.target = len(sequence.tokens)
-        sequence.capacity = len(sequence.table.pages) * cache.page_size
+        self._count_pages(sequence)
         sequence.row = self._free_rows.pop()
         self.running.append(sequence)
         return True
@@ -239,8 +216,12 @@ class Scheduler(Generic[S]):
         self.cache.publish(sequence.table, sequence.tokens, end)
         return end - start
 
+    def _count_pages(self, sequence: S) -> None:
+        sequence.capacity = len(sequence.table.pages) * self.cache.page_size
+
     def _unseat(self, sequence: S) -> None:
         self.cache.release(sequence.table)
+        sequence.guesses = ()
         self._free_rows.append(sequence.row)
         sequence.row = NO_ROW
         sequence.computed = 0

@@ -110,6 +110,7 @@ class Thinking:
                 return "", ""
             self._state = "reasoning" if begun.startswith(self.OPEN) else "answer"
             text = begun.removeprefix(self.OPEN) if self._state == "reasoning" else text
+            self._fresh = self._state == "reasoning"
         if self._state == "answer":
             return "", self._part(text)
         reasoning, closed, answer = text.partition(self.CLOSE)

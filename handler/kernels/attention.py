@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: positions a program of the decode kernel attends at a time
 BLOCK = 64
+#: programs that share the context of a row, at most
+MOST_SPLITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,31 +93,33 @@ def paged_decode(
     group_padded = max(16, triton.next_power_of_2(group))  # a tensor-core tile has 16 rows at least
     # Enough programs for two waves on 132 multiprocessors. Not by the lengths: they are on the device.
     splits = 1
-    while splits < 32 and rows * kv_heads * splits < 264:
+    while splits < MOST_SPLITS and rows * kv_heads * splits < 264:
         splits *= 2
     partial = torch.empty(rows, kv_heads, splits, group_padded, head_dim, dtype=torch.float32, device=query.device)
     lse = torch.empty(rows, kv_heads, splits, group_padded, dtype=torch.float32, device=query.device)
     _attend_split[(rows, kv_heads, splits)](
         query, keys, values, tables, lengths, partial, lse, query.stride(0), query.stride(1), keys.stride(0),
-        keys.stride(1), keys.stride(2), tables.stride(0), scaling, kv_heads, GROUP=group, PADDED=group_padded,
-        HEAD_DIM=head_dim, PAGE=page_size, BLOCK=BLOCK, SPLITS=splits, num_warps=4,
+        keys.stride(1), keys.stride(2), tables.stride(0), splits, scaling, kv_heads, GROUP=group, PADDED=group_padded,
+        HEAD_DIM=head_dim, PAGE=page_size, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     _combine[(rows, heads)](
-        partial, lse, out, out.stride(0), out.stride(1), kv_heads, GROUP=group, PADDED=group_padded,
-        HEAD_DIM=head_dim, SPLITS=splits, num_warps=4,
+        partial, lse, out, out.stride(0), out.stride(1), splits, kv_heads, GROUP=group, PADDED=group_padded,
+        HEAD_DIM=head_dim, MOST=MOST_SPLITS, num_warps=4,
     )  # fmt: skip
 
 
-@triton.jit
+# Not specialised for what differs from step to step: each value that Triton took for special would be compiled anew,
+# while requests wait.
+@triton.jit(do_not_specialize=["t_row", "splits"])
 def _attend_split(
-    query, keys, values, tables, lengths, partial, lse, q_row, q_head, c_page, c_token, c_head, t_row, scaling,
+    query, keys, values, tables, lengths, partial, lse, q_row, q_head, c_page, c_token, c_head, t_row, splits, scaling,
     kv_heads, GROUP: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One row, one key head with the query heads that share it, one split of the context."""
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
-    per_split = tl.cdiv(tl.cdiv(length, SPLITS), BLOCK) * BLOCK
+    per_split = tl.cdiv(tl.cdiv(length, splits), BLOCK) * BLOCK
     begin = split * per_split
     end = tl.minimum(begin + per_split, length)
     member = tl.arange(0, PADDED)
@@ -143,24 +147,26 @@ def _attend_split(
         acc = acc * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         best = new_best
     some = tl.where(total > 0, total, 1.0)
-    base = ((row * kv_heads + head) * SPLITS + split) * PADDED
+    base = ((row * kv_heads + head) * splits + split) * PADDED
     tl.store(partial + (base + member)[:, None] * HEAD_DIM + dim[None, :], acc / some[:, None])
     tl.store(lse + base + member, tl.where(total > 0, best + tl.log(some), float("-inf")))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _combine(
-    partial, lse, out, o_row, o_head, kv_heads, GROUP: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
+    partial, lse, out, o_row, o_head, splits, kv_heads, GROUP: tl.constexpr, PADDED: tl.constexpr,
+    HEAD_DIM: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """One row, one query head: its splits weighted by their share of the softmax."""
     row, head = tl.program_id(0), tl.program_id(1)
     dim = tl.arange(0, HEAD_DIM)
-    base = ((row * kv_heads + head // GROUP) * SPLITS + tl.arange(0, SPLITS)) * PADDED + head % GROUP
-    part = tl.load(lse + base)
+    split = tl.arange(0, MOST)
+    there = split < splits
+    base = ((row * kv_heads + head // GROUP) * splits + split) * PADDED + head % GROUP
+    part = tl.load(lse + base, mask=there, other=float("-inf"))
     best = tl.max(part, 0)
     weight = tl.exp(part - tl.where(best > float("-inf"), best, 0.0))  # an empty split, or row, weighs nothing
     total = tl.sum(weight, 0)
-    values = tl.load(partial + base[:, None] * HEAD_DIM + dim[None, :])
+    values = tl.load(partial + base[:, None] * HEAD_DIM + dim[None, :], mask=there[:, None], other=0.0)
     result = tl.sum(values * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
     tl.store(out + row * o_row + head * o_head + dim, result.to(out.dtype.element_ty))

@@ -1,7 +1,8 @@
-"""Penalties, temperature, cut and draw in two Triton kernels: what `sampler` does with torch, for CUDA.
+"""Penalties, temperature, cut and draw in Triton: what `sampler` does with torch, for CUDA.
 
-What each row asks for is read on the device, so that nothing depends on the host, a step's sampling can live in a
-CUDA graph, and a row pays for its own wishes alone. No sort: a cut is searched for. Imported only where it is used.
+What each row asks for is read on the device, so that nothing depends on the host and a step's sampling can live in a
+CUDA graph. A row's vocabulary is spread over many programs, or a batch of one would be drawn by one multiprocessor. No
+sort: where to cut is searched for, by as many launches as the search has steps. Imported only where it is used.
 """
 
 # Triton compiles the functions below from their source: their arguments carry no types, constants are in capitals.
@@ -15,8 +16,8 @@ from torch import Tensor
 
 #: tokens a program looks at at a time
 BLOCK = 2048
-#: thresholds tried in one pass of a search: each leaves an eighth, so 11 passes serve all of float32
-TRIED = 8
+#: thresholds tried in one step of a search, each of which leaves a sixteenth: 8 steps serve all of float32
+TRIED, STEPS = 16, 8
 
 _IN_PROMPT = tl.constexpr(1 << 30)
 #: columns of the options
@@ -34,25 +35,39 @@ def draw(
     logits [n, >= tokens], any float dtype; rows and positions int64 [n]; options float32 [all rows, 8], seeds int64
     [all rows], history int32 [all rows, vocab] are the sampler's own. Returns int64 [n].
     """
-    count = len(rows)
-    scores = torch.empty(count, tokens, dtype=torch.float32, device=logits.device)
-    drawn = torch.empty(count, dtype=torch.int64, device=logits.device)
-    _process[(count, triton.cdiv(tokens, BLOCK))](
-        logits, scores, rows, options, history, logits.stride(0), history.stride(0), tokens, BLOCK=BLOCK, num_warps=8
-    )
-    _draw[(count,)](
-        scores, drawn, rows, positions, options, seeds, history, history.stride(0), tokens, BLOCK=BLOCK, TRIED=TRIED,
+    count, blocks, device = len(rows), triton.cdiv(tokens, BLOCK), logits.device
+    scores = torch.empty(count, tokens, dtype=torch.float32, device=device)
+    tops = torch.empty(count, blocks, dtype=torch.float32, device=device)
+    # Of a search: between which keys the cut lies before each step; what each block has above the keys that the last
+    # step tried, and the one before; the mass of each block that top_p is a share of.
+    bounds = torch.empty(2 * STEPS, count, 2, dtype=torch.int64, device=device)
+    above = torch.empty(2, count, blocks, TRIED, dtype=torch.float64, device=device)
+    mass = torch.empty(count, blocks, dtype=torch.float64, device=device)
+    best = torch.empty(count, blocks, dtype=torch.float32, device=device)
+    winners = torch.empty(count, blocks, dtype=torch.int32, device=device)
+    drawn = torch.empty(count, dtype=torch.int64, device=device)
+    sizes = {"BLOCK": BLOCK, "PADDED": triton.next_power_of_2(blocks), "num_warps": 8}
+    search = {**sizes, "TRIED": TRIED, "STEPS": STEPS}
+    grid = (count, blocks)
+    _process[grid](
+        logits, scores, tops, rows, options, history, logits.stride(0), history.stride(0), tokens, BLOCK=BLOCK,
         num_warps=8,
     )  # fmt: skip
+    for step in range(2 * STEPS):
+        _narrow[grid](scores, tops, rows, options, bounds, above, mass, step, tokens, blocks, **search)
+    _draw[grid](
+        scores, tops, rows, positions, options, seeds, bounds, above, mass, best, winners, tokens, blocks, **search
+    )
+    _pick[(count,)](best, winners, drawn, rows, history, history.stride(0), tokens, blocks, PADDED=sizes["PADDED"])
     return drawn
 
 
 @triton.jit
-def _process(logits, scores, rows, options, history, l_row, h_row, tokens, BLOCK: tl.constexpr):
-    """Scores of one block of one row: penalties, then temperature."""
+def _process(logits, scores, tops, rows, wishes, history, l_row, h_row, tokens, BLOCK: tl.constexpr):
+    """Scores of one block of one row, penalties, then temperature; and the best of them."""
     at = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + at)
-    wish = options + row * _COLUMNS
+    wish = wishes + row * _COLUMNS
     token = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     valid = token < tokens
     x = tl.load(logits + at * l_row + token, mask=valid, other=float("-inf")).to(tl.float32)
@@ -65,83 +80,139 @@ def _process(logits, scores, rows, options, history, l_row, h_row, tokens, BLOCK
         x = tl.where(seen != 0, tl.where(x < 0, x * repetition, tl.div_rn(x, repetition)), x)
         x = x - frequency * times.to(tl.float32)
         x = x - tl.where(times > 0, presence, 0.0)
-    tl.store(scores + at * tokens + token, tl.div_rn(x, tl.load(wish + _TEMPERATURE)), mask=valid)
+    x = tl.div_rn(x, tl.load(wish + _TEMPERATURE))
+    tl.store(scores + at * tokens + token, x, mask=valid)
+    tl.store(tops + at * tl.num_programs(1) + tl.program_id(1), tl.max(x, 0))
+
+
+@triton.jit(do_not_specialize=["step"])
+def _narrow(
+    scores, tops, rows, wishes, bounds, above, mass, step, tokens, blocks, BLOCK: tl.constexpr, PADDED: tl.constexpr,
+    TRIED: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """One step of a row's search, one block of it: how much lies above each key that is tried.
+
+    What is searched for is the smallest key with less than a target above it, so that all tokens tied there are kept:
+    in the first STEPS by rank, for top_k; in the others by the mass of what that leaves, for top_p. Keys are integers
+    in the order of the floats, so that a search ends, and ends exactly.
+    """
+    at, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    wish = wishes + tl.load(rows + at) * _COLUMNS
+    top_k, top_p = tl.load(wish + _TOP_K), tl.load(wish + _TOP_P)
+    top = _top(tops, at, blocks, PADDED)
+    low, high = _bounds(top, top_k, top_p, bounds, above, mass, step, at, tokens, blocks, PADDED, TRIED, STEPS)
+    if block == 0:
+        tl.store(bounds + (step * tl.num_programs(0) + at) * 2, low)
+        tl.store(bounds + (step * tl.num_programs(0) + at) * 2 + 1, high)
+    by_mass = step >= STEPS
+    first_by_mass = step == STEPS
+    if _searches(by_mass, top_k, top_p, tokens) & ((low < high) | first_by_mass):
+        here = at * blocks + block
+        part = tl.zeros([TRIED], tl.float64)
+        # Most blocks have nothing where a search has got to.
+        if (_ordered(tl.load(tops + here)) > low) | first_by_mass:
+            token = block * BLOCK + tl.arange(0, BLOCK)
+            x = tl.load(scores + at * tokens + token, mask=token < tokens, other=float("-inf"))
+            key = _ordered(x)
+            weight = tl.exp(x - top) if by_mass else tl.where(token < tokens, 1.0, 0.0)
+            counts = key[:, None] > _tried(low, high, TRIED)[None, :]
+            part = tl.sum(tl.where(counts, weight[:, None], 0.0), 0).to(tl.float64)
+            if first_by_mass:
+                tl.store(mass + here, tl.sum(tl.where(key >= low, weight, 0.0), 0).to(tl.float64))
+        tl.store(above + (step % 2 * tl.num_programs(0) * blocks + here) * TRIED + tl.arange(0, TRIED), part)
+
+
+@triton.jit
+def _bounds(
+    top, top_k, top_p, bounds, above, mass, step, at, tokens, blocks, PADDED: tl.constexpr, TRIED: tl.constexpr,
+    STEPS: tl.constexpr,
+):  # fmt: skip
+    """The keys between which the cut of a row lies before a step (low <= cut <= high), by all that was counted."""
+    low = tl.full([], -(1 << 31), tl.int64)
+    high = _ordered(top)  # nothing is above the best
+    if step > 0:
+        before = bounds + ((step - 1) * tl.num_programs(0) + at) * 2
+        low, high = tl.load(before), tl.load(before + 1)
+        by_mass = step > STEPS
+        if _searches(by_mass, top_k, top_p, tokens) & (low < high):
+            block = tl.arange(0, PADDED)
+            some = block < blocks
+            target = top_k.to(tl.float64)
+            if by_mass:
+                total = tl.sum(tl.load(mass + at * blocks + block, mask=some, other=0.0), 0)
+                # Never less than the best token, not even for top_p 0.
+                target = tl.maximum(total * top_p.to(tl.float64), 1e-300)
+            row = ((step + 1) % 2 * tl.num_programs(0) + at) * blocks
+            parts = above + (row + block[:, None]) * TRIED + tl.arange(0, TRIED)[None, :]
+            enough = tl.sum(tl.load(parts, mask=some[:, None], other=0.0), 0) >= target
+            # Tried keys ascend and what is above them falls: those with enough above come first, the cut lies behind.
+            tried = _tried(low, high, TRIED)
+            low = tl.maximum(low, tl.max(tl.where(enough, tried + 1, low), 0))
+            high = tl.minimum(high, tl.min(tl.where(enough, high, tried), 0))
+        if step == STEPS:
+            high = _ordered(top)
+    return low, high
 
 
 @triton.jit
 def _draw(
-    scores, drawn, rows, positions, options, seeds, history, h_row, tokens, BLOCK: tl.constexpr, TRIED: tl.constexpr
-):
-    """One row: where to cut, then the best of what is left with its noise."""
-    at = tl.program_id(0).to(tl.int64)
+    scores, tops, rows, positions, wishes, seeds, bounds, above, mass, best, winners, tokens, blocks,
+    BLOCK: tl.constexpr, PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """The best of one block of one row: of what the cut leaves, with its noise."""
+    at, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = tl.load(rows + at)
-    wish = options + row * _COLUMNS
-    x_row = scores + at * tokens
+    wish = wishes + row * _COLUMNS
     top_k, top_p, min_p = tl.load(wish + _TOP_K), tl.load(wish + _TOP_P), tl.load(wish + _MIN_P)
-    is_drawn = tl.load(wish + _DRAWN)
-
-    top = float("-inf")
-    for start in range(0, tokens, BLOCK):
-        token = start + tl.arange(0, BLOCK)
-        top = tl.maximum(top, tl.max(tl.load(x_row + token, mask=token < tokens, other=float("-inf")), 0))
-
-    low = tl.full([], -(1 << 31), tl.int64)
-    if (top_k > 0) & (top_k < tokens):
-        low = _search(x_row, top, low, top_k.to(tl.float64), False, tokens, BLOCK, TRIED)
-    if top_p < 1.0:
-        total = tl.full([], 0.0, tl.float64)
-        for start in range(0, tokens, BLOCK):
-            token = start + tl.arange(0, BLOCK)
-            x = tl.load(x_row + token, mask=token < tokens, other=float("-inf"))
-            total += tl.sum(tl.where(_ordered(x) >= low, tl.exp(x - top), 0.0), 0).to(tl.float64)
-        # Never less than the best token, not even for top_p 0.
-        target = tl.maximum(total * top_p.to(tl.float64), 1e-300)
-        low = _search(x_row, top, low, target, True, tokens, BLOCK, TRIED)
+    top = _top(tops, at, blocks, PADDED)
+    cut, _ = _bounds(top, top_k, top_p, bounds, above, mass, 2 * STEPS, at, tokens, blocks, PADDED, TRIED, STEPS)
     least = tl.where(min_p > 0, top + tl.log(tl.maximum(min_p, 1e-38)), float("-inf"))
+    value = float("-inf")
+    winner = block * BLOCK
+    own_top = tl.load(tops + at * blocks + block)
+    if (_ordered(own_top) >= cut) & (own_top >= least):
+        token = block * BLOCK + tl.arange(0, BLOCK)
+        x = tl.load(scores + at * tokens + token, mask=token < tokens, other=float("-inf"))
+        x = tl.where((_ordered(x) >= cut) & (x >= least), x, float("-inf"))
+        if tl.load(wish + _DRAWN) != 0.0:
+            seed = tl.load(seeds + row).to(tl.uint64, bitcast=True)
+            x += _gumbel(_mix(_mix(seed + _GOLDEN) + tl.load(positions + at).to(tl.uint64)), token)
+        value = tl.max(x, 0)
+        winner += tl.argmax(x, 0).to(tl.int32)
+    tl.store(best + at * blocks + block, value)
+    tl.store(winners + at * blocks + block, winner)
 
-    seed = tl.load(seeds + row).to(tl.uint64, bitcast=True)
-    stream = _mix(_mix(seed + _GOLDEN) + tl.load(positions + at).to(tl.uint64))
-    best = float("-inf")
-    winner = tl.full([], 0, tl.int32)
-    for start in range(0, tokens, BLOCK):
-        token = start + tl.arange(0, BLOCK)
-        x = tl.load(x_row + token, mask=token < tokens, other=float("-inf"))
-        x = tl.where((_ordered(x) >= low) & (x >= least), x, float("-inf"))
-        # What cannot be drawn needs no noise: of most blocks nothing is left.
-        if (is_drawn != 0.0) & (tl.max(x, 0) > float("-inf")):
-            x += _gumbel(stream, token)
-        here = tl.max(x, 0)
-        if here > best:
-            best = here
-            winner = start + tl.argmax(x, 0).to(tl.int32)
+
+@triton.jit
+def _pick(best, winners, drawn, rows, history, h_row, tokens, blocks, PADDED: tl.constexpr):
+    """The best of all blocks of one row, and one more in its history."""
+    at = tl.program_id(0).to(tl.int64)
+    block = tl.arange(0, PADDED)
+    values = tl.load(best + at * blocks + block, mask=block < blocks, other=float("-inf"))
+    # Whatever broken scores may do, the token exists.
+    winner = tl.load(winners + at * blocks + tl.minimum(tl.argmax(values, 0), blocks - 1))
+    winner = tl.minimum(winner, tokens - 1)
     tl.store(drawn + at, winner.to(tl.int64))
-    seen = history + row * h_row + winner
+    seen = history + tl.load(rows + at) * h_row + winner
     tl.store(seen, tl.load(seen) + 1)
 
 
 @triton.jit
-def _search(x_row, top, low, target, BY_MASS: tl.constexpr, tokens, BLOCK: tl.constexpr, TRIED: tl.constexpr):
-    """The smallest t >= low with less than `target` above it: of tokens, or of the mass of those from `low` on.
+def _searches(by_mass, top_k, top_p, tokens):
+    """Whether a row asks for the search by mass, or for the one by rank."""
+    return (by_mass & (top_p < 1.0)) | ((by_mass == 0) & (top_k > 0) & (top_k < tokens))
 
-    By the order of floats as integers, so that the search ends and is exact; tokens tied at t are all kept.
-    """
-    floor = low
-    high = _ordered(top)  # nothing is above the best
-    while low < high:
-        tried = low + (high - low) * tl.arange(0, TRIED) // TRIED
-        above = tl.zeros([TRIED], tl.float64)
-        for start in range(0, tokens, BLOCK):
-            token = start + tl.arange(0, BLOCK)
-            x = tl.load(x_row + token, mask=token < tokens, other=float("-inf"))
-            key = _ordered(x)
-            weight = tl.exp(x - top) if BY_MASS else tl.where(token < tokens, 1.0, 0.0)
-            counts = (key[:, None] > tried[None, :]) & (key >= floor)[:, None]
-            above += tl.sum(tl.where(counts, weight[:, None], 0.0), 0).to(tl.float64)
-        enough = above >= target
-        # Tried values ascend and what is above them falls: those with enough above come first, t lies behind them.
-        low = tl.maximum(low, tl.max(tl.where(enough, tried + 1, low), 0))
-        high = tl.minimum(high, tl.min(tl.where(enough, high, tried), 0))
-    return low
+
+@triton.jit
+def _top(tops, at, blocks, PADDED: tl.constexpr):
+    block = tl.arange(0, PADDED)
+    return tl.max(tl.load(tops + at * blocks + block, mask=block < blocks, other=float("-inf")), 0)
+
+
+@triton.jit
+def _tried(low, high, TRIED: tl.constexpr):
+    """Keys from `low` on, at equal distances below `high`."""
+    return low + (high - low) * tl.arange(0, TRIED) // TRIED
 
 
 @triton.jit

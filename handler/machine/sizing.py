@@ -16,6 +16,8 @@ GIB = 2**30
 HEAD_ROOM_SHARE, HEAD_ROOM_BYTES = 0.05, GIB // 2
 #: a CPU worker shares its memory with everything else on the machine
 CPU_CACHE_SHARE = 0.25
+#: tokens in a page of the cache
+PAGE_SIZE: dict[Device, int] = {"cpu": 16, "cuda": 64}
 #: prompt tokens in one step, beside rows that decode and where none does. On a GPU a chunk beside others is bounded by
 #: what they wait for it (docs/decisions/0006), one alone by what fills the device.
 PREFILL: dict[Device, tuple[int, int]] = {"cpu": (512, 512), "cuda": (256, 2048)}
@@ -33,6 +35,7 @@ class Wishes:
     prefill_chunk: int | None = None
     attention: AttentionWish = "auto"
     graph_buckets: tuple[int, ...] | None = None
+    speculative_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,10 @@ class EngineConfig:
     attention: AttentionWish
     #: rows of the decode steps that get a CUDA graph, ascending
     graph_buckets: tuple[int, ...]
-    #: launch a step before the last one's tokens are read
+    #: launch a step before the last one's tokens are read; never with `speculative_tokens`, which guess from them
     overlap: bool
+    #: tokens of a request guessed in one step, at most; 0 guesses none
+    speculative_tokens: int = 0
     #: keys and values of one token in all layers
     token_bytes: int = 0
 
@@ -101,6 +106,7 @@ class EngineConfig:
             "prefill_alone": self.prefill_alone,
             "graph_buckets": list(self.graph_buckets),
             "overlap": self.overlap,
+            "speculative_tokens": self.speculative_tokens,
         }
 
 
@@ -116,7 +122,7 @@ def plan(wishes: Wishes, shape: ModelShape, *, device: Device, free_bytes: int) 
     chunk = _positive("PREFILL_CHUNK", wishes.prefill_chunk, beside)
     # A wish for less is one for smaller steps altogether: memory may be short.
     alone = chunk if wishes.prefill_chunk else alone
-    page_size = 64 if gpu else 16
+    page_size = PAGE_SIZE[device]
     page_bytes = page_size * shape.token_bytes
     cache = _cache_bytes(wishes, shape, gpu, free_bytes, shape.step_bytes(alone + rows, rows))
     # One page is scratch. A request never shares its last page, so rows x pages of one request is all that can be used.
@@ -133,7 +139,8 @@ def plan(wishes: Wishes, shape: ModelShape, *, device: Device, free_bytes: int) 
         prefill_alone=alone,
         attention=wishes.attention,
         graph_buckets=_buckets(wishes, rows) if gpu else (),
-        overlap=gpu,
+        overlap=gpu and not wishes.speculative_tokens,
+        speculative_tokens=wishes.speculative_tokens,
         token_bytes=shape.token_bytes,
     )
 
