@@ -5,7 +5,8 @@
 Both run as processes of their own against the control plane of the tests, with one job of one token in the queue.
 `ready` is the first job-take, `first` the answer's arrival. Checkpoints: the demo model, and one of Qwen2.5-0.5B's
 shape with random weights (1 GB; with --gpu Qwen2.5-7B's, 15 GB). `cold`: its files are out of the page cache; those of
-Python and its libraries stay in it.
+Python and its libraries stay in it. A start loads into memory that it never touched, which can take longer than reading
+does: the loader's own rate, beside dd's of the same file, is measured into memory that was filled once before.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,12 @@ from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.engines import SHAPES
-from bench.harness import Bench
-from handler.model.snapshot import DEMO
+from bench.harness import Bench, alternate
+from handler.model.checkpoint import fill, wanted
+from handler.model.config import read_model_config
+from handler.model.qwen import Qwen
+from handler.model.shards import find_tensors
+from handler.model.snapshot import DEMO, INDEX, Snapshot
 from tests.platform import Platform
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +82,7 @@ def write_checkpoint(path: Path, shape: str) -> Path:
         weight_map[name] = _shard(len(shards))
     _save(shards[-1], path, len(shards))
     index = {"metadata": {}, "weight_map": weight_map}
-    (path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    (path / INDEX).write_text(json.dumps(index), encoding="utf-8")
     return path
 
 
@@ -108,11 +114,27 @@ def _cached(file: Path, at: int) -> bool:
             return False
 
 
-def read_rate(file: Path) -> float:
+def dd_rate(file: Path, *, cold: bool) -> float:
     """GB/s of dd."""
+    if cold:
+        cool([file])
     began = time.perf_counter()
     subprocess.run(["dd", f"if={file}", "of=/dev/null", "bs=64M"], check=True, capture_output=True)
     return file.stat().st_size / 1e9 / (time.perf_counter() - began)
+
+
+def loader_rate(checkpoint: Path, device: str, *, cold: bool) -> float:
+    """GB/s of the worker's loader, into memory that it filled once before."""
+    snapshot = Snapshot(checkpoint, "path", checkpoint.name, None)
+    config = read_model_config(checkpoint, snapshot.name)
+    tensors = wanted(find_tensors(snapshot.shards(), snapshot.name), tied=config.tie_word_embeddings)
+    places = Qwen(config, torch.bfloat16, torch.device(device)).places()
+    fill(places, tensors, snapshot.name)
+    if cold:
+        cool(snapshot.shards())
+    began = time.perf_counter()
+    fill(places, tensors, snapshot.name)
+    return snapshot.bytes() / 1e9 / (time.perf_counter() - began)
 
 
 def fresh_rate() -> float:
@@ -158,33 +180,38 @@ def main() -> None:
     )
     rates_table = bench.table(
         "Reading the weights, GB/s",
-        ["checkpoint", "page cache", "left in cache", "dd", "fresh memory", "while loading"],
+        ["checkpoint", "page cache", "left in cache", "dd", "loader", "loader / dd", "fresh memory", "at the start"],
         labels=2,
+        ratio="loader / dd",
     )
     ledgers: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    left: list[float] = []
     shape = "7b" if wishes.gpu else "0.5b"
     with tempfile.TemporaryDirectory(prefix="cold-start-") as folder:
         for name, checkpoint in (("demo", DEMO), (shape, write_checkpoint(Path(folder) / shape, shape))):
             files = sorted(checkpoint.glob("*.safetensors"))
             for cache in ("cold", "warm"):
                 starts: dict[str, list[Start]] = {side: [] for side in SIDES}
-                rates, memory, left = [], [], []
                 for _ in range(wishes.repeat):
                     for side, module in SIDES.items():
                         if cache == "cold":
                             left.append(cool(files))
                         starts[side].append(asyncio.run(start(module, checkpoint, 600)))
-                    if cache == "cold":
-                        cool(files)
-                    rates.append(read_rate(files[0]))
-                    memory.append(fresh_rate())
                 plain, ours = starts["plain"], starts["ours"]
                 ready, first = ([median(side, figure) for side in (plain, ours)] for figure in (READY, FIRST))
                 starts_table.add(name, cache, *ready, ready[0] / ready[1], *first)
                 ledgers[name, cache] = [start.ledger for start in ours]
-                share = f"{statistics.mean(left):.0%}" if left else "all"
-                load = median(ours, lambda start: float(start.ledger["weights"]["gb_per_s"]))
-                rates_table.add(name, cache, share, statistics.median(rates), statistics.median(memory), load)
+        for cache in ("cold", "warm"):
+            sides: dict[str, Callable[[], float]] = {
+                "dd": partial(dd_rate, files[0], cold=cache == "cold"),
+                "loader": partial(loader_rate, checkpoint, "cuda" if wishes.gpu else "cpu", cold=cache == "cold"),
+                "fresh": fresh_rate,
+            }
+            rates = alternate(sides, wishes.repeat)
+            kept = f"{statistics.mean(left):.0%}" if cache == "cold" else "all"
+            loaded = statistics.median(ledger["weights"]["gb_per_s"] for ledger in ledgers[shape, cache])
+            dd, loader, fresh = rates.values()
+            rates_table.add(shape, cache, kept, dd, loader, loader / dd, fresh, loaded)
     phases = list(ledgers["demo", "warm"][0]["phases_s"])
     phases_table = bench.table("Our start by phase, seconds, medians", ["checkpoint", "page cache", *phases], labels=2)
     for labels, told in ledgers.items():

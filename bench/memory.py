@@ -166,17 +166,18 @@ def load(bench: Bench, shape: str) -> weights.Loaded:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
             other.submit(write_checkpoint, path, shape).result()
         before = memory.read()["rss"] or 0
-        loaded = weights.load(Snapshot(path, "path", shape, None))
+        snapshot = Snapshot(path, "path", shape, None)
+        loaded, read = weights.load(snapshot), snapshot.bytes()
     now = memory.read()
     peak, after = now["peak_rss"] or 0, now["rss"] or 0
     table = bench.table(f"Loading {shape}, MB of the host", ["weights", "before", "peak", "after", "peak - before"])
-    table.add(*(figure / MB for figure in (loaded.bytes_read, before, peak, after, peak - before)))
+    table.add(*(figure / MB for figure in (read, before, peak, after, peak - before)))
     return loaded
 
 
 def start(bench: Bench, loaded: weights.Loaded) -> tuple[BatchingEngine, EngineConfig]:
     """An engine of the size that the worker's would have."""
-    model, template, info, _ = loaded
+    model, template, info = loaded
     cuda, free = model.device.type == "cuda", memory.free(model.device)
     config = plan(Wishes(), model.shape, device="cuda" if cuda else "cpu", free_bytes=free)
     step = model.shape.step_bytes(config.prefill_alone + config.rows, config.rows)

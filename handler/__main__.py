@@ -119,9 +119,9 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         ahead.hash_compiler()
         ahead.listen(lambda name, anew, _: compiled.append(name) if anew else None)
     with report.phase("weights") as told:
-        model, template, info, read = weights.load(snapshot)
+        model, template, info = weights.load(snapshot)
         readahead.stop()
-        told |= {"bytes": read, "read_ahead": readahead.read}
+        told |= {"bytes": snapshot.bytes(), "read_ahead": readahead.read}
     with report.phase("packs"):
         packs = pack.load(Path(settings.packs_dir or PACKS))
         encoders = encoder.load(

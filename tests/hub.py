@@ -1,8 +1,8 @@
-"""A small Hugging Face hub on loopback, so that the builder's own requests can be answered without the network.
+"""A small Hugging Face hub on loopback: whoever asks the hub, the builder or a start, is answered without the network.
 
-It serves directories as repositories at one commit each: the model listing with sizes and hashes (`blobs=true`), and
-files with ranges; weights are LFS files, which lie elsewhere (on another port) and take no token there. Faults are
-declared per file. It knows nothing of the builder.
+It serves directories as repositories at one commit each: the model listing with sizes and hashes (`blobs=true`), the
+tree, and files with ranges; weights are LFS files, which lie elsewhere (on another port) and take no token there.
+Faults are declared per file. It knows nothing of who asks.
 
     with Hub({"Org/Name": Repo(directory)}) as hub:
         hub.fault("config.json", status=503, times=2)
@@ -112,6 +112,7 @@ class Hub:
         application = web.Application()
         application.router.add_get("/api/models/{org}/{name}/revision/{revision:.+}", self._list)
         application.router.add_get("/api/models/{org}/{name}", self._list)
+        application.router.add_get("/api/models/{org}/{name}/tree/{revision}", self._tree)
         application.router.add_get("/{org}/{name}/resolve/{revision}/{file:.+}", self._resolve)
         application.router.add_get("/blobs/{org}/{name}/{file:.+}", self._blob)
         runner = web.AppRunner(application, shutdown_timeout=0)
@@ -126,13 +127,16 @@ class Hub:
 
     async def _list(self, request: web.Request) -> web.Response:
         repo = self._repo(request, LISTING)
-        files = sorted(path for path in repo.path.rglob("*") if path.is_file())
         return web.json_response({
             "id": f"{request.match_info['org']}/{request.match_info['name']}",
             "sha": repo.revision,
             "cardData": {"license": repo.licence} if repo.licence else None,
-            "siblings": [_sibling(repo, path, blobs=request.query.get("blobs") == "true") for path in files],
+            "siblings": [_sibling(repo, path, blobs=request.query.get("blobs") == "true") for path in _files(repo)],
         })  # fmt: skip
+
+    async def _tree(self, request: web.Request) -> web.Response:
+        repo = self._repo(request, LISTING)
+        return web.json_response([_entry(repo, path) for path in _files(repo)])
 
     async def _resolve(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["file"]
@@ -189,7 +193,7 @@ class Hub:
             response.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         response.content_length = len(content) - start
         await response.prepare(request)
-        body = content[start:]
+        body = content[start:] if request.method == "GET" else b""
         if fault.held or fault.drop_after is not None:
             await response.write(body[: fault.drop_after if fault.drop_after is not None else len(body) // 2])
             if fault.held:
@@ -209,6 +213,10 @@ def _content(path: Path, fault: Fault) -> bytes:
     return content[: fault.cut_to]
 
 
+def _files(repo: Repo) -> list[Path]:
+    return sorted(path for path in repo.path.rglob("*") if path.is_file())
+
+
 def _sibling(repo: Repo, path: Path, *, blobs: bool) -> dict[str, Any]:
     told: dict[str, Any] = {"rfilename": path.relative_to(repo.path).as_posix()}
     if blobs:
@@ -216,6 +224,11 @@ def _sibling(repo: Repo, path: Path, *, blobs: bool) -> dict[str, Any]:
         if _is_lfs(path):
             told["lfs"] = {"sha256": sha256_of(path), "size": path.stat().st_size, "pointerSize": 135}
     return told
+
+
+def _entry(repo: Repo, path: Path) -> dict[str, Any]:
+    told = _sibling(repo, path, blobs=True)
+    return {"type": "file", "path": told["rfilename"], "size": told["size"], "oid": told["blobId"]}
 
 
 def _is_lfs(path: Path) -> bool:

@@ -4,62 +4,23 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from hashlib import sha1
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from handler.model.snapshot import DEMO
+from tests.hub import COMMIT, Hub, Repo
 
 ROOT = Path(__file__).parents[1]
-COMMIT = "d" * 40
 CHAT = {"input": {"operation": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}}
-
-
-class Hub(BaseHTTPRequestHandler):
-    """The three routes of Hugging Face that a download of the demo model, as `Org/Name`, asks for."""
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        files = [file.name for file in DEMO.iterdir()]
-        if path.startswith("/api/models/Org/Name/revision/"):
-            self.answer({"id": "Org/Name", "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
-        elif path.startswith("/api/models/Org/Name/tree/"):
-            entries = [{"type": "file", "path": name, "size": (DEMO / name).stat().st_size} for name in files]
-            self.answer([{**entry, "oid": sha1(str(entry).encode()).hexdigest()} for entry in entries])
-        elif path.startswith(f"/Org/Name/resolve/{COMMIT}/"):
-            self.answer((DEMO / path.rpartition("/")[2]).read_bytes())
-        else:
-            self.send_error(404)
-
-    def answer(self, body: object) -> None:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{sha1(content).hexdigest()}"')
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[str]:
-    """The URL of a hub."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    """The URL of a hub with the demo model as `Org/Name`."""
+    with Hub({"Org/Name": Repo(DEMO)}) as server:
+        yield server.url
 
 
 def run(home: Path, hub: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -33,7 +33,7 @@ def loaded() -> Loaded:
 
 @pytest.fixture(params=["scripted", "serial", "batching"])
 def engine(request: pytest.FixtureRequest, loaded: Loaded) -> Iterator[Engine]:
-    model, template, info, _ = loaded
+    model, template, info = loaded
     made: Engine
     match request.param:
         case "scripted":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from handler.errors import StartError
-from handler.model.snapshot import DEMO, MODEL, Places, Snapshot, find
+from handler.model.snapshot import DEMO, INDEX, MODEL, Places, Snapshot, find
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 Find = Callable[..., Snapshot]
@@ -42,7 +42,7 @@ def checkpoint(path: Path, shards: int = 1) -> Path:
         (path / name).write_bytes(b"weights")
     if shards > 1:
         weight_map = {f"layer.{number}": name for number, name in enumerate(names)}
-        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     return path
 
 
@@ -210,9 +210,10 @@ def test_a_shard_that_the_index_names_must_be_there(found: Find, tmp_path: Path)
     (path / "model-1.safetensors").unlink()
     with pytest.raises(StartError, match=r"model-1\.safetensors is missing"):
         found(str(path))
-    (path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(StartError, match="not an index of weights"):
-        found(str(path))
+    for broken in ("[]", '{"weight_map": {"x": 1}}'):
+        (path / INDEX).write_text(broken)
+        with pytest.raises(StartError, match="not an index of weights"):
+            found(str(path))
 
 
 def test_a_download_that_left_something_out_is_an_error(found: Find, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from handler.model import checkpoint, weights
 from handler.model.config import read_model_config
 from handler.model.modules import Modules
 from handler.model.qwen import Qwen
-from handler.model.shards import INDEX, find_tensors
-from handler.model.snapshot import DEMO, Snapshot, find
+from handler.model.shards import find_tensors
+from handler.model.snapshot import DEMO, INDEX, Snapshot, find
 from tests.test_qwen import steps
 
 
@@ -45,10 +45,10 @@ def snapshot(path: Path) -> Snapshot:
 def test_a_loaded_model_keeps_the_checkpoints_dtype_and_tells_its_facts(copy: Path) -> None:
     generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
     change(copy / "generation_config.json", **generation)
-    model, template, info, bytes_read = weights.load(snapshot(copy), device="cpu")
+    model, template, info = weights.load(snapshot(copy), device="cpu")
     assert (model.dtype, info.dtype) == (torch.bfloat16, "bfloat16")
     assert (info.architecture, info.forward, info.device, info.name) == ("qwen2", "merged", "cpu", "Org/Name")
-    assert (bytes_read, info.parameters) == (2 * 2_834_688, 2_834_688)
+    assert info.parameters == 2_834_688
     assert info.vocab_size >= template.tokens_in_vocab
     assert {template.token_bytes(id_) for id_ in info.stop_token_ids} == {b""}
     assert info.sampling_defaults == {name: value for name, value in generation.items() if name != "do_sample"}
@@ -152,10 +152,10 @@ def test_a_head_that_is_told_again_and_constants_of_old_checkpoints_are_passed_o
     more = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
     more["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(32)
     save_file({**tensors, **more}, copy / "model.safetensors")
-    model, _, info, bytes_read = weights.load(snapshot(copy), device="cpu")
+    model, _, info = weights.load(snapshot(copy), device="cpu")
     assert isinstance(model, Qwen)
     assert "lm_head.weight" not in model.places()
-    assert (info.parameters, bytes_read) == (2_834_688, 2 * 2_834_688)
+    assert info.parameters == 2_834_688
 
 
 def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -216,33 +216,29 @@ def test_a_damaged_file_is_told_by_its_name_and_what_is_wrong_with_it(
 ) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(StartError, match=rf"mine: model\.safetensors is damaged: .*{cause}.*; fetch it again"):
-        find_tensors(tmp_path, "mine")
+        find_tensors([tmp_path / "model.safetensors"], "mine")
 
 
 def test_an_index_is_taken_at_its_word_and_no_further(copy: Path) -> None:
     shard(copy, 2)
-    index = copy / INDEX
-    told = json.loads(index.read_text(encoding="utf-8"))
-    first, second = sorted(set(told["weight_map"].values()))
-    kept = (copy / second).read_bytes()
-    (copy / second).unlink()
-    with pytest.raises(StartError, match=f"{second} cannot be read: No such file"):
-        find_tensors(copy, "mine")
-    shutil.copy(copy / first, copy / second)
-    with pytest.raises(StartError, match=f"is in {second} and in another file"):
-        find_tensors(copy, "mine")
-    (copy / second).write_bytes(kept)
-    outside = {name: f"../../{file}" for name, file in told["weight_map"].items()}
-    index.write_text(json.dumps({"weight_map": outside}), encoding="utf-8")
-    assert {stored.file.parent for stored in find_tensors(copy, "mine").values()} == {copy}
-    index.write_text(json.dumps({"weight_map": {"x": 1}}), encoding="utf-8")
-    with pytest.raises(StartError, match="names no files"):
-        find_tensors(copy, "mine")
+    first, second = files = snapshot(copy).shards()
+    kept = second.read_bytes()
+    second.unlink()
+    with pytest.raises(StartError, match=f"{second.name} cannot be read: No such file"):
+        find_tensors(files, "mine")
+    shutil.copy(first, second)
+    with pytest.raises(StartError, match=f"is in {second.name} and in another file"):
+        find_tensors(files, "mine")
+    second.write_bytes(kept)
+    told = json.loads((copy / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    outside = {name: f"../../{file}" for name, file in told.items()}
+    (copy / INDEX).write_text(json.dumps({"weight_map": outside}), encoding="utf-8")
+    assert snapshot(copy).shards() == files
 
 
 def test_a_file_that_shrinks_while_it_is_read_stops_the_start(copy: Path) -> None:
     model = Qwen(read_model_config(copy, "mine"), torch.bfloat16, torch.device("cpu"))
-    tensors = checkpoint.wanted(find_tensors(copy, "mine"), tied=True)
+    tensors = checkpoint.wanted(find_tensors([copy / "model.safetensors"], "mine"), tied=True)
     with (copy / "model.safetensors").open("r+b") as file:
         file.truncate(4_000_000)
     with pytest.raises(StartError, match="mine: the weights cannot be read: a file ended too early"):
@@ -258,8 +254,8 @@ def test_a_model_that_no_memory_holds_stops_the_start(copy: Path) -> None:
 def test_what_the_merged_forward_does_not_compute_is_served_by_the_modules(copy: Path) -> None:
     yarn = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 512}
     change(copy / "config.json", rope_parameters=yarn)
-    model, _, info, bytes_read = weights.load(snapshot(copy), device="cpu", dtype=torch.float32)
-    assert (info.forward, info.parameters, bytes_read) == ("modules", 2_834_688, 2 * 2_834_688)
+    model, _, info = weights.load(snapshot(copy), device="cpu", dtype=torch.float32)
+    assert (info.forward, info.parameters) == ("modules", 2_834_688)
     theirs = AutoModelForCausalLM.from_pretrained(copy, local_files_only=True, dtype=torch.float32)
     torch.testing.assert_close(steps(model), steps(Modules(theirs)))
     change(copy / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 10_000.0})

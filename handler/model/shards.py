@@ -5,7 +5,7 @@ The format: eight bytes with the length of a JSON header (little-endian), the he
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,13 +14,11 @@ from typing import Any
 import torch
 
 from handler.errors import StartError
-from handler.model.config import read_json
 
 #: of all dtypes of the format those that hold weights of a model that is not quantised
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 #: a longer header than the reference implementation reads
 LONGEST_HEADER = 100_000_000
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +40,14 @@ class Stored:
         return self.elements * self.dtype.itemsize
 
 
-def find_tensors(directory: Path, name: str) -> dict[str, Stored]:
+def find_tensors(files: Iterable[Path], name: str) -> dict[str, Stored]:
     """All tensors of a checkpoint; `name` is what the operator calls the model.
 
     Raises:
         StartError: a file is missing, cut short or damaged, or two of them hold the same tensor.
     """
     found: dict[str, Stored] = {}
-    for file in _files(directory, name):
+    for file in files:
         try:
             tensors = dict(_read_header(file))
         except OSError as error:
@@ -66,18 +64,6 @@ def find_tensors(directory: Path, name: str) -> dict[str, Stored]:
 
 class _Damaged(Exception):
     """What is wrong with a file."""
-
-
-def _files(directory: Path, name: str) -> list[Path]:
-    if not (directory / INDEX).exists():
-        if not (directory / "model.safetensors").exists():
-            raise StartError(f"{name}: no weights there (model.safetensors, or {INDEX} with its files)")
-        return [directory / "model.safetensors"]
-    told = read_json(directory / INDEX).get("weight_map")
-    if not isinstance(told, dict) or not all(isinstance(file, str) for file in told.values()):
-        raise StartError(f"{name}: {INDEX} names no files")
-    # A file lies beside the index, whatever path it is called by.
-    return [directory / Path(file).name for file in sorted(set(told.values()))]
 
 
 def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:

@@ -44,6 +44,9 @@ class Places:
 
 PLACES = Places()
 
+#: which weight file each tensor is in, for checkpoints of several
+INDEX = "model.safetensors.index.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -56,18 +59,18 @@ class Snapshot:
     manifest: Manifest | None = None
 
     def shards(self) -> tuple[Path, ...]:
-        """The weight files, as the index names them.
+        """The weight files, as the index names them: beside it, whatever path it calls them by.
 
         Raises:
             StartError: one of them, or config.json, is not there.
         """
         names = ["model.safetensors"]
-        index = self.path / "model.safetensors.index.json"
-        if index.is_file():
+        if (index := self.path / INDEX).is_file():
             try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                told = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+                names = sorted({Path(file).name for file in told})
             except (ValueError, TypeError, KeyError, AttributeError):
-                raise StartError(f"{index.name} is not an index of weights") from None
+                raise StartError(f"{INDEX} is not an index of weights") from None
         for name in ("config.json", *names):
             if not (self.path / name).is_file():
                 raise StartError(f"{name} is {'a link to nothing' if (self.path / name).is_symlink() else 'missing'}")

@@ -22,8 +22,6 @@ class Loaded(NamedTuple):
     model: Model
     template: Template
     info: ModelInfo
-    #: of weights, in files
-    bytes_read: int
 
 
 def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | None = None) -> Loaded:
@@ -40,7 +38,7 @@ def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | 
             f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, "
             f"the model only {config.vocab_size} rows for them"
         )
-    tensors = checkpoint.wanted(find_tensors(snapshot.path, snapshot.name), tied=config.tie_word_embeddings)
+    tensors = checkpoint.wanted(find_tensors(snapshot.shards(), snapshot.name), tied=config.tie_word_embeddings)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     kind: Literal["merged", "modules"] = "modules" if config.beyond_merged() else "merged"
     dtype = dtype or (getattr(torch, config.dtype) if config.dtype else next(iter(tensors.values())).dtype)
@@ -61,7 +59,7 @@ def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | 
         stop_token_ids=() if ends is None else ends if isinstance(ends, tuple) else (ends,),
         sampling_defaults=generation.sampling(),
     )
-    return Loaded(model, template, info, sum(stored.bytes for stored in tensors.values()))
+    return Loaded(model, template, info)
 
 
 def _load_merged(
