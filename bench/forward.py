@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.engines import build, merged
 from bench.harness import Bench, alternate
-from handler.inference import attention
-from handler.inference.attention import KVPages, Layout
 from handler.inference.model import Model
 from handler.model.modules import Modules
+from handler.ops import attention
+from handler.ops.attention import KVPages, Layout
 
 CONTEXT = 300
 PAGE = 16

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from bench.engines import Work, build, engine_on, merged, random_ids, serve
 from bench.harness import Bench, alternate
-from handler.inference.attention import KVPages, Layout
 from handler.inference.loop import BatchingEngine
 from handler.inference.model import Model
 from handler.machine.sizing import ModelShape
+from handler.ops.attention import KVPages, Layout
 
 PROMPT, NEW = 256, 128
 SHARES = (0.0, 0.5, 0.9)

@@ -114,7 +114,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         found.check(snapshot.name, snapshot.bytes(), on_runpod=on_runpod(os.environ))
     compiled: list[str] = []
     if found.gpu is not None and find_spec("triton"):
-        from handler.kernels import ahead
+        from handler.ops import ahead
 
         ahead.hash_compiler()
         ahead.listen(lambda name, anew, _: compiled.append(name) if anew else None)

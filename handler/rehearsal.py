@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from handler.errors import StartError
-from handler.inference.attention import KVPages, Layout
 from handler.inference.sampler import Sampler
 from handler.machine.sizing import PAGE_SIZE
 from handler.model import tokenizer
 from handler.model.config import read_model_config
 from handler.model.qwen import Qwen
 from handler.model.template import Template
+from handler.ops.attention import KVPages, Layout
 
 META = torch.device("meta")
 
@@ -60,7 +60,7 @@ def main(directory: Path) -> int:
     if not directory.is_dir():
         print(f"no weights in {directory}: compiled where they are served first")
         return 0
-    from handler.kernels import ahead
+    from handler.ops import ahead
 
     ahead.listen(
         lambda name, compiled, seconds: print(f"  {name} {'compiled' if compiled else 'found'}, {seconds:.2f} s")

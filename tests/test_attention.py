@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from handler.errors import StartError
-from handler.inference import attention, reference
-from handler.inference.attention import KVPages, Layout
 from handler.machine.sizing import ModelShape
+from handler.ops import attention, attention_torch
+from handler.ops.attention import KVPages, Layout
 
 
 @dataclass
@@ -177,7 +177,7 @@ def test_what_a_broken_request_left_in_a_page_harms_nobody_who_gets_the_page(dty
 def test_keys_and_values_that_a_model_computes_are_stored_as_they_are() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         x = torch.randn(1000, generator=torch.Generator().manual_seed(1)).to(dtype) * 1000
-        assert torch.equal(reference.readable(x), x)
+        assert torch.equal(attention_torch.readable(x), x)
 
 
 def test_a_chunk_reads_what_another_chunk_of_the_same_step_writes() -> None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 from torch import Tensor
 
-from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import Completion, Engine, Finish, FinishReason, Prompt, Sampling, collect
 from handler.inference.loop import BatchingEngine
+from handler.ops.attention import KVPages, Layout
 from tests import models
 from tests.oracle import SerialEngine
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, OutOfMemory, Overloaded, WorkerError
-from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import Completion, Delta, Finish, Prompt, Stream, collect
 from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
 from handler.inference.request import Event, Request
 from handler.inference.runner import Runner
+from handler.ops.attention import KVPages, Layout
 from tests import models
 from tests.models import VOCAB, greedy, sampling, serving
 

@@ -12,12 +12,12 @@ from transformers import AutoConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from handler.errors import StartError
-from handler.inference.attention import KVPages, Layout
 from handler.inference.model import Model
-from handler.model import qwen_ops
 from handler.model.config import ModelConfig, read_model_config
 from handler.model.modules import Modules, paged_attention
 from handler.model.snapshot import DEMO
+from handler.ops import layers_torch
+from handler.ops.attention import KVPages, Layout
 from tests import models
 
 GENUINE = Path(__file__).parents[2] / "shared" / "data" / "tokenizers"
@@ -104,7 +104,7 @@ def test_in_bfloat16_every_part_rounds_where_the_modules_round() -> None:
     layer, weight = theirs.get_submodule("model.layers.0"), draw(64)
     layer.get_parameter("input_layernorm.weight").copy_(weight)
     x = draw(7, 64)
-    assert torch.equal(qwen_ops.rms_norm(x, weight, 1e-6), layer.get_submodule("input_layernorm")(x))
+    assert torch.equal(layers_torch.rms_norm(x, weight, 1e-6), layer.get_submodule("input_layernorm")(x))
 
     norms, qkv, positions = draw(2, 32), draw(7, 8, 32), torch.tensor([0, 1, 2, 500, 1023, 3, 9])
     for part, norm in zip("qk", norms, strict=True):
@@ -112,9 +112,9 @@ def test_in_bfloat16_every_part_rounds_where_the_modules_round() -> None:
     cos, sin = theirs.get_submodule("model.rotary_emb")(x, positions[None])
     normed = (layer.get_submodule(f"self_attn.{name}_norm")(x) for name, x in (("q", qkv[:, :4]), ("k", qkv[:, 4:6])))
     expected = apply_rotary_pos_emb(*(part[None] for part in normed), cos, sin, unsqueeze_dim=2)
-    rope = qwen_ops.rope_table(models.CONTEXT, 32, 10_000.0, torch.bfloat16, torch.device("cpu"))[positions]
+    rope = layers_torch.rope_table(models.CONTEXT, 32, 10_000.0, torch.bfloat16, torch.device("cpu"))[positions]
     pages = KVPages(1, 1, PAGE, 2, 32, torch.bfloat16, "cpu")
-    query, key, value = qwen_ops.rotate_and_store(qkv.clone(), norms, rope, torch.arange(7), 0, pages, 1e-6)
+    query, key, value = layers_torch.rotate_and_store(qkv.clone(), norms, rope, torch.arange(7), 0, pages, 1e-6)
     assert torch.equal(query, expected[0][0])
     assert torch.equal(key, expected[1][0])
     assert torch.equal(value, qkv[:, 6:])
@@ -122,7 +122,7 @@ def test_in_bfloat16_every_part_rounds_where_the_modules_round() -> None:
     assert torch.equal(pages.v[0][0, :7], value)
 
     gate, up = draw(7, 96), draw(7, 96)
-    assert torch.equal(qwen_ops.silu_mul(torch.cat((gate, up), -1)), nn.functional.silu(gate) * up)
+    assert torch.equal(layers_torch.silu_mul(torch.cat((gate, up), -1)), nn.functional.silu(gate) * up)
 
 
 @every_model

@@ -14,7 +14,7 @@ import pytest
 
 from handler.model.snapshot import DEMO
 
-pytest.importorskip("triton", reason="triton is not installed: see test_kernels_attention.py")
+pytest.importorskip("triton", reason="triton is not installed: see test_attention_triton.py")
 
 KERNELS = {
     "_rms_norm", "_rotate_and_store", "_silu_mul", "_attend_split", "_combine", "_process", "_narrow", "_draw", "_pick",
@@ -23,7 +23,7 @@ KERNELS = {
 OTHERS = """
 from pathlib import Path
 from handler import rehearsal
-from handler.kernels import ahead
+from handler.ops import ahead
 ahead.listen(lambda name, compiled, _: print(name, compiled))
 for rows, width in ((1, 1), (2, 16), (7, 3), (64, 512), (300, 100)):
     with ahead.compiling_for(90):

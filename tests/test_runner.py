@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from handler.inference import draws, runner
-from handler.inference.attention import KVPages, Layout
 from handler.inference.engine import Logprob
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
@@ -17,6 +16,7 @@ from handler.inference.runner import Runner
 from handler.inference.sampler import Sampler
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import Sequence, Step
+from handler.ops.attention import KVPages, Layout
 from tests import models
 
 

@@ -16,9 +16,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from handler.inference import sampler as module
 from handler.inference.engine import Sampling
-from handler.inference.sampler import Sampler, gumbel, threshold
+from handler.inference.sampler import Sampler
+from handler.ops import sampling_torch
+from handler.ops.sampling_torch import gumbel, threshold
 
 NEUTRAL = Sampling(
     max_tokens=1,
@@ -161,7 +162,7 @@ def test_noise_of_a_large_vocabulary_is_gumbel_noise() -> None:
 
 @pytest.mark.parametrize("bits", [0, -1, 2**63 - 1, -(2**63)])
 def test_noise_is_finite_whatever_the_hash(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_mix", lambda z: torch.full_like(z, bits))
+    monkeypatch.setattr(sampling_torch, "_mix", lambda z: torch.full_like(z, bits))
     assert gumbel(torch.tensor([1]), torch.tensor([1])).isfinite().all()
 
 
@@ -286,13 +287,13 @@ def test_neutral_values_do_nothing_at_all() -> None:
 
 def test_rows_pay_for_their_own_wishes_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    cut = module.threshold
+    cut = sampling_torch.threshold
 
     def spy(scores: Tensor, options: Tensor) -> Tensor:
         seen.append(len(scores))
         return cut(scores, options)
 
-    monkeypatch.setattr(module, "threshold", spy)
+    monkeypatch.setattr(sampling_torch, "threshold", spy)
     drawer = Sampler(20, 100, 100, "cpu")
     for row in range(20):
         drawer.assign(row, sampling(top_p=0.5) if row == 13 else sampling(temperature=row % 2), [1])

@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from handler.inference.attention import KVPages, Layout
 from handler.machine.sizing import ModelShape
+from handler.ops.attention import KVPages, Layout
 
 
 class Model(Protocol):

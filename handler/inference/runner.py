@@ -9,14 +9,14 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from handler.inference import attention
-from handler.inference.attention import KVPages, Layout
 from handler.inference.draws import Draws
 from handler.inference.engine import ModelInfo
 from handler.inference.model import Model
 from handler.inference.sampler import Sampler
 from handler.inference.step import S, Sequence, Step
 from handler.machine.sizing import EngineConfig
+from handler.ops import attention
+from handler.ops.attention import KVPages, Layout
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
-from handler.inference.attention import KVPages, Layout, attend
 from handler.model.config import ModelConfig
+from handler.ops.attention import KVPages, Layout, attend
 
 ATTENTION = "paged"
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from handler.inference.attention import KVPages, Layout, attend
-from handler.model import qwen_ops
 from handler.model.config import ModelConfig
+from handler.ops import layers_torch
+from handler.ops.attention import KVPages, Layout, attend
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Qwen:
         self._norm = empty(shape.hidden)
         self._head = self._embedding if config.tie_word_embeddings else empty(shape.vocab, shape.hidden)
         theta = float(config.rope["rope_theta"])
-        self._rope = qwen_ops.rope_table(shape.context_length, shape.head_dim, theta, dtype, device)
+        self._rope = layers_torch.rope_table(shape.context_length, shape.head_dim, theta, dtype, device)
 
     @classmethod
     def from_state(cls, config: ModelConfig, state: Mapping[str, Tensor]) -> "Qwen":
@@ -116,7 +116,7 @@ class Qwen:
 def _ops(kernels: bool) -> ModuleType:
     """What computes between the matrix products: two modules of the same three functions."""
     if not kernels:
-        return qwen_ops
-    from handler.kernels import qwen
+        return layers_torch
+    from handler.ops import layers_triton
 
-    return qwen
+    return layers_triton

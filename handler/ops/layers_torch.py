@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from handler.inference.attention import KVPages
+from handler.ops.attention import KVPages
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

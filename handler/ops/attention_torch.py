@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
-    from handler.inference.attention import KVPages, Layout
+    from handler.ops.attention import KVPages, Layout
 
 
 #: no model computes keys and values as large; scores of smaller ones are finite

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from handler.inference.attention import KVPages, Layout
+    from handler.ops.attention import KVPages, Layout
 
 #: positions a program of the decode kernel attends at a time
 BLOCK = 64

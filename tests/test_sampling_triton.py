@@ -1,6 +1,6 @@
 """The CUDA kernels draw what plain torch draws: in Triton's interpreter where there is no GPU.
 
-See test_kernels_attention.py for how to run this there.
+See test_attention_triton.py for how to run this there.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests.test_sampler import random_sampling, sampling
 CUDA = torch.cuda.is_available()
 if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("neither a CUDA device nor TRITON_INTERPRET=1", allow_module_level=True)
-pytest.importorskip("triton", reason="triton is not installed: see test_kernels_attention.py")
+pytest.importorskip("triton", reason="triton is not installed: see test_attention_triton.py")
 
 DEVICE = "cuda" if CUDA else "cpu"
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="no CUDA device")]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from handler.errors import StartError
-from handler.inference import reference
+from handler.ops import attention_torch
 
 if TYPE_CHECKING:
-    from handler.kernels.attention import Packed
+    from handler.ops.attention_triton import Packed
 
 Name = Literal["paged_reference", "paged_kernel"]
 
@@ -26,7 +26,7 @@ class KVPages:
     """Keys and values of all layers: `k[layer]` and `v[layer]` are [pages, page_size, kv_heads, head_dim].
 
     Page 0 is scratch, where padded tokens write; it is never given to a request. Memory begins as zeros because the
-    reference path also reads slots that it masks (see `reference.readable`).
+    reference path also reads slots that it masks (see `attention_torch.readable`).
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class KVPages:
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at flat `slots` [tokens]."""
         if not self.kernels:
-            key, value = reference.readable(key), reference.readable(value)
+            key, value = attention_torch.readable(key), attention_torch.readable(value)
         self.k[layer].flatten(0, 1).index_copy_(0, slots, key)
         self.v[layer].flatten(0, 1).index_copy_(0, slots, value)
 
@@ -88,8 +88,8 @@ class Layout:
     #: rows [0, decode_rows) have exactly one new token
     decode_rows: int
     #: derived by the first layer that needs them
-    groups: list[reference.Group] | None = field(default=None, repr=False)
-    chunks: list[reference.Chunk] | None = field(default=None, repr=False)
+    groups: list[attention_torch.Group] | None = field(default=None, repr=False)
+    chunks: list[attention_torch.Chunk] | None = field(default=None, repr=False)
     packed: "Packed | None" = field(default=None, repr=False)
 
 
@@ -104,20 +104,20 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if rows := layout.decode_rows:
         if pages.kernels:
-            from handler.kernels.attention import paged_decode
+            from handler.ops.attention_triton import paged_decode
 
             tables, lengths = layout.block_tables[:rows], layout.context_lens[:rows]
             paged_decode(query[:rows], pages.k[layer], pages.v[layer], tables, lengths, scaling, out[:rows])
         else:
-            reference.decode(layer, query[:rows], out[:rows], scaling, layout, pages)
+            attention_torch.decode(layer, query[:rows], out[:rows], scaling, layout, pages)
     if rows < len(layout.query_lens):
         # FlashAttention takes no float32: there the prefill stays with SDPA.
         if pages.kernels and query.dtype.itemsize == 2:
-            from handler.kernels.attention import flash_prefill
+            from handler.ops.attention_triton import flash_prefill
 
             flash_prefill(layer, query, key, value, out, scaling, layout, pages)
         else:
-            reference.prefill(layer, query, key, value, out, scaling, layout, pages)
+            attention_torch.prefill(layer, query, key, value, out, scaling, layout, pages)
     return out
 
 

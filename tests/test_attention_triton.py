@@ -2,7 +2,7 @@
 
 Triton is no dependency of the CPU build, and its interpreter needs numpy < 2.4; a second environment that sees this
 one's packages runs these tests anywhere: `python -m venv /tmp/t && /tmp/t/bin/pip install triton 'numpy<2.4'`, a .pth
-file naming this one's site-packages, then `TRITON_INTERPRET=1 /tmp/t/bin/python -m pytest tests/test_kernels_*.py`.
+file naming this one's site-packages, then `TRITON_INTERPRET=1 /tmp/t/bin/python -m pytest tests/test_*_triton.py`.
 """
 
 import os
@@ -21,8 +21,7 @@ if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("neither a CUDA device nor TRITON_INTERPRET=1", allow_module_level=True)
 pytest.importorskip("triton", reason="triton is not installed: see this module's docstring")
 
-from handler.inference import attention  # noqa: E402
-from handler.kernels import attention as kernels  # noqa: E402
+from handler.ops import attention, attention_triton  # noqa: E402
 
 DEVICE = "cuda" if CUDA else "cpu"
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="no CUDA device")]
@@ -63,7 +62,7 @@ def decode(case: Case) -> Tensor:
     layout, pages = case.layout, case.pages
     pages.write(1, layout.slots, case.key, case.value)
     out = torch.full_like(case.query, float("nan"))
-    kernels.paged_decode(
+    attention_triton.paged_decode(
         case.query, pages.k[1], pages.v[1], layout.block_tables, layout.context_lens, case.query.shape[-1] ** -0.5, out
     )
     return out
@@ -109,7 +108,7 @@ def test_garbage_in_slots_nobody_wrote_does_not_reach_the_output() -> None:
     for cache in (pages.k[1], pages.v[1]):
         cache.flatten(0, 1)[~used] = float("nan")
     out = torch.empty_like(case.query)
-    kernels.paged_decode(
+    attention_triton.paged_decode(
         case.query, pages.k[1], pages.v[1], case.layout.block_tables, case.layout.context_lens, 0.25, out
     )
     assert torch.equal(out, clean)
@@ -129,7 +128,7 @@ def test_packed_keys_of_prefill_rows_are_gathered_in_order() -> None:
     case = make_case([(1, 9), (5, 0), (9, 4), (1, 0)], heads=4, kv_heads=2, head_dim=16, page_size=4, device=DEVICE)
     layout, pages = case.layout, case.pages
     pages.write(1, layout.slots, case.key, case.value)
-    packed = kernels._packed(layout, 4)
+    packed = attention_triton._packed(layout, 4)
     assert packed.query_starts.tolist() == [0, 5, 14, 15]
     assert packed.key_starts.tolist() == [0, 5, 18, 19]
     assert (packed.query_starts.dtype, packed.key_starts.dtype) == (torch.int32, torch.int32)

@@ -1,6 +1,6 @@
 """The kernels between a layer's matrix products round as plain torch does: in Triton's interpreter without a GPU.
 
-See test_kernels_attention.py for how to run this where there is no GPU.
+See test_attention_triton.py for how to run this where there is no GPU.
 """
 
 import inspect
@@ -13,12 +13,11 @@ from torch import Tensor
 CUDA = torch.cuda.is_available()
 if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("neither a CUDA device nor TRITON_INTERPRET=1", allow_module_level=True)
-pytest.importorskip("triton", reason="triton is not installed: see test_kernels_attention.py")
+pytest.importorskip("triton", reason="triton is not installed: see test_attention_triton.py")
 
-from handler.inference.attention import KVPages  # noqa: E402
-from handler.kernels import qwen as kernels  # noqa: E402
-from handler.model import qwen_ops  # noqa: E402
 from handler.model.qwen import Qwen  # noqa: E402
+from handler.ops import layers_torch, layers_triton  # noqa: E402
+from handler.ops.attention import KVPages  # noqa: E402
 from tests import models  # noqa: E402
 from tests.test_qwen import config_of, layout_of, pages_of, steps  # noqa: E402
 
@@ -43,7 +42,7 @@ def assert_same(got: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("name", ["rms_norm", "rotate_and_store", "silu_mul"])
 def test_both_modules_are_called_alike(name: str) -> None:
-    mine, plain = (inspect.signature(getattr(module, name)) for module in (kernels, qwen_ops))
+    mine, plain = (inspect.signature(getattr(module, name)) for module in (layers_triton, layers_torch))
     assert [*mine.parameters] == [*plain.parameters]
 
 
@@ -52,8 +51,8 @@ def test_both_modules_are_called_alike(name: str) -> None:
 def test_rms_norm_rounds_before_the_weight(size: int, dtype: torch.dtype) -> None:
     x, weight = 3 * draw(5, size, dtype=dtype), 1 + draw(size, dtype=dtype, seed=1)
     x[1] = 0  # a padded row
-    got = kernels.rms_norm(x, weight, 1e-6)
-    assert_same(got, qwen_ops.rms_norm(x, weight, 1e-6))
+    got = layers_triton.rms_norm(x, weight, 1e-6)
+    assert_same(got, layers_torch.rms_norm(x, weight, 1e-6))
     assert not got[1].any()
 
 
@@ -63,7 +62,7 @@ def test_rms_norm_rounds_before_the_weight(size: int, dtype: torch.dtype) -> Non
 def test_silu_mul_takes_its_halves_in_order(size: int, dtype: torch.dtype) -> None:
     gate_up = 4 * draw(3, 2 * size, dtype=dtype)
     gate_up[0, :2] = torch.tensor([-200.0, 200.0])
-    assert_same(kernels.silu_mul(gate_up), qwen_ops.silu_mul(gate_up))
+    assert_same(layers_triton.silu_mul(gate_up), layers_torch.silu_mul(gate_up))
 
 
 @every_dtype
@@ -74,12 +73,12 @@ def test_queries_keys_and_values_go_where_they_belong(
 ) -> None:
     qkv = draw(6, heads + 2 * kv_heads, head_dim, dtype=dtype)
     norms = 1 + draw(2, head_dim, dtype=dtype, seed=1) if normed else None
-    table = qwen_ops.rope_table(4000, head_dim, 1e6, dtype, DEVICE)
+    table = layers_torch.rope_table(4000, head_dim, 1e6, dtype, DEVICE)
     rope = table[torch.tensor([0, 1, 2, 700, 3999, 5], device=DEVICE)]
     slots = torch.tensor([17, 5, 40, 41, 3, 63], device=DEVICE)
     both = []
-    for ops in (kernels, qwen_ops):
-        pages = KVPages(2, 4, 16, kv_heads, head_dim, dtype, DEVICE, kernels=ops is kernels)
+    for ops in (layers_triton, layers_torch):
+        pages = KVPages(2, 4, 16, kv_heads, head_dim, dtype, DEVICE, kernels=ops is layers_triton)
         moved = ops.rotate_and_store(qkv.clone(), norms, rope, slots, 1, pages, 1e-6)
         assert not pages.k[0].any()
         assert not pages.v[0].any()

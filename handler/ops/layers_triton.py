@@ -1,4 +1,4 @@
-"""What `qwen_ops` does in plain torch, each in one Triton kernel, rounded at the same points: for CUDA.
+"""What `layers_torch` does in plain torch, each in one Triton kernel, rounded at the same points: for CUDA.
 
 Shapes alone decide a launch, so that a step can live in a CUDA graph. Imported only where it is used.
 """
@@ -15,14 +15,14 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from handler.inference.attention import KVPages
+    from handler.ops.attention import KVPages
 
 #: elements of a row that a program of `silu_mul` computes
 BLOCK = 1024
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """See `qwen_ops.rms_norm`; x is [tokens, n]."""
+    """See `layers_torch.rms_norm`; x is [tokens, n]."""
     tokens, size = x.shape
     out = torch.empty_like(x)
     width = triton.next_power_of_2(size)
@@ -35,7 +35,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def rotate_and_store(
     qkv: Tensor, norms: Tensor | None, rope: Tensor, slots: Tensor, layer: int, pages: "KVPages", eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `qwen_ops.rotate_and_store`; changes qkv in place, which queries, keys and values are views of."""
+    """See `layers_torch.rotate_and_store`; changes qkv in place, which queries, keys and values are views of."""
     tokens, every, head_dim = qkv.shape
     kv_heads = pages.k[layer].shape[2]
     heads = every - 2 * kv_heads
@@ -48,7 +48,7 @@ def rotate_and_store(
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
-    """See `qwen_ops.silu_mul`."""
+    """See `layers_torch.silu_mul`."""
     tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(tokens, size, dtype=gate_up.dtype, device=gate_up.device)
     _silu_mul[(tokens, triton.cdiv(size, BLOCK))](gate_up, out, size, BLOCK=BLOCK, num_warps=4)
