@@ -11,12 +11,11 @@ ARG MODELS=complete
 FROM ${BASE} AS libraries
 ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH
 WORKDIR /worker
-COPY requirements.lock .
-# torch first: anything else would pull a build of its own. Wheels alone, so no compiler; their byte code is made here,
-# as a cold start has no time for it.
+COPY requirements.lock requirements-cuda.lock ./
+# Wheels alone, so no compiler; their byte code is made here, as a cold start has no time for it.
 RUN python -m venv /opt/venv \
-    && pip install --no-cache-dir --disable-pip-version-check "$(grep '^torch==' requirements.lock)" \
-    && pip install --no-cache-dir --disable-pip-version-check --only-binary :all: -r requirements.lock
+    && pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
+        -r requirements.lock -c requirements-cuda.lock
 ENV TRITON_CACHE_DIR=/opt/triton
 
 # What Triton needs a compiler for, done here: no other stage has one (docs/decisions/0008).
