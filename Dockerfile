@@ -54,9 +54,8 @@ COPY --from=launcher /opt/triton /opt/triton
 COPY LICENSE .
 COPY packs packs
 COPY handler handler
-RUN python -m compileall -q handler
-# Kernels for every GPU that RunPod has: a cold start has no time for that either (docs/decisions/0010).
-RUN TRITON_STORE_BINARY_ONLY=1 python -m handler.rehearsal /opt/models/weights
+# Kernels for every GPU that RunPod has, too: a cold start has no time to compile (docs/decisions/0010).
+RUN python -m compileall -q handler && TRITON_STORE_BINARY_ONLY=1 python -m handler.rehearsal /opt/models/weights
 # By these the NVIDIA runtime of a GPU host hands in GPU and driver; CUDA bases set them too.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # Below INFO the SDK would log what users send.
