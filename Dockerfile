@@ -11,12 +11,11 @@ ARG MODELS=complete
 FROM ${BASE} AS libraries
 ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH
 WORKDIR /worker
-COPY requirements.lock .
-# torch first: anything else would pull a build of its own. Wheels alone, so no compiler; their byte code is made here,
-# as a cold start has no time for it.
+COPY requirements.lock requirements-cuda.lock ./
+# Wheels alone, so no compiler; their byte code is made here, as a cold start has no time for it.
 RUN python -m venv /opt/venv \
-    && pip install --no-cache-dir --disable-pip-version-check "$(grep '^torch==' requirements.lock)" \
-    && pip install --no-cache-dir --disable-pip-version-check --only-binary :all: -r requirements.lock
+    && pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
+        -r requirements.lock -c requirements-cuda.lock
 ENV TRITON_CACHE_DIR=/opt/triton
 
 # What Triton needs a compiler for, done here: no other stage has one (docs/decisions/0008).
@@ -55,9 +54,8 @@ COPY --from=launcher /opt/triton /opt/triton
 COPY LICENSE .
 COPY packs packs
 COPY handler handler
-RUN python -m compileall -q handler
-# Kernels for every GPU that RunPod has: a cold start has no time for that either (docs/decisions/0010).
-RUN TRITON_STORE_BINARY_ONLY=1 python -m handler.rehearsal /opt/models/weights
+# Kernels for every GPU that RunPod has, too: a cold start has no time to compile (docs/decisions/0010).
+RUN python -m compileall -q handler && TRITON_STORE_BINARY_ONLY=1 python -m handler.rehearsal /opt/models/weights
 # By these the NVIDIA runtime of a GPU host hands in GPU and driver; CUDA bases set them too.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # Below INFO the SDK would log what users send.

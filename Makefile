@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TORCH := $(shell sed -n 's/^torch==/torch==/p' requirements.lock)
 
 .PHONY: run test check docs bench bench-gpu soak image image-test lock clean
 
@@ -11,13 +10,14 @@ run: $(VENV)/.runtime
 	@$(BIN)/python -m handler $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 docs: $(VENV)/.dev  ## rewrite what is generated: docs/schema.json, the tables of docs/api.md, the README's examples
 	$(BIN)/python -m docs.generate
@@ -37,13 +37,11 @@ image:  ## the image with weights, or another of docker-bake.hcl: make image ARG
 image-test: $(VENV)/.dev  ## build it without Docker and ask it without a network; needs root, buildah and debootstrap
 	$(BIN)/python -m tests.image
 
-# torch first: anything else would pull a build of its own.
-$(VENV)/.runtime: requirements.lock
+$(VENV)/.runtime: requirements.lock requirements-cuda.lock
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV), once (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares the CUDA libraries)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock -c requirements-cuda.lock
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime

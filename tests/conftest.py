@@ -20,7 +20,17 @@ from handler.model.template import Template
 from handler.model.tokenizer import read
 from handler.operations import Operations
 from handler.report import Report
+from tests import kernels
 from tests.fakes import ScriptedEngine
+
+collect_ignore_glob = [] if kernels.TRITON else ["test_*_triton.py"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One process for each core; but on a GPU one alone, as a worker takes all of its memory."""
+    return 0 if kernels.CUDA else None
+
 
 # A machine that is slow for a moment is no defect: nothing is timed.
 settings.register_profile("worker", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -91,7 +91,8 @@ def main() -> None:
         scratch = Path(directory)
         context = scratch / "context"
         context.mkdir()
-        for name in ("Dockerfile", ".dockerignore", "requirements.lock", "LICENSE", "packs", "builder", "handler"):
+        locks = ("requirements.lock", "requirements-cuda.lock")
+        for name in ("Dockerfile", ".dockerignore", *locks, "LICENSE", "packs", "builder", "handler"):
             subprocess.run(["cp", "-a", ROOT / name, context], check=True)
         before = build(context, hub, scratch)
         assert hub.asked("model.safetensors"), "the weights came from somewhere else"

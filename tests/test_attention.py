@@ -36,7 +36,7 @@ def make_case(
     head_dim: int,
     page_size: int,
     dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Case:
     """`rows` are (new tokens, tokens before them), those with one new token and some before being decode rows.

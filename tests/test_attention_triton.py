@@ -1,11 +1,5 @@
-"""The CUDA kernels give what plain attention gives: in Triton's interpreter where there is no GPU.
+"""The CUDA kernels give what plain attention gives: in Triton's interpreter where there is no GPU."""
 
-Triton is no dependency of the CPU build, and its interpreter needs numpy < 2.4; a second environment that sees this
-one's packages runs these tests anywhere: `python -m venv /tmp/t && /tmp/t/bin/pip install triton 'numpy<2.4'`, a .pth
-file naming this one's site-packages, then `TRITON_INTERPRET=1 /tmp/t/bin/python -m pytest tests/test_*_triton.py`.
-"""
-
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,24 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler.ops import attention, attention_triton
+from tests.kernels import CUDA, DEVICE, gpu
 from tests.test_attention import MIXED, TOLERANCE, Case, attend, make_case
 
-CUDA = torch.cuda.is_available()
-if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("neither a CUDA device nor TRITON_INTERPRET=1", allow_module_level=True)
-pytest.importorskip("triton", reason="triton is not installed: see this module's docstring")
-
-from handler.ops import attention, attention_triton  # noqa: E402
-
-DEVICE = "cuda" if CUDA else "cpu"
-gpu = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="no CUDA device")]
-#: (heads, kv_heads, head_dim): Qwen2.5-7B, Qwen2.5-0.5B, an even ratio, Qwen3-0.6B
-SHAPES = [(28, 4, 128), (14, 2, 64), (8, 2, 64), (16, 8, 128)]
+#: (heads, kv_heads, head_dim): Qwen2.5-7B, Qwen2.5-0.5B, Qwen3-0.6B
+SHAPES = [(28, 4, 128), (14, 2, 64), (16, 8, 128)]
 
 
 @pytest.fixture(autouse=True)
 def bfloat16_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.9's interpreter keeps bfloat16 as its bits, and its `dot` multiplies the bits."""
+    """Triton's interpreter keeps bfloat16 as its bits, and its `dot` multiplies the bits."""
     if CUDA:
         return
     from triton import language as tl
@@ -74,7 +61,7 @@ def test_decode_rows_of_any_length_attend_their_own_pages(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype
 ) -> None:
     # around pages of 16 and blocks of 64; padded rows first, last and between
-    lengths = [0, 1, 2, 15, 16, 17, 63, 0, 64, 65, 127, 200, 0]
+    lengths = [0, 1, 16, 17, 64, 0, 65, 200, 0]
     case = make_case(
         [(1, n - 1) if n else (0, 0) for n in lengths],
         heads=heads, kv_heads=kv_heads, head_dim=head_dim, page_size=16, dtype=dtype, device=DEVICE,
@@ -83,18 +70,17 @@ def test_decode_rows_of_any_length_attend_their_own_pages(
     torch.testing.assert_close(got, case.expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("page_size", [1, 4, 48, 64, 256])
+@pytest.mark.parametrize("page_size", [1, 48, 256])
 def test_pages_may_be_smaller_or_larger_than_a_block(page_size: int) -> None:
-    rows = [(1, n) for n in (1, 3, 4, 47, 48, 63, 64, 130)]
+    rows = [(1, n) for n in (1, 47, 48, 63, 64, 95, 96, 255, 256)]
     case = make_case(rows, heads=4, kv_heads=2, head_dim=16, page_size=page_size, device=DEVICE)
     torch.testing.assert_close(decode(case).double().cpu(), case.expected, atol=2e-6, rtol=2e-6)
 
 
-@pytest.mark.parametrize("rows", [1, 40, 140])
-def test_contexts_split_many_ways_or_none_come_out_the_same(rows: int) -> None:
-    case = make_case(
-        [(1, 3 + 2 * i) for i in range(rows)], heads=2, kv_heads=2, head_dim=16, page_size=16, device=DEVICE
-    )
+@pytest.mark.parametrize(("rows", "longest"), [(1, 3000), (33, 300), (66, 150)])
+def test_contexts_split_many_ways_or_none_come_out_the_same(rows: int, longest: int) -> None:
+    lengths = [longest * row // rows for row in range(1, rows + 1)]  # in 32 splits, in two, in one
+    case = make_case([(1, n) for n in lengths], heads=4, kv_heads=4, head_dim=16, page_size=16, device=DEVICE)
     torch.testing.assert_close(decode(case).double().cpu(), case.expected, atol=2e-6, rtol=2e-6)
 
 

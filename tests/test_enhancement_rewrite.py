@@ -17,6 +17,7 @@ from handler.pieces import Piece
 from handler.replies import DryRunReply, EnhanceReply, InfoReply, Reply, to_wire
 from tests.enhancing import pack_json
 from tests.fakes import ScriptedEngine
+from tests.platform import eventually
 
 Line = Callable[[ScriptedEngine], Operations]
 PROMPT = "two red foxes in the snow, no people"
@@ -476,19 +477,19 @@ def test_a_crowds_generation_goes_on_until_its_last_member_leaves(line: Line) ->
     operations = line(model)
     request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast"})
 
-    async def leave() -> tuple[bool, int]:
+    async def leave() -> bool:
         crowd = [asyncio.ensure_future(_first(operations, request)) for _ in range(3)]
-        await asyncio.sleep(0.1)
+        await eventually(lambda: model.running == 1)
         crowd[0].cancel()
         crowd[1].cancel()
         stayed = isinstance(await crowd[2], EnhanceReply)
         alone = asyncio.ensure_future(_first(operations, replace_seed(request)))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: model.running == 1)
         alone.cancel()
-        await asyncio.sleep(0.1)
-        return stayed, model.running
+        await eventually(lambda: model.running == 0)
+        return stayed
 
-    assert asyncio.run(leave()) == (True, 0)
+    assert asyncio.run(leave())
     assert (len(model.asked), model.cancelled) == (2, 1)
 
 

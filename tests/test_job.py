@@ -12,6 +12,7 @@ from handler.job import Jobs
 from handler.operations import Operations
 from handler.report import Report
 from tests.fakes import ScriptedEngine
+from tests.platform import eventually
 
 HI: dict[str, Any] = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}]}
 Line = Callable[[ScriptedEngine], Operations]
@@ -128,25 +129,25 @@ def test_cancelling_the_json_face_stops_the_engine(line: Line) -> None:
 
     async def cancel() -> None:
         task = asyncio.create_task(Jobs(line(engine), Report(), streaming=False).answer({"id": "j", "input": HI}))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: engine.running == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.sleep(0.05)
+        await eventually(lambda: (engine.cancelled, engine.running) == (1, 0))
 
     asyncio.run(cancel())
-    assert (engine.cancelled, engine.running) == (1, 0)
 
 
 @pytest.mark.parametrize("closes", [True, False], ids=["our loop", "the SDK's own loop"])
 def test_cancelling_a_job_while_a_chunk_is_posted_stops_the_engine(line: Line, closes: bool) -> None:
     """Our loop closes the generator; the SDK's leaves it where it stands, and asyncio closes what nobody holds."""
-    engine, report = ScriptedEngine(["x"] * 1000, step_s=0.001), Report()
+    engine, report, posted = ScriptedEngine(["x"] * 1000, step_s=0.001), Report(), asyncio.Event()
 
     async def run_job() -> None:
         generator = Jobs(line(engine), report, streaming=True).stream({"id": "j", "input": {**HI, "stream": True}})
         try:
             async for _ in generator:
+                posted.set()
                 await asyncio.sleep(3600)
         finally:
             if closes:
@@ -154,15 +155,14 @@ def test_cancelling_a_job_while_a_chunk_is_posted_stops_the_engine(line: Line, c
 
     async def cancel() -> None:
         task = asyncio.create_task(run_job())
-        await asyncio.sleep(0.1)
+        await posted.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         if closes:
             assert report.counters()["jobs"] == {"cancelled": 1}
-        await asyncio.sleep(0.05)
+        await eventually(lambda: (engine.cancelled, engine.running) == (1, 0))
         assert report.counters()["jobs"] == {"cancelled": 1}
-        assert (engine.cancelled, engine.running) == (1, 0)
 
     asyncio.run(cancel())
 
@@ -192,9 +192,9 @@ def test_a_cancelled_job_is_counted_as_cancelled(line: Line) -> None:
     report = Report()
 
     async def cancel() -> None:
-        jobs = Jobs(line(ScriptedEngine(["x"] * 1000, step_s=0.001)), report, streaming=False)
-        task = asyncio.create_task(jobs.answer({"id": "j", "input": HI}))
-        await asyncio.sleep(0.05)
+        engine = ScriptedEngine(["x"] * 1000, step_s=0.001)
+        task = asyncio.create_task(Jobs(line(engine), report, streaming=False).answer({"id": "j", "input": HI}))
+        await eventually(lambda: engine.running == 1)
         task.cancel()
         await asyncio.wait([task])
 

@@ -73,10 +73,10 @@ def step(
 
 def steps(model: Model, *, kernels: bool = False) -> Tensor:
     """Prompts of one step, one cut in two, then two decode rows beside the second half."""
-    texts = [torch.randint(models.VOCAB, (n,), generator=torch.Generator().manual_seed(n)) for n in (9, 34, 100)]
+    texts = [torch.randint(models.VOCAB, (n,), generator=torch.Generator().manual_seed(n)) for n in (9, 34, 60)]
     pages = pages_of(model, 30, kernels=kernels)
-    first = step(model, pages, texts, [(0, 8), (0, 33), (0, 60)], 0)
-    return torch.cat((first, step(model, pages, texts, [(8, 9), (33, 34), (60, 100)], 2)))
+    first = step(model, pages, texts, [(0, 8), (0, 33), (0, 40)], 0)
+    return torch.cat((first, step(model, pages, texts, [(8, 9), (33, 34), (40, 60)], 2)))
 
 
 def in_bfloat16(name: str) -> PreTrainedModel:

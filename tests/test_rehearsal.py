@@ -14,7 +14,7 @@ import pytest
 
 from handler.model.snapshot import DEMO
 
-pytest.importorskip("triton", reason="triton is not installed: see test_attention_triton.py")
+pytest.importorskip("triton", reason="there is no Triton for this platform")
 
 KERNELS = {
     "_rms_norm", "_rotate_and_store", "_silu_mul", "_attend_split", "_combine", "_process", "_narrow", "_draw", "_pick",

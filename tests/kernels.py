@@ -1,0 +1,22 @@
+"""Where the kernels are tested: compiled on a GPU, in Triton's interpreter elsewhere, nowhere without Triton.
+
+Triton decides as it is first imported, be it by transformers: so `conftest` imports this before anything does. The
+environment stays as it is, and the processes that tests start see none of this.
+"""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+TRITON = find_spec("triton") is not None
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="no CUDA device")]
+
+if TRITON and not CUDA:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TRITON_INTERPRET", "1")
+        import triton
+
+        triton.knobs.runtime.interpret = True  # for launches, when the variable is gone
