@@ -44,6 +44,7 @@ class Sampler:
         self._options = torch.tensor([NEUTRAL], device=device).repeat(rows, 1)
         self._seeds = torch.zeros(rows, dtype=torch.int64, device=device)
         self._history = torch.zeros(rows, vocab_size, dtype=torch.int32, device=device)
+        self._ids = torch.arange(tokens_in_vocab, device=device)
         #: of the rows that are not plain
         self._needs: dict[int, Needs] = {}
 
@@ -98,7 +99,7 @@ class Sampler:
         for needs, members in alike.items():
             for some in torch.tensor(members, device=rows.device).split(8):  # these fit the processor's cache
                 tokens[some] = sampling_torch.draw(
-                    logits[some], rows[some], positions[some], self._options, self._seeds, self._history, self._tokens,
+                    logits[some], rows[some], positions[some], self._options, self._seeds, self._history, self._ids,
                     needs,
                 )  # fmt: skip
         return tokens

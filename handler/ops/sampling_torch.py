@@ -31,18 +31,21 @@ class Needs:
 
 
 def draw(
-    logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, tokens: int,
+    logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, ids: Tensor,
     needs: Needs,
 ) -> Tensor:  # fmt: skip
-    """One token for each of n rows of the same needs: as `sampling_triton.draw`, which reads the needs by itself."""
-    scores = process(logits, rows, options, history, tokens, needs)
+    """One token for each of n rows of the same needs: as `sampling_triton.draw`, which reads the needs by itself.
+
+    ids int64 [tokens], all that can be drawn: made once, for a large tensor's memory costs more than its arithmetic.
+    """
+    scores = process(logits, rows, options, history, len(ids), needs)
     if needs.draw:
         streams = _mix(_mix(seeds[rows] + _GOLDEN) + positions)
         if needs.cut:  # noise for what is kept alone
             kept = (scores > float("-inf")).nonzero(as_tuple=True)
             scores[kept] += gumbel(streams[kept[0]], kept[1])
         else:
-            scores += gumbel(streams[:, None], torch.arange(tokens, device=scores.device))
+            scores += gumbel(streams[:, None], ids)
     drawn = scores.argmax(-1)
     if needs.penalties:
         history[rows, drawn] += 1
