@@ -24,7 +24,7 @@ CPU = (
     ("load", "--seconds", "5"),
     ("enhance",),
     ("loop_lag",),
-    ("cold_start", "--repeat", "3"),
+    ("cold_start", "--repeat", "2"),
     ("platform", "--quick"),
 )
 GPU = (

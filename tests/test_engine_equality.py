@@ -5,9 +5,11 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from torch import Tensor
 
 from handler.inference.engine import Completion, Engine, Finish, FinishReason, Prompt, Sampling, collect
@@ -88,10 +90,16 @@ def test_64_prompts_together_say_the_same_through_the_modules_of_transformers(na
         assert completion.token_ids == models.greedy(name, ids, MAX_TOKENS)
 
 
-def habitual(name: str) -> Callable[..., Tensor]:
-    """The model's forward, with a liking for one token after each: its answers go round in circles, and break out."""
+def habitual(name: str, fails: Callable[[int, int], bool] = lambda step, tokens: False) -> Callable[..., Tensor]:
+    """The model's forward, with a liking for one token after each: its answers go round in circles, and break out.
+
+    Where `fails` says so, of the number of a step and its tokens, the step runs out of memory instead.
+    """
+    steps = count()
 
     def forward(ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+        if fails(next(steps), len(ids)):
+            raise torch.OutOfMemoryError("no room")
         logits = models.served(name).forward(ids, positions, keep, layout, pages)
         fed = ids if keep is None else ids[keep]
         return logits.scatter_add(1, (fed[:, None] * 5 + 1) % 11, logits.new_full((len(fed), 1), 9.0))
@@ -135,6 +143,26 @@ def test_guesses_change_nothing_but_the_number_of_steps(name: str, setting: dict
     assert 30 < right < guessed  # type: ignore[operator]
     if "pages" in setting:
         assert steps[1] < steps[0]  # type: ignore[operator]
+
+
+def test_a_step_with_guesses_that_ran_out_of_memory_is_begun_again_as_if_nothing_was_guessed() -> None:
+    requests = [((1, 2, 3, 4), models.sampling(90, temperature=0.4, seed=5))]
+    with models.serving(forward=habitual("demo")) as engine:
+        expected = answers(engine, requests)[0].token_ids
+    failed = list[int]()
+
+    def fails(step: int, tokens: int) -> bool:
+        # One request decodes one token, where nothing is guessed, and begins again with many.
+        if step > 10 and 1 < tokens < 6 and not failed:
+            failed.append(step)
+        return failed == [step]
+
+    with models.serving(forward=habitual("demo", fails), speculative_tokens=4) as engine:
+        assert answers(engine, requests)[0].token_ids == expected
+        details = engine.status().details
+    assert failed
+    assert (details["out_of_memory"], details["step_failures"]) == (1, 0)
+    assert 0 < details["guessed_right"] <= details["guessed_tokens"]  # type: ignore[operator]
 
 
 @every_setting

@@ -229,8 +229,8 @@ class BatchingEngine:
                 # was drawn after a wrong guess.
                 if not request.ended and not (request.guesses and request.astray):
                     self._accept(request, token, logprobs, now)
-        if settled := self._scheduler.settle():
-            self._runner.correct(settled)
+            if settled := self._scheduler.settle():
+                self._runner.correct(settled)
 
     def _accept(self, request: Request, token: int, logprobs: tuple[Logprob, ...], now: float) -> None:
         try:
