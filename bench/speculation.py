@@ -13,45 +13,30 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from bench.engines import Work, build, engine_on, merged, random_ids, serve
+from bench.engines import Work, build, engine_on, random_ids, serve
 from bench.harness import Bench, alternate
 from handler.inference.loop import BatchingEngine
-from handler.inference.model import Model
-from handler.machine.sizing import ModelShape
+from handler.model.config import ModelConfig
+from handler.model.qwen import Qwen
 from handler.ops.attention import KVPages, Layout
 
 PROMPT, NEW = 256, 128
 SHARES = (0.0, 0.5, 0.9)
 
 
-@dataclass(frozen=True)
-class Scripted:
+class Scripted(Qwen):
     """A model that computes what it computes, and says what is written for each position."""
 
-    model: Model
     #: int64 [positions]
     script: Tensor
 
-    @property
-    def shape(self) -> ModelShape:
-        return self.model.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
     def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
-        logits = self.model.forward(ids, positions, keep, layout, pages)
+        logits = super().forward(ids, positions, keep, layout, pages)
         says = self.script[(positions if keep is None else positions[keep]) + 1]
         return logits.scatter_(1, says[:, None], 1e4)
 
@@ -67,10 +52,9 @@ def script(share: float) -> list[int]:
 
 
 @contextmanager
-def engine(model: Model, told: list[int], rows: int, guesses: int) -> Iterator[BatchingEngine]:
-    written = torch.tensor([*told, *([0] * 64)], device=model.device)
+def engine(model: Scripted, told: list[int], rows: int, guesses: int) -> Iterator[BatchingEngine]:
     # The engine's width is that of production: guesses take rows that are free.
-    with engine_on(Scripted(model, written), max(32, 2 * rows), 512, guesses=guesses) as serving:
+    with engine_on(model, max(32, 2 * rows), 512, guesses=guesses) as serving:
         serve(serving, Work("warm", [(told[:PROMPT], 16)] * rows))
         if model.device.type == "cuda":
             time.sleep(3)  # idle, the engine captures its larger graphs
@@ -93,7 +77,8 @@ def main() -> None:
     device, shape, rows = ("cuda", "7b", "1,8,64") if wishes.gpu else ("cpu", wishes.shape, wishes.rows)
     random.seed(0)
     bench = Bench("speculation", device=device)
-    model = merged(build(shape, torch.bfloat16, device))
+    theirs = build(shape, torch.bfloat16, device)
+    model = Scripted.from_state(ModelConfig.model_validate(theirs.config.to_dict()), theirs.state_dict())
     table = bench.table(
         f"SPECULATIVE_TOKENS={wishes.tokens}, {shape} bfloat16, tokens a second",
         ["quoted %", "rows", "off", "on", "on : off", "guessed", "right %"],
@@ -102,6 +87,7 @@ def main() -> None:
     )
     for share in SHARES:
         told = script(share)
+        model.script = torch.tensor([*told, *([0] * 64)], device=device)
         for count in map(int, rows.split(",")):
             work = Work("quote", [(told[:PROMPT], NEW)] * count)
             with engine(model, told, count, 0) as off, engine(model, told, count, wishes.tokens) as on:

@@ -110,8 +110,8 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.model import weights
         from handler.operations import Operations
     with report.phase("device"):
-        found = device.read()
-        found.check(snapshot.name, snapshot.bytes(), on_runpod=on_runpod(os.environ))
+        found, weight_bytes = device.read(), snapshot.bytes()
+        found.check(snapshot.name, weight_bytes, on_runpod=on_runpod(os.environ))
     compiled: list[str] = []
     if found.gpu is not None and find_spec("triton"):
         from handler.ops import ahead
@@ -121,7 +121,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
     with report.phase("weights") as told:
         model, template, info = weights.load(snapshot)
         readahead.stop()
-        told |= {"bytes": snapshot.bytes(), "read_ahead": readahead.read}
+        told |= {"bytes": weight_bytes, "read_ahead": readahead.read}
     with report.phase("packs"):
         packs = pack.load(Path(settings.packs_dir or PACKS))
         encoders = encoder.load(

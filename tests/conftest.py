@@ -1,11 +1,12 @@
 """Fixtures that several files share."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -30,6 +31,15 @@ collect_ignore_glob = [] if kernels.TRITON else ["test_*_triton.py"]
 def pytest_xdist_auto_num_workers() -> int | None:
     """One process for each core; but on a GPU one alone, as a worker takes all of its memory."""
     return 0 if kernels.CUDA else None
+
+
+@pytest.fixture
+def no_tf32() -> Iterator[None]:
+    """On CUDA float32 is not rounded to 10 bits on its way into a product."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 # A machine that is slow for a moment is no defect: nothing is timed.

@@ -94,9 +94,10 @@ def modules(name: str) -> Modules:
     return Modules(build(name))
 
 
-def merged(model: PreTrainedModel) -> Qwen:
+def merged(model: PreTrainedModel, device: torch.device | str = "cpu") -> Qwen:
     """Our forward, with a copy of the weights of transformers' model."""
-    return Qwen.from_state(ModelConfig.model_validate(model.config.to_dict()), model.state_dict())
+    weights = {name: weight.to(device) for name, weight in model.state_dict().items()}
+    return Qwen.from_state(ModelConfig.model_validate(model.config.to_dict()), weights)
 
 
 @dataclass(frozen=True)

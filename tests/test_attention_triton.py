@@ -1,6 +1,5 @@
 """The CUDA kernels give what plain attention gives: in Triton's interpreter where there is no GPU."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -11,6 +10,8 @@ from torch import Tensor
 from handler.ops import attention, attention_triton
 from tests.kernels import CUDA, DEVICE, gpu
 from tests.test_attention import MIXED, TOLERANCE, Case, attend, make_case
+
+pytestmark = pytest.mark.usefixtures("no_tf32")
 
 #: (heads, kv_heads, head_dim): Qwen2.5-7B, Qwen2.5-0.5B, Qwen3-0.6B
 SHAPES = [(28, 4, 128), (14, 2, 64), (16, 8, 128)]
@@ -35,14 +36,6 @@ def bfloat16_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
         return dot(self, widen(a), widen(b), *rest)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
-
-
-@pytest.fixture(autouse=True)
-def no_tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 def decode(case: Case) -> Tensor:

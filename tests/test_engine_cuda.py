@@ -1,29 +1,14 @@
 """On a GPU the engine says, token for token, what `generate` says on a CPU: by kernels or without, in graphs or not."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
-from handler.model.qwen import Qwen
 from tests import models
+from tests.kernels import DEVICE, gpu
 from tests.test_engine_equality import MAX_TOKENS, answers, prompts
-from tests.test_qwen import config_of
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-
-
-@pytest.fixture(autouse=True)
-def no_tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
-def on_device(name: str) -> Qwen:
-    return Qwen.from_state(config_of(name), {key: w.to("cuda") for key, w in models.oracle(name).state_dict().items()})
+pytestmark = [*gpu, pytest.mark.usefixtures("no_tf32")]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +25,7 @@ def on_device(name: str) -> Qwen:
 )
 @pytest.mark.parametrize("name", models.NAMES)
 def test_64_prompts_together_say_what_generate_says_of_each(name: str, setting: dict[str, Any]) -> None:
-    with models.serving(name, model=on_device(name), **setting) as engine:
+    with models.serving(name, model=models.merged(models.oracle(name), DEVICE), **setting) as engine:
         assert engine.warm_up(120)
         completions = answers(engine, [(ids, models.sampling(MAX_TOKENS)) for ids in prompts()])
         details = engine.status().details

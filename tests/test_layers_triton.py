@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from handler.model.qwen import Qwen
 from handler.ops import layers_torch, layers_triton
 from handler.ops.attention import KVPages
 from tests import models
 from tests.kernels import CUDA, DEVICE, gpu
-from tests.test_qwen import config_of, layout_of, pages_of, steps
+from tests.test_qwen import layout_of, pages_of, steps
 
 #: the interpreter cuts bfloat16 where a GPU rounds it; float16 has the same rounding points
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, *([torch.bfloat16] if CUDA else [])])
@@ -80,7 +79,7 @@ def test_queries_keys_and_values_go_where_they_belong(
 @pytest.mark.parametrize("name", ["qwen2", "qwen3"])
 def test_a_model_computes_the_same_with_them(name: str) -> None:
     """Prompts and decode rows; attention by its own kernels beside."""
-    model = Qwen.from_state(config_of(name), {key: w.to(DEVICE) for key, w in models.oracle(name).state_dict().items()})
+    model = models.merged(models.oracle(name), DEVICE)
     got, expected = steps(model, kernels=True).log_softmax(-1), steps(model).log_softmax(-1)
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
 
@@ -90,8 +89,7 @@ class TestOnDevice:
 
     @pytest.mark.parametrize("name", models.NAMES)
     def test_a_captured_decode_step_follows_what_its_buffers_hold(self, name: str) -> None:
-        weights = {key: w.to(DEVICE) for key, w in models.oracle(name).state_dict().items()}
-        model = Qwen.from_state(config_of(name), weights)
+        model = models.merged(models.oracle(name), DEVICE)
         captured, plain = (pages_of(model, 30, kernels=kernels) for kernels in (True, False))
         ids, positions = (torch.zeros(3, dtype=torch.int64, device=DEVICE) for _ in range(2))
         spans = [(0, 1)] * 3

@@ -7,6 +7,7 @@ is added by the product itself. Knows no file: `places` says what belongs where.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ class Qwen:
         self._rope = layers_torch.rope_table(shape.context_length, shape.head_dim, theta, dtype, device)
 
     @classmethod
-    def from_state(cls, config: ModelConfig, state: Mapping[str, Tensor]) -> "Qwen":
+    def from_state(cls, config: ModelConfig, state: Mapping[str, Tensor]) -> Self:
         """A model of copied weights, by their names in a checkpoint; dtype and device are theirs."""
         like = state["model.embed_tokens.weight"]
         model = cls(config, like.dtype, like.device)
