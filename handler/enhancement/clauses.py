@@ -61,13 +61,17 @@ def joint(head: str) -> str:
     return ", "
 
 
-def one_line(text: str) -> str:
-    """Lines as clauses of one line."""
+def chain(pieces: Iterable[str]) -> str:
+    """Texts one behind the other, as clauses of one text; empty ones leave no trace."""
     whole = ""
-    for line in text.splitlines():
-        piece = " ".join(line.split())
+    for piece in pieces:
         whole += (joint(whole) if whole and piece else "") + piece
     return whole
+
+
+def one_line(text: str) -> str:
+    """Lines as clauses of one line."""
+    return chain(" ".join(line.split()) for line in text.splitlines())
 
 
 def words(text: str, regions: Sequence[Region] = ()) -> tuple[Region, ...]:

@@ -8,7 +8,7 @@ from handler.enhancement import budget, checks
 from handler.enhancement.brief import UNLIMITED, Brief
 from handler.enhancement.budget import Fitted, Ranking
 from handler.enhancement.checks import Subject
-from handler.enhancement.clauses import SENTENCE_END, Clause, join, joint, overlaps, split
+from handler.enhancement.clauses import SENTENCE_END, Clause, chain, join, overlaps, split
 from handler.enhancement.pack import Fault
 from handler.enhancement.spans import missing, regions, reversed_in, unbroken
 from handler.inference.engine import FinishReason
@@ -209,7 +209,4 @@ def _repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
     inserted = [insert for _, insert in sorted(inserts)]
     repairs += [Repair(kind="inserted", text=insert) for insert in inserted]
     known = " ".join(inserted)
-    whole = ""
-    for piece in [*inserted, _without(brief, text, known)]:
-        whole += (joint(whole) if whole and piece else "") + piece
-    return whole, tuple(repairs)
+    return chain([*inserted, _without(brief, text, known)]), tuple(repairs)
