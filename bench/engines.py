@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from handler.inference.engine import Delta, Finish, ModelInfo, Prompt, Sampling
+from handler.engine import Delta, Finish, ModelInfo, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
 from handler.inference.model import Model
 from handler.machine.sizing import Wishes, plan

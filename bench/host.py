@@ -25,7 +25,7 @@ from transformers.generation.continuous_batching import initialization
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from bench.harness import Bench
-from handler.inference.engine import ModelInfo, Prompt, Sampling
+from handler.engine import ModelInfo, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
 from handler.machine.sizing import EngineConfig, ModelShape
 from handler.ops.attention import KVPages, Layout

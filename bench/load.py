@@ -20,7 +20,7 @@ import torch
 
 from bench.engines import GREEDY, build, engine_on, merged, random_ids
 from bench.harness import Bench, Table, percentile
-from handler.inference.engine import Delta, Prompt, Sampling
+from handler.engine import Delta, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
 
 Ids = list[int]

@@ -26,8 +26,8 @@ from pathlib import Path
 from bench.cold_start import write_checkpoint
 from bench.harness import Bench
 from handler.__main__ import spare_memory
+from handler.engine import MAX_TOP_LOGPROBS, Finish, Prompt, Sampling, Stream
 from handler.errors import ContextLengthExceeded, InvalidRequest
-from handler.inference.engine import MAX_TOP_LOGPROBS, Finish, Prompt, Sampling, Stream
 from handler.inference.loop import BatchingEngine
 from handler.inference.request import Request
 from handler.machine import memory

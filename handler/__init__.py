@@ -1,7 +1,7 @@
 """A RunPod worker that serves a ChatML Qwen as a pure inference engine.
 
 Read in this order: `contracts` and `replies` (what callers send and get), `job` (the one boundary) with its `door`,
-`operations` (request → reply), `inference.engine` (what we need of a model), then down into `inference` (the engine)
+`operations` (request → reply), `engine` (what we need of a model), then down into `inference` (the engine)
 and `model` (the checkpoint that it runs: found, loaded, its template). `__main__` wires them together.
 """
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from handler.engine import MAX_TOP_LOGPROBS
 from handler.errors import InvalidRequest
 from handler.fields import LIST, MAX_ECHO_BYTES, Contract, Echo, Flag, NonBlank, StopStrings, Text, json_within, null_is
-from handler.inference.engine import MAX_TOP_LOGPROBS
 
 #: turns of one conversation
 MAX_TURNS = 10_000

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handler.contracts import Generation
-from handler.inference.engine import Sampling
+from handler.engine import Sampling
 
 Values = Mapping[str, float | int]
 

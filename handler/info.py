@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, assert_never
 
 from handler.contracts import SECTIONS, InfoRequest, Section
+from handler.engine import Engine, ModelInfo
 from handler.enhancement.enhancer import Enhancer
-from handler.inference.engine import Engine, ModelInfo
 from handler.machine import memory
 from handler.replies import InfoReply
 from handler.report import Report

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from handler import contracts, conversation, defaults, replies
 from handler.contracts import ChatRequest, EnhanceRequest, GenerateRequest, Generation, InfoRequest, Message, Request
+from handler.engine import Engine, Logprob, ModelInfo, Sampling
 from handler.enhancement import brief as briefs
 from handler.enhancement import enhancer as enhancing
 from handler.enhancement.brief import Brief
@@ -21,7 +22,6 @@ from handler.enhancement.enhancer import Enhancer
 from handler.enhancement.rewrite import Answer as Answered
 from handler.enhancement.rewrite import Spent
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, Unsupported
-from handler.inference.engine import Engine, Logprob, ModelInfo, Sampling
 from handler.info import Info
 from handler.model.template import Ending, Rendered, Template, Turn
 from handler.pieces import Answer, Piece, read

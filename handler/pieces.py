@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
+from handler.engine import Delta, Finish, Logprob, Stream
 from handler.errors import DeadlineExceeded
-from handler.inference.engine import Delta, Finish, Logprob, Stream
 from handler.thinking import Thinking
 
 

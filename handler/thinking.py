@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from handler.inference.text import overlap
+from handler.text import overlap
 
 
 class Thinking:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from handler.inference.engine import Engine
+from handler.engine import Engine
 
 #: Somebody who looks less often than this was not running either, as a worker that FlashBoot pauses.
 AWAKE_S = 5.0

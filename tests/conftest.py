@@ -10,11 +10,11 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from handler.engine import ModelInfo
 from handler.enhancement import encoder, pack
 from handler.enhancement.cache import Cache
 from handler.enhancement.enhancer import Enhancer
 from handler.enhancement.rewrite import Rewriter
-from handler.inference.engine import ModelInfo
 from handler.info import Info
 from handler.model.snapshot import DEMO
 from handler.model.template import Template

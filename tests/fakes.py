@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from handler.errors import EngineFailed, WorkerError
-from handler.inference.engine import (
+from handler.engine import (
     Delta,
     Finish,
     FinishReason,
@@ -19,8 +18,9 @@ from handler.inference.engine import (
     Timing,
     Usage,
 )
+from handler.errors import EngineFailed, WorkerError
 from handler.inference.request import check
-from handler.inference.text import TextStream
+from handler.text import TextStream
 
 
 @dataclass

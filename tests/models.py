@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from handler.inference.engine import ModelInfo, Sampling
+from handler.engine import ModelInfo, Sampling
 from handler.inference.loop import BatchingEngine
 from handler.inference.model import Model
 from handler.machine.sizing import EngineConfig, ModelShape

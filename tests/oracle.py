@@ -20,8 +20,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, WorkerError
-from handler.inference.engine import (
+from handler.engine import (
     Delta,
     Finish,
     FinishReason,
@@ -34,7 +33,8 @@ from handler.inference.engine import (
     Timing,
     Usage,
 )
-from handler.inference.text import TextStream
+from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, WorkerError
+from handler.text import TextStream
 
 
 class SerialEngine:

@@ -9,8 +9,8 @@ from typing import TypeVar
 import pytest
 from transformers import AutoModelForCausalLM
 
+from handler.engine import Completion, Delta, Engine, Finish, Prompt, Sampling, collect
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
-from handler.inference.engine import Completion, Delta, Engine, Finish, Prompt, Sampling, collect
 from handler.inference.loop import BatchingEngine
 from handler.machine.sizing import Wishes, plan
 from handler.model import weights

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from handler.inference.engine import Completion, Engine, Finish, FinishReason, Prompt, Sampling, collect
+from handler.engine import Completion, Engine, Finish, FinishReason, Prompt, Sampling, collect
 from handler.inference.loop import BatchingEngine
 from handler.ops.attention import KVPages, Layout
 from tests import models

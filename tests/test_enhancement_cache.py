@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handler.engine import Prompt, Sampling
 from handler.enhancement.cache import Cache
 from handler.enhancement.pack import Loaded, Packs
 from handler.enhancement.rewrite import Question
-from handler.inference.engine import Prompt, Sampling
 from handler.model.template import Rendered
 from tests.enhancing import a_brief, genuine_encoders, needs_data, pack_json
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from handler.door import parse
+from handler.engine import Prompt, Sampling, Stream
 from handler.enhancement.pack import Loaded, Packs
 from handler.errors import BadAnswer, EngineFailed, InvalidRequest, NoPack, OutOfMemory, WorkerError
-from handler.inference.engine import Prompt, Sampling, Stream
 from handler.operations import Operations
 from handler.pieces import Piece
 from handler.replies import DryRunReply, EnhanceReply, InfoReply, Reply, to_wire

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from handler import defaults
 from handler.__main__ import start
-from handler.inference.engine import Sampling
+from handler.engine import Sampling
 from handler.inference.sampler import Sampler
 from handler.job import Jobs
 from handler.model.snapshot import DEMO

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler.engine import Completion, Delta, Finish, Prompt, Stream, collect
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, OutOfMemory, Overloaded, WorkerError
-from handler.inference.engine import Completion, Delta, Finish, Prompt, Stream, collect
 from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
 from handler.inference.request import Event, Request
 from handler.inference.runner import Runner

@@ -11,8 +11,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from handler.door import parse
+from handler.engine import Sampling
 from handler.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, OutOfMemory, Unsupported
-from handler.inference.engine import Sampling
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read as read_tokenizer

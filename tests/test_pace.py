@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.inference.engine import Status
+from handler.engine import Status
 from handler.inference.pace import FIRST_S, Pace
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler.engine import Logprob
 from handler.inference import draws, runner
-from handler.inference.engine import Logprob
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.runner import Runner

@@ -16,7 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from handler.inference.engine import Sampling
+from handler.engine import Sampling
 from handler.inference.sampler import Sampler
 from handler.ops import sampling_torch
 from handler.ops.sampling_torch import gumbel, threshold

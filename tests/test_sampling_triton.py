@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from handler.inference.engine import Sampling
+from handler.engine import Sampling
 from handler.inference.sampler import Sampler
 from tests.kernels import DEVICE, gpu
 from tests.test_sampler import random_sampling, sampling

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.inference.text import Detokenizer, StopStrings, TextStream
+from handler.text import Detokenizer, StopStrings, TextStream
 
 STOPS = st.lists(st.text("ab<é", min_size=1, max_size=4), min_size=1, max_size=3).map(tuple)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from handler.inference.engine import Status
+from handler.engine import Status
 from handler.watchdog import Watchdog
 from tests.fakes import ScriptedEngine
 

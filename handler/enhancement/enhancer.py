@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handler.contracts import EnhanceRequest
+from handler.engine import ModelInfo, Sampling, Timing, Usage
 from handler.enhancement.brief import Brief, brief, by_messages
 from handler.enhancement.encoder import Encoders
 from handler.enhancement.pack import Loaded, Packs
 from handler.enhancement.rewrite import Answer, Question, Rewriter, without_asking
-from handler.inference.engine import ModelInfo, Sampling, Timing, Usage
 from handler.model.template import Rendered
 from handler.replies import Enhanced, Variant
 

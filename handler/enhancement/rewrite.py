@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from handler.contracts import CacheUse
+from handler.engine import Engine, FinishReason, Sampling, Timing, Usage, collect
 from handler.enhancement.brief import Brief
 from handler.enhancement.cache import Cache, key_of
 from handler.enhancement.judge import Draft, composed, draft, judged, over_budget
@@ -23,7 +24,6 @@ from handler.errors import (
     Unsupported,
     WorkerError,
 )
-from handler.inference.engine import Engine, FinishReason, Sampling, Timing, Usage, collect
 from handler.model.template import Rendered
 from handler.replies import Enhanced, Failure
 from handler.thinking import Thinking

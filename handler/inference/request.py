@@ -9,8 +9,7 @@ from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from handler.errors import ContextLengthExceeded, InvalidRequest, WorkerError
-from handler.inference.engine import (
+from handler.engine import (
     MAX_TOP_LOGPROBS,
     Delta,
     Finish,
@@ -22,9 +21,10 @@ from handler.inference.engine import (
     Timing,
     Usage,
 )
+from handler.errors import ContextLengthExceeded, InvalidRequest, WorkerError
 from handler.inference.lookup import Lookup
 from handler.inference.step import Sequence
-from handler.inference.text import TextStream
+from handler.text import TextStream
 
 log = logging.getLogger(__name__)
 

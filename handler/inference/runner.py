@@ -9,8 +9,8 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
+from handler.engine import ModelInfo
 from handler.inference.draws import Draws
-from handler.inference.engine import ModelInfo
 from handler.inference.model import Model
 from handler.inference.sampler import Sampler
 from handler.inference.step import S, Sequence, Step

@@ -15,8 +15,8 @@ import jinja2
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
+from handler.engine import Prompt
 from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
-from handler.inference.engine import Prompt
 from handler.model.tokenizer import ChatTokenizer
 
 

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from handler.engine import ModelInfo
 from handler.errors import StartError
-from handler.inference.engine import ModelInfo
 from handler.inference.model import Model
 from handler.model import checkpoint, tokenizer
 from handler.model.config import ModelConfig, read_generation_config, read_model_config
