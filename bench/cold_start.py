@@ -5,8 +5,8 @@
 Both run as processes of their own against the control plane of the tests, with one job of one token in the queue.
 `ready` is the first job-take, `first` the answer's arrival. Checkpoints: the demo model, and one of Qwen2.5-0.5B's
 shape with random weights (1 GB; with --gpu Qwen2.5-7B's, 15 GB). `cold`: its files are out of the page cache; those of
-Python and its libraries stay in it. A start loads into memory that it never touched, which can take longer than reading
-does: the loader's own rate, beside dd's of the same file, is measured into memory that was filled once before.
+Python and its libraries stay in it. Reading is measured beside dd's of the same file: of the loader alone, and at those
+starts, where it follows threads that read ahead.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.engines import SHAPES
 from bench.harness import Bench, alternate
-from handler.model.checkpoint import fill, wanted
+from handler.model.checkpoint import Checkpoint, wanted
 from handler.model.config import read_model_config
 from handler.model.qwen import Qwen
 from handler.model.shards import find_tensors
@@ -124,24 +124,17 @@ def dd_rate(file: Path, *, cold: bool) -> float:
 
 
 def loader_rate(checkpoint: Path, device: str, *, cold: bool) -> float:
-    """GB/s of the worker's loader, into memory that it filled once before."""
+    """GB/s of the worker's loader alone."""
     snapshot = Snapshot(checkpoint, "path", checkpoint.name, None)
     config = read_model_config(checkpoint, snapshot.name)
     tensors = wanted(find_tensors(snapshot.shards(), snapshot.name), tied=config.tie_word_embeddings)
-    places = Qwen(config, torch.bfloat16, torch.device(device)).places()
-    fill(places, tensors, snapshot.name)
     if cold:
         cool(snapshot.shards())
     began = time.perf_counter()
-    fill(places, tensors, snapshot.name)
+    loader = Checkpoint(tensors, torch.bfloat16, torch.device(device), snapshot.name)
+    Qwen(config, loader.take, torch.bfloat16, torch.device(device))
+    loader.fill()
     return snapshot.bytes() / 1e9 / (time.perf_counter() - began)
-
-
-def fresh_rate() -> float:
-    """GB/s at which a new process fills memory that it never touched: no load into a CPU's memory is faster."""
-    fill = "import mmap,time;m=mmap.mmap(-1,2**30);m.madvise(14);b=b'1'*2**26;t=time.perf_counter()\n"
-    fill += "for i in range(0,2**30,2**26):m[i:i+2**26]=b\nprint(2**30/1e9/(time.perf_counter()-t))"
-    return float(subprocess.run([sys.executable, "-c", fill], check=True, capture_output=True, text=True).stdout)
 
 
 async def start(module: str, checkpoint: Path, timeout_s: float) -> Start:
@@ -180,7 +173,7 @@ def main() -> None:
     )
     rates_table = bench.table(
         "Reading the weights, GB/s",
-        ["checkpoint", "page cache", "left in cache", "dd", "loader", "loader / dd", "fresh memory", "at the start"],
+        ["checkpoint", "page cache", "left in cache", "dd", "loader", "loader / dd", "a start", "a start / dd"],
         labels=2,
         ratio="loader / dd",
     )
@@ -205,13 +198,12 @@ def main() -> None:
             sides: dict[str, Callable[[], float]] = {
                 "dd": partial(dd_rate, files[0], cold=cache == "cold"),
                 "loader": partial(loader_rate, checkpoint, "cuda" if wishes.gpu else "cpu", cold=cache == "cold"),
-                "fresh": fresh_rate,
             }
             rates = alternate(sides, wishes.repeat)
             kept = f"{statistics.mean(left):.0%}" if cache == "cold" else "all"
             loaded = statistics.median(ledger["weights"]["gb_per_s"] for ledger in ledgers[shape, cache])
-            dd, loader, fresh = rates.values()
-            rates_table.add(shape, cache, kept, dd, loader, loader / dd, fresh, loaded)
+            dd, loader = rates.values()
+            rates_table.add(shape, cache, kept, dd, loader, loader / dd, loaded, loaded / dd)
     phases = list(ledgers["demo", "warm"][0]["phases_s"])
     phases_table = bench.table("Our start by phase, seconds, medians", ["checkpoint", "page cache", *phases], labels=2)
     for labels, told in ledgers.items():

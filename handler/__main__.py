@@ -81,8 +81,6 @@ def spare_memory() -> None:
     # half of the memory, for less than a tenth of the speed.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
-    # A CPU's large tensors in pages of 2 MB, into which weights are read twice as fast.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineConfig, Jobs]":

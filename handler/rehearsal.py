@@ -5,10 +5,12 @@ forward and its sampler, on tensors without memory.
 """
 
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from handler.errors import StartError
 from handler.inference.sampler import Sampler
@@ -33,7 +35,8 @@ def rehearse(directory: Path, rows: int = 1, width: int = 1) -> None:
     config = read_model_config(directory, directory.name)
     if reason := config.beyond_merged():
         raise StartError(f"{directory.name} runs on transformers' modules ({reason}), which have kernels of their own")
-    model = Qwen(config, getattr(torch, config.dtype or "bfloat16"), META)
+    dtype = getattr(torch, config.dtype or "bfloat16")
+    model = Qwen(config, lambda names: _nothing(names, dtype), dtype, META)
     shape = model.shape
     cache = shape.layers, rows, PAGE_SIZE["cuda"], shape.kv_heads, shape.head_dim
     pages = KVPages(*cache, model.dtype, META, kernels=True)
@@ -51,6 +54,12 @@ def rehearse(directory: Path, rows: int = 1, width: int = 1) -> None:
     )
     with torch.inference_mode():
         sampler.sample(model.forward(numbers, numbers, None, layout, pages), numbers, numbers)
+
+
+def _nothing(names: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Tensor:
+    height = sum(rows for rows, *_ in names.values())
+    _, *rest = next(iter(names.values()))
+    return torch.empty(height, *rest, dtype=dtype, device=META)
 
 
 def main(directory: Path) -> int:

@@ -147,14 +147,13 @@ def test_wanted_rows_alone_are_given_their_logits(name: str) -> None:
 @every_model
 def test_every_weight_of_the_checkpoint_has_a_part_in_the_logits(name: str) -> None:
     model, names = models.merged(models.oracle(name)), set(models.oracle(name).state_dict())
-    places = model.places()
-    assert names - places.keys() == ({"lm_head.weight"} if name != "demo" else set())
+    assert names - model.weights.keys() == ({"lm_head.weight"} if name != "demo" else set())
     before = steps(model)
-    for key, place in places.items():
-        kept = place.clone()
-        place += torch.randn(place.shape, generator=torch.Generator().manual_seed(0))
+    for key, weight in model.weights.items():
+        kept = weight.clone()
+        weight += torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
         assert (steps(model) - before).abs().max() > 1e-3, key
-        place.copy_(kept)
+        weight.copy_(kept)
     assert torch.equal(steps(model), before)
 
 
@@ -170,8 +169,8 @@ def test_modules_that_ask_for_more_than_causal_attention_are_refused(wish: dict[
 
 
 def test_a_tied_head_is_the_embedding_and_an_untied_one_is_not() -> None:
-    assert "lm_head.weight" in models.served("demo").places()
-    assert "lm_head.weight" not in models.served("qwen2").places()
+    assert "lm_head.weight" in models.served("demo").weights
+    assert "lm_head.weight" not in models.served("qwen2").weights
 
 
 TOLD: dict[str, Any] = {

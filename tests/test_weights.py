@@ -1,6 +1,7 @@
 """Finding and loading: what is served is what was named, and what cannot be served says so."""
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -17,10 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from handler.errors import StartError
 from handler.model import checkpoint, weights
+from handler.model.checkpoint import Checkpoint
 from handler.model.config import read_model_config
 from handler.model.modules import Modules
 from handler.model.qwen import Qwen
-from handler.model.shards import find_tensors
+from handler.model.shards import Stored, find_tensors
 from handler.model.snapshot import DEMO, INDEX, Snapshot, find
 from tests.test_qwen import steps
 
@@ -92,10 +94,10 @@ def test_a_missing_or_broken_file_stops_the_start_in_one_line(copy: Path, name: 
     assert "\n" not in str(missing.value)
 
 
-def places(path: Path, **wishes: Any) -> dict[str, Tensor]:
-    model = weights.load(snapshot(path), device="cpu", **wishes).model
+def loaded(path: Path, *, device: str = "cpu", **wishes: Any) -> dict[str, Tensor]:
+    model = weights.load(snapshot(path), device=device, **wishes).model
     assert isinstance(model, Qwen)
-    return model.places()
+    return model.weights
 
 
 def shard(path: Path, count: int) -> None:
@@ -117,9 +119,74 @@ def test_every_tensor_is_read_to_the_bit_however_it_is_cut(
     expected = load_file(copy / "model.safetensors")
     if shards:
         shard(copy, shards)
-    got = places(copy)
+    got = loaded(copy)
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_an_odd_place_in_a_file_is_no_obstacle(copy: Path) -> None:
+    file = copy / "model.safetensors"
+    expected, content = load_file(file), file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    file.unlink()  # `expected` may be the file itself
+    file.write_bytes(struct.pack("<Q", length + 1) + content[8 : 8 + length] + b" " + content[8 + length :])
+    got = loaded(copy)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert not {str(file)} & {mapped_file(weight) for weight in got.values()}
+
+
+def stored(path: Path, *values: float) -> Checkpoint:
+    """A checkpoint of `gate`, the first four of these in one file, and of `up`, the last four in another."""
+    numbers = torch.tensor(values, dtype=torch.float32)
+    (path / "one").write_bytes(numbers.numpy().tobytes())
+    (path / "two").write_bytes((-numbers).numpy().tobytes())
+    tensors = {
+        "gate": Stored(path / "one", 0, torch.float32, (4,)),
+        "up": Stored(path / "two", 16, torch.float32, (4,)),
+    }
+    return Checkpoint(tensors, torch.float32, torch.device("cpu"), "mine")
+
+
+def test_what_lies_together_by_chance_in_two_files_is_not_taken_for_one(tmp_path: Path) -> None:
+    reading = stored(tmp_path, *range(8))
+    both = reading.take({"gate": (4,), "up": (4,)})
+    reading.fill()
+    assert both.tolist() == [0, 1, 2, 3, -4, -5, -6, -7]
+
+
+def test_a_mapped_file_that_shrinks_stops_the_start_and_not_the_process(tmp_path: Path) -> None:
+    reading = stored(tmp_path, *range(8))
+    for name in ("gate", "up"):
+        reading.take({name: (4,)})
+    os.truncate(tmp_path / "two", 0)
+    with pytest.raises(StartError, match="mine: the weights cannot be read: a file ended too early"):
+        reading.fill()
+
+
+def test_on_a_cpu_what_is_stored_as_it_is_wanted_is_the_file_itself(copy: Path) -> None:
+    held = loaded(copy)
+    file = copy / "model.safetensors"
+    content = file.read_bytes()
+    layer = "model.layers.1"
+    mapped = {name: mapped_file(weight) == str(file) for name, weight in held.items()}
+    assert all(mapped[f"{layer}.mlp.{part}_proj.weight"] for part in ("gate", "up", "down"))
+    assert mapped["model.embed_tokens.weight"]
+    assert not mapped[
+        f"{layer}.self_attn.q_proj.weight"
+    ]  # queries, keys and values are merged, and do not lie together
+    held[f"{layer}.mlp.up_proj.weight"].zero_()
+    assert file.read_bytes() == content, "nobody writes to a checkpoint, not even by mistake"
+    assert str(file) not in {mapped_file(weight) for weight in loaded(copy, dtype=torch.float32).values()}
+
+
+def mapped_file(tensor: Tensor) -> str:
+    """The file that lies at the tensor's address, "" for plain memory."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, name = line.split(maxsplit=5) if line.count("/") else (line.split()[0], "")
+        first, last = (int(end, 16) for end in span.split("-"))
+        if first <= tensor.data_ptr() < last:
+            return name
+    raise AssertionError("a tensor lies nowhere")
 
 
 @pytest.mark.gpu
@@ -127,24 +194,22 @@ def test_every_tensor_is_read_to_the_bit_however_it_is_cut(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_gpu_gets_the_same_bits(copy: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 4096)  # buffers are used many times over
-    on_cpu = places(copy, dtype=dtype)
-    model = weights.load(snapshot(copy), device="cuda", dtype=dtype).model
-    assert isinstance(model, Qwen)
-    assert all(torch.equal(place.cpu(), on_cpu[name]) for name, place in model.places().items())
+    on_cpu = loaded(copy, dtype=dtype)
+    assert all(torch.equal(held.cpu(), on_cpu[name]) for name, held in loaded(copy, device="cuda", dtype=dtype).items())
 
 
 def test_weights_of_another_dtype_are_converted(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 4096)
     exact = {name: torch.randn(tensor.shape) for name, tensor in load_file(copy / "model.safetensors").items()}
     save_file(exact, copy / "model.safetensors")
-    for name, place in places(copy).items():  # config.json says bfloat16
-        assert torch.equal(place, exact[name].bfloat16())
-    for name, place in places(copy, dtype=torch.float32).items():
-        assert torch.equal(place, exact[name])
+    for name, held in loaded(copy).items():  # config.json says bfloat16
+        assert torch.equal(held, exact[name].bfloat16())
+    for name, held in loaded(copy, dtype=torch.float32).items():
+        assert torch.equal(held, exact[name])
     told = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     del told["dtype"]
     (copy / "config.json").write_text(json.dumps(told), encoding="utf-8")
-    assert {place.dtype for place in places(copy).values()} == {torch.float32}
+    assert {held.dtype for held in loaded(copy).values()} == {torch.float32}
 
 
 def test_a_head_that_is_told_again_and_constants_of_old_checkpoints_are_passed_over(copy: Path) -> None:
@@ -154,7 +219,7 @@ def test_a_head_that_is_told_again_and_constants_of_old_checkpoints_are_passed_o
     save_file({**tensors, **more}, copy / "model.safetensors")
     model, _, info = weights.load(snapshot(copy), device="cpu")
     assert isinstance(model, Qwen)
-    assert "lm_head.weight" not in model.places()
+    assert "lm_head.weight" not in model.weights
     assert info.parameters == 2_834_688
 
 
@@ -166,8 +231,8 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     ("change", "cause"),
     [
         (without("model.norm.weight"), "the weights lack model.norm.weight, which config.json asks for"),
-        (lambda tensors: {"x": torch.zeros(1)}, r"the weights lack model\.embed_tokens\.weight and \d+ more"),
         (lambda tensors: {**tensors, "model.extra": torch.zeros(1)}, "hold model.extra, which config.json knows"),
+        (lambda tensors: {**tensors, "x": torch.zeros(1), "y": torch.zeros(1)}, "hold x and 1 more, which config.json"),
         (lambda tensors: {**tensors, "model.norm.weight": torch.zeros(255)}, r"the shape \[255\], .* \[256\]"),
         (lambda tensors: {**tensors, "model.norm.weight": torch.zeros(256, dtype=torch.int8)}, "is I8, and this"),
         (lambda tensors: {}, "there is no tensor"),
@@ -236,17 +301,27 @@ def test_an_index_is_taken_at_its_word_and_no_further(copy: Path) -> None:
     assert snapshot(copy).shards() == files
 
 
-def test_a_file_that_shrinks_while_it_is_read_stops_the_start(copy: Path) -> None:
-    model = Qwen(read_model_config(copy, "mine"), torch.bfloat16, torch.device("cpu"))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_file_that_shrinks_while_it_is_read_stops_the_start(copy: Path, dtype: torch.dtype, taken: bool) -> None:
     tensors = checkpoint.wanted(find_tensors([copy / "model.safetensors"], "mine"), tied=True)
+    reading = Checkpoint(tensors, dtype, torch.device("cpu"), "mine")
+
+    def read() -> None:
+        Qwen(read_model_config(copy, "mine"), reading.take, dtype, torch.device("cpu"))
+        if not taken:
+            reading.fill()
+
+    if taken:
+        read()
     with (copy / "model.safetensors").open("r+b") as file:
         file.truncate(4_000_000)
     with pytest.raises(StartError, match="mine: the weights cannot be read: a file ended too early"):
-        checkpoint.fill(model.places(), tensors, "mine")
+        (reading.fill if taken else read)()
 
 
 def test_a_model_that_no_memory_holds_stops_the_start(copy: Path) -> None:
-    change(copy / "config.json", vocab_size=10**12)
+    change(copy / "config.json", max_position_embeddings=10**12)
     with pytest.raises(StartError, match=r"no room for the weights: .*alloc"):
         weights.load(snapshot(copy), device="cpu")
 

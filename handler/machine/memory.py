@@ -2,6 +2,7 @@
 
 import resource
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -11,7 +12,7 @@ def read() -> dict[str, int | None]:
     cuda = torch.cuda.is_available()
     free, total = torch.cuda.mem_get_info() if cuda else (None, None)
     return {
-        "rss": _resident(),
+        "rss": _pages("resident"),
         "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "host_available": _host_available(),
         "device_total": total,
@@ -25,14 +26,17 @@ def free(device: torch.device) -> int:
     """Bytes that a KV cache on this device could grow into."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return _host_available() or 0
+    # To the kernel files that are mapped are available memory. Weights are such a file, and every step reads them.
+    return max(0, (_host_available() or 0) - (_pages("shared") or 0))
 
 
-def _resident() -> int | None:
+def _pages(kind: Literal["resident", "shared"]) -> int | None:
+    """Bytes of this process, of all kinds or of files and the like; see proc_pid_statm(5)."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
     except OSError:
         return None
+    return int({"resident": resident, "shared": shared}[kind]) * resource.getpagesize()
 
 
 def _host_available() -> int | None:

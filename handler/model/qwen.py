@@ -1,10 +1,10 @@
 """Qwen2, 2.5 and 3 (dense) for one step of packed tokens, with as few matrix products as there can be.
 
 Queries, keys and values come from one product, gate and up from another, and what a layer adds to the residual stream
-is added by the product itself. Knows no file: `places` says what belongs where.
+is added by the product itself. Knows no file: it asks for its weights by their names in a checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Self
@@ -16,6 +16,9 @@ from torch.nn.functional import linear
 from handler.model.config import ModelConfig
 from handler.ops import layers_torch
 from handler.ops.attention import KVPages, Layout, attend
+
+#: Where weights come from: the tensors of these names and shapes, as one, the first on top.
+Source = Callable[[Mapping[str, tuple[int, ...]]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,67 +38,55 @@ class Layer:
 
 
 class Qwen:
-    """A `Model` for which `config.beyond_merged()` is None. Its weights are whatever memory held, until filled."""
+    """A `Model` for which `config.beyond_merged()` is None."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig, source: Source, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self.shape = shape = config.shape(dtype.itemsize)
+        #: by their names in a checkpoint; of a merged one each is a part
+        self.weights: dict[str, Tensor] = {}
         self._eps = config.rms_norm_eps
-        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        self._parts = queries, keys, keys
+        width, head = shape.hidden, shape.head_dim
+        parts = {"q": shape.heads * head, "k": shape.kv_heads * head, "v": shape.kv_heads * head}
 
-        def empty(*size: int) -> Tensor:
-            return torch.empty(size, dtype=dtype, device=device)
+        def take(names: Mapping[str, tuple[int, ...]]) -> Tensor:
+            whole = source(names)
+            each = whole.split([rows for rows, *_ in names.values()])
+            self.weights.update(zip(names, each, strict=True))
+            return whole
 
-        def layer() -> Layer:
+        def layer(index: int) -> Layer:
+            at = f"model.layers.{index}."
+            attention, mlp = f"{at}self_attn.", f"{at}mlp."
+            biased, normed = config.model_type == "qwen2", config.model_type == "qwen3"
             return Layer(
-                input_norm=empty(shape.hidden),
-                qkv=empty(queries + 2 * keys, shape.hidden),
-                qkv_bias=empty(queries + 2 * keys) if config.model_type == "qwen2" else None,
-                norms=empty(2, shape.head_dim) if config.model_type == "qwen3" else None,
-                out=empty(shape.hidden, queries),
-                post_norm=empty(shape.hidden),
-                gate_up=empty(2 * shape.intermediate, shape.hidden),
-                down=empty(shape.hidden, shape.intermediate),
+                input_norm=take({f"{at}input_layernorm.weight": (width,)}),
+                qkv=take({f"{attention}{part}_proj.weight": (rows, width) for part, rows in parts.items()}),
+                qkv_bias=take({f"{attention}{part}_proj.bias": (rows,) for part, rows in parts.items()})
+                if biased
+                else None,
+                norms=take({f"{attention}{part}_norm.weight": (head,) for part in "qk"}).view(2, head)
+                if normed
+                else None,
+                out=take({f"{attention}o_proj.weight": (width, parts["q"])}),
+                post_norm=take({f"{at}post_attention_layernorm.weight": (width,)}),
+                gate_up=take({f"{mlp}{part}_proj.weight": (shape.intermediate, width) for part in ("gate", "up")}),
+                down=take({f"{mlp}down_proj.weight": (width, shape.intermediate)}),
             )
 
-        self._embedding = empty(shape.vocab, shape.hidden)
-        self._layers = [layer() for _ in range(shape.layers)]
-        self._norm = empty(shape.hidden)
-        self._head = self._embedding if config.tie_word_embeddings else empty(shape.vocab, shape.hidden)
+        self._embedding = take({"model.embed_tokens.weight": (shape.vocab, width)})
+        self._layers = [layer(index) for index in range(shape.layers)]
+        self._norm = take({"model.norm.weight": (width,)})
+        tied = config.tie_word_embeddings
+        self._head = self._embedding if tied else take({"lm_head.weight": (shape.vocab, width)})
         theta = float(config.rope["rope_theta"])
-        self._rope = layers_torch.rope_table(shape.context_length, shape.head_dim, theta, dtype, device)
+        self._rope = layers_torch.rope_table(shape.context_length, head, theta, dtype, device)
 
     @classmethod
     def from_state(cls, config: ModelConfig, state: Mapping[str, Tensor]) -> Self:
         """A model of copied weights, by their names in a checkpoint; dtype and device are theirs."""
         like = state["model.embed_tokens.weight"]
-        model = cls(config, like.dtype, like.device)
-        for name, place in model.places().items():
-            place.copy_(state[name])
-        return model
-
-    def places(self) -> dict[str, Tensor]:
-        """Where the tensors of a checkpoint belong, by their names there: contiguous, each its own memory."""
-        places = {"model.embed_tokens.weight": self._embedding, "model.norm.weight": self._norm}
-        if self._head is not self._embedding:
-            places["lm_head.weight"] = self._head
-        for index, layer in enumerate(self._layers):
-            names = {
-                "input_layernorm.weight": layer.input_norm,
-                "post_attention_layernorm.weight": layer.post_norm,
-                "self_attn.o_proj.weight": layer.out,
-                "mlp.down_proj.weight": layer.down,
-                **dict(zip(("mlp.gate_proj.weight", "mlp.up_proj.weight"), layer.gate_up.chunk(2), strict=True)),
-            }
-            for kind, merged in (("weight", layer.qkv), ("bias", layer.qkv_bias)):
-                if merged is not None:
-                    parts = zip("qkv", merged.split(self._parts), strict=True)
-                    names |= {f"self_attn.{part}_proj.{kind}": place for part, place in parts}
-            if layer.norms is not None:
-                names |= {f"self_attn.{part}_norm.weight": place for part, place in zip("qk", layer.norms, strict=True)}
-            places |= {f"model.layers.{index}.{name}": place for name, place in names.items()}
-        return places
+        return cls(config, lambda names: torch.cat([state[name] for name in names]), like.dtype, like.device)
 
     def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         """See `Model.forward`."""

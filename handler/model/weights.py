@@ -8,7 +8,8 @@ import torch
 from handler.engine import ModelInfo
 from handler.errors import StartError
 from handler.inference.model import Model
-from handler.model import checkpoint, tokenizer
+from handler.model import tokenizer
+from handler.model.checkpoint import Checkpoint, wanted
 from handler.model.config import ModelConfig, read_generation_config, read_model_config
 from handler.model.qwen import Qwen
 from handler.model.shards import Stored, find_tensors
@@ -38,7 +39,7 @@ def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | 
             f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, "
             f"the model only {config.vocab_size} rows for them"
         )
-    tensors = checkpoint.wanted(find_tensors(snapshot.shards(), snapshot.name), tied=config.tie_word_embeddings)
+    tensors = wanted(find_tensors(snapshot.shards(), snapshot.name), tied=config.tie_word_embeddings)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     kind: Literal["merged", "modules"] = "modules" if config.beyond_merged() else "merged"
     dtype = dtype or (getattr(torch, config.dtype) if config.dtype else next(iter(tensors.values())).dtype)
@@ -65,11 +66,12 @@ def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | 
 def _load_merged(
     snapshot: Snapshot, config: ModelConfig, tensors: Mapping[str, Stored], dtype: torch.dtype, device: torch.device
 ) -> Model:
+    checkpoint = Checkpoint(tensors, dtype, device, snapshot.name)
     try:
-        model = Qwen(config, dtype, device)
+        model = Qwen(config, checkpoint.take, dtype, device)
     except RuntimeError as error:  # of torch, where memory is too small
         raise StartError(f"{snapshot.name}: no room for the weights: {_first_line(error)}") from error
-    checkpoint.fill(model.places(), tensors, snapshot.name)
+    checkpoint.fill()
     return model
 
 

@@ -48,5 +48,9 @@ def rope_table(positions: int, head_dim: int, theta: float, dtype: torch.dtype, 
     """[positions, 2, head_dim]: by what a head and its swapped halves are multiplied, the cosines and signed sines."""
     frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float, device=device) / head_dim)
     angles = torch.arange(positions, dtype=torch.float, device=device)[:, None] * frequencies
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
-    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), 1)
+    table = torch.empty(positions, 2, head_dim, dtype=dtype, device=device)
+    cos, sin = table.unflatten(-1, (2, -1)).unbind(1)
+    cos.copy_(angles.cos()[:, None])
+    sin.copy_(angles.sin_()[:, None])
+    sin[:, 0].neg_()
+    return table
