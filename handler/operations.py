@@ -108,7 +108,7 @@ class Operations:
         values: defaults.Values | None = None
         messages = conversation.messages(request)
         if task.found is not None:
-            messages, values = briefs.messages(task), task.found.entry.sampling.model_dump()
+            messages, values = briefs.messages(task), briefs.sampling(task)
         sampling = self._sampling(request, self.engine.max_model_len, values)
         answers = await asyncio.to_thread(self.enhancer.without_asking, task, sampling)
         if request.dry_run and answers:
