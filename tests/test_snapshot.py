@@ -103,6 +103,12 @@ def test_the_demo_model_is_served_locally_and_by_name_alone_on_runpod(found: Fin
         found()
 
 
+def test_a_file_is_no_checkpoint_and_told_so(found: Find, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(StartError, match=r"MODEL_PATH=.*model.gguf: config.json is missing; name a directory"):
+        found(str(tmp_path / "model.gguf"))
+
+
 def test_where_nothing_is_the_error_says_where_it_looked(found: Find, places: Places) -> None:
     cached(places, COMMIT, model="qwen/qwen2.5-3b-instruct")
     places.baked.mkdir()
