@@ -42,7 +42,9 @@ def parse(payload: object) -> Request:
 
 
 #: fields by operation, for names that are nearly one of them
-_FIELDS = {get_args(kind.model_fields["operation"].annotation)[0]: list(kind.model_fields) for kind in get_args(Request)}
+_FIELDS = {
+    get_args(kind.model_fields["operation"].annotation)[0]: list(kind.model_fields) for kind in get_args(Request)
+}
 #: in the caller's words, where pydantic's speak of Python
 _TOLD = {
     "missing": "is missing",

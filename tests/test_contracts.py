@@ -200,7 +200,10 @@ def test_what_is_missing_unknown_or_contradictory_is_refused_by_its_path(payload
         ({"messages": ["hi"]}, "messages.0: should be an object"),
         ({"messages": []}, "messages: should have at least 1 item"),
         ({"messages": [{"role": "user"}]}, "messages.0.content: is missing"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: should be 'system', 'user' or 'assistant'"),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages.0.role: should be 'system', 'user' or 'assistant'",
+        ),
         ({"messages": HI, "stop": 5}, "stop: should be a list"),
         ({"messages": HI, "stop": ["x"] * 17}, "stop: should have at most 16 items"),
         ({"messages": HI, "stop": ""}, "stop.0: should have at least 1 character"),
