@@ -68,6 +68,12 @@ def change(path: str, new: object) -> Callable[[dict[str, Any]], None]:
         ("entries.universal.sampling", {"max_tokens": 5}, "pack.entries.universal.sampling.temperature"),
         ("entries.universal.messages", [{"role": "user", "content": "x"}], "pack.entries.universal"),
         ("entries.universal.messages", [{"role": "assistant", "content": "{{prompt}}"}], "pack.entries.universal"),
+        (
+            "entries.universal.messages",
+            [{"role": "system", "content": "In {{langauge}}."}, {"role": "user", "content": "{{prompt}}"}],
+            "pack.entries.universal",
+        ),
+        ("entries.universal.budget", {"min_tokens": 90, "max_tokens": 75}, "pack.entries.universal.budget"),
         ("entries.universal.rules", "none", "pack"),
         ("entries.universal.language", "tlh", "pack.entries.universal.language"),
         ("targets.sdxl.fast", "none", "pack"),
