@@ -305,10 +305,10 @@ def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def fill(messages: Sequence[PackMessage], values: Mapping[str, str]) -> tuple[PackMessage, ...]:
-    """Put values for their marks, in one pass: what is put in is never read again."""
+    """Put values for their marks, in one pass: what is put in is never read again, nor held to a pack's bounds."""
     mark = re.compile("|".join(re.escape("{{" + name + "}}") for name in values))
     return tuple(
-        PackMessage(role=one.role, content=mark.sub(lambda found: values[found.group()[2:-2]], one.content))
+        one.model_copy(update={"content": mark.sub(lambda found: values[found.group()[2:-2]], one.content)})
         if "{{" in one.content
         else one
         for one in messages
