@@ -183,6 +183,7 @@ class Operations:
                     enhanced_prompt=text,
                     enhancement_source="edge_function",
                     cache_hit=False,
+                    negative_prompt=request.negative_prompt,
                     context=request.context,
                     enhancement_type=request.enhancement_type,
                     generation_time=round(tail["timing"].total_ms / 1000, 4),
