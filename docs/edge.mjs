@@ -26,7 +26,10 @@ export async function ask(endpoint, input, within_ms = 60_000) {
   return replyOf(job);
 }
 
-/** Yields `{delta}` (or `{reasoning_delta}`) as the text comes, and then `{reply}`. The worker needs STREAMING=true. */
+/**
+ * Yields `{delta}` (or `{reasoning_delta}`) as the text comes, and then `{reply}`. The worker needs STREAMING=true.
+ * Up to five calls a second, from the queue on: Cloudflare's free plan ends a request at 50 of them, so take `ask` there.
+ */
 export async function* stream(endpoint, input, within_ms = 60_000) {
   const late = Date.now() + within_ms;
   const { id } = await call(endpoint, "/run", { input: { ...input, stream: true } });

@@ -121,19 +121,21 @@ def api_block(name: str) -> str:
     kind: type[BaseModel] = getattr(contracts if hasattr(contracts, name) else replies, name)
     inherited = set().union(*(base.model_fields for base in kind.__bases__ if issubclass(base, BaseModel)))
     table = kind.model_json_schema()
-    rows = [row(field, table) for field in table["properties"] if field not in inherited]
+    # null in a request is what was not sent; in a reply it is a value to be ready for
+    rows = [row(field, table, nulls=hasattr(replies, name)) for field in table["properties"] if field not in inherited]
     return "\n".join(["| field | type | bounds | default | example | |", "|---|---|---|---|---|---|", *rows])
 
 
-def row(name: str, table: dict[str, Any]) -> str:
-    """One field: name, type, bounds, default, example, meaning."""
+def row(name: str, table: dict[str, Any], *, nulls: bool) -> str:
+    """One field: name, type (with null, where `nulls` says so), bounds, default, example, meaning."""
     told = table["properties"][name]
+    kind = kind_of(told) + (" or null" if nulls and {"type": "null"} in told.get("anyOf", ()) else "")
     if name in table.get("required", ()):
         default = "required"
     else:
         default = "" if told.get("default") is None else f"`{json.dumps(told['default'])}`"
     example = f"`{json.dumps(told['examples'][0])}`" if "examples" in told else ""
-    cells = (f"`{name}`", kind_of(told), ", ".join(bounds_of(told)), default, example, told.get("description", ""))
+    cells = (f"`{name}`", kind, ", ".join(bounds_of(told)), default, example, told.get("description", ""))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -150,6 +152,9 @@ def kind_of(told: dict[str, Any]) -> str:
         return " or ".join(f"`{json.dumps(value)}`" for value in told["enum"])
     if told.get("type") == "array":
         return f"list of {kind_of(told.get('items', {}))}"
+    if isinstance(told.get("additionalProperties"), dict):
+        values = kind_of(told["additionalProperties"])
+        return "object" if values == "any JSON" else f"object of {values}"
     return str(told.get("type", "any JSON"))
 
 

@@ -13,7 +13,7 @@ from handler.door import parse
 from handler.errors import Internal, Unsupported, WorkerError
 from handler.operations import Operations
 from handler.pieces import Piece
-from handler.replies import Reply, TextReply, to_wire
+from handler.replies import EnhanceReply, Reply, TextReply, to_wire
 from handler.report import JobRecord, Report
 
 Json = dict[str, Any]
@@ -97,9 +97,11 @@ def _failure(error: WorkerError) -> Json:
 def _with_reply(record: JobRecord, reply: Reply) -> JobRecord:
     if not isinstance(reply, TextReply):
         return replace(record, outcome="ok")
+    outcome, reason = ("degraded", reply.reason) if isinstance(reply, EnhanceReply) and reply.degraded else ("ok", None)
     return replace(
         record,
-        outcome="ok",
+        outcome=outcome,
+        reason=reason,
         prompt_tokens=reply.usage.prompt_tokens,
         completion_tokens=reply.usage.completion_tokens,
         queue_ms=reply.timing.queue_ms,

@@ -108,7 +108,7 @@ class Operations:
         values: defaults.Values | None = None
         messages = conversation.messages(request)
         if task.found is not None:
-            messages, values = briefs.messages(task), task.found.entry.sampling.model_dump()
+            messages, values = briefs.messages(task), briefs.sampling(task)
         sampling = self._sampling(request, self.engine.max_model_len, values)
         answers = await asyncio.to_thread(self.enhancer.without_asking, task, sampling)
         if request.dry_run and answers:
@@ -183,6 +183,7 @@ class Operations:
                     enhanced_prompt=text,
                     enhancement_source="edge_function",
                     cache_hit=False,
+                    negative_prompt=request.negative_prompt,
                     context=request.context,
                     enhancement_type=request.enhancement_type,
                     generation_time=round(tail["timing"].total_ms / 1000, 4),

@@ -192,8 +192,8 @@ class Enhanced(Contract):
         description="The caller's messages; the worker's pack; or the original prompt, byte for byte."
     )
     reason: str | None = Field(None, description="`input_over_budget`, or why there is no answer of the model's.")
-    degraded: bool = Field(False, description="True where the model's answer is not in it.")
-    failure: Failure | None = None
+    degraded: bool = Field(False, description="True where the model was asked, and something else stands in for it.")
+    failure: Failure | None = Field(None, description="Why it is degraded.")
     cache_hit: bool = False
     budget: BudgetFacts | None = None
     quality_score: float | None = Field(None, description="0 to 1; null without a pack's rules.")

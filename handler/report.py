@@ -23,7 +23,7 @@ class JobRecord:
     job_id: str
     #: None where the request could not be parsed
     operation: str | None
-    #: `ok`, an error code, or `cancelled`
+    #: `ok`, `degraded` (an enhancement that is not the model's), an error code, or `cancelled`
     outcome: str
     total_ms: float
     prompt_tokens: int = 0
@@ -31,6 +31,8 @@ class JobRecord:
     queue_ms: float | None = None
     ttft_ms: float | None = None
     finish_reason: str | None = None
+    #: why it is degraded
+    reason: str | None = None
 
 
 class Report:
@@ -85,6 +87,7 @@ class Report:
             "ttft_ms": job.ttft_ms,
             "total_ms": job.total_ms,
             "finish_reason": job.finish_reason,
+            "reason": job.reason,
         }
         self._log(job.job_id, " ".join(f"{name}={value}" for name, value in facts.items() if value is not None))
         if self._ready is not None and self._first_job is None and job.ttft_ms is not None:

@@ -199,15 +199,40 @@ def test_what_is_missing_unknown_or_contradictory_is_refused_by_its_path(payload
         ({"messages": "hi"}, "messages: should be a list"),
         ({"messages": ["hi"]}, "messages.0: should be an object"),
         ({"messages": []}, "messages: should have at least 1 item"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: is missing"),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages.0.role: should be 'system', 'user' or 'assistant'",
+        ),
         ({"messages": HI, "stop": 5}, "stop: should be a list"),
         ({"messages": HI, "stop": ["x"] * 17}, "stop: should have at most 16 items"),
+        ({"messages": HI, "stop": ""}, "stop.0: should have at least 1 character"),
+        ({"messages": HI, "stop": "x" * 201}, "stop.0: should have at most 200 characters"),
         ({"messages": HI, "seed": "7"}, "seed: should be a valid integer"),
         ({"messages": HI, "target": []}, "target: should be an object"),
         ({"messages": HI, "context": []}, "context: should be an object"),
     ],
 )
 def test_a_refusal_speaks_of_json_and_not_of_python(fields: dict[str, Any], told: str) -> None:
-    assert refusal({"operation": "enhance", **fields}).message.startswith(told)
+    assert refusal({"operation": "enhance", **fields}).message == told
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"temprature": 0.5}, "temprature: unknown field; did you mean temperature?"),
+        ({"max_token": 5}, "max_token: unknown field; did you mean max_tokens?"),
+        ({"max_completion_tokens": 5}, "max_completion_tokens: unknown field"),
+        ({"prompt": "x"}, "prompt: unknown field"),  # of generate, not of chat
+    ],
+)
+def test_a_name_that_is_nearly_a_field_of_the_operation_is_told_which(fields: dict[str, Any], told: str) -> None:
+    assert refusal({**CHAT, **fields}).message == told
+
+
+def test_a_call_of_openais_api_is_refused_by_what_the_platform_made_of_it() -> None:
+    error = refusal({"openai_route": "/v1/chat/completions", "openai_input": {"messages": HI}})
+    assert (error.field, "send an operation" in error.message) == ("openai_route", True)
 
 
 def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made() -> None:

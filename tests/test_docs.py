@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from docs.generate import API, DEPLOY, ENHANCE, HUB, PACK_SCHEMA, README, SCHEMA, documents
 from handler import __version__, contracts, door
+from handler.errors import InvalidRequest
 from handler.model.snapshot import DEMO
 from handler.model.template import Template, Turn
 from handler.model.tokenizer import read
@@ -51,6 +52,18 @@ def test_every_request_field_is_in_the_api_document() -> None:
     for kind in (contracts.ChatRequest, contracts.GenerateRequest, contracts.EnhanceRequest, contracts.InfoRequest):
         for name in kind.model_fields:
             assert f"| `{name}` |" in text, f"{kind.__name__}.{name}"
+
+
+def test_what_the_api_document_says_other_apis_have_is_refused_by_its_name() -> None:
+    (section,) = re.findall(r"^## Coming from .*?(?=^## )", API.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    theirs = {
+        name for row in re.findall(r"^\| (.+?) \| ", section, re.MULTILINE) for name in re.findall(r"`(\w+)", row)
+    }
+    foreign = theirs - set(contracts.ChatRequest.model_fields)
+    assert {"max_completion_tokens", "response_format", "tools", "n"} <= foreign
+    for name in foreign:
+        with pytest.raises(InvalidRequest, match=f"^{name}: unknown field$"):
+            door.parse({"operation": "chat", "message": "hi", name: None})
 
 
 def test_every_error_code_is_in_the_api_document() -> None:

@@ -114,6 +114,13 @@ def test_on_overflow_the_twenty_oldest_leave() -> None:
     assert [ask(cache, key)[1] for key in ("20", "100", "19")] == [True, True, False]
 
 
+def test_who_comes_one_too_many_is_kept_however_many_are_to_leave() -> None:
+    cache: Cache[str] = Cache(limit=2, leave=20)
+    for key in "abc":
+        ask(cache, key)
+    assert [ask(cache, "c")[1], cache.describe()["size"]] == [True, 1]
+
+
 def test_refresh_replaces_what_is_kept_and_off_neither_reads_nor_keeps() -> None:
     cache: Cache[str] = Cache()
     assert ask(cache, "k", "old", use="off") == ("old", False)

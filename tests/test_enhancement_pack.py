@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handler.contracts import MAX_PROMPT
 from handler.enhancement.pack import Loaded, PackMessage, fill, load
 from handler.errors import InvalidRequest, StartError
 from tests.enhancing import PACK, pack_json, packs
@@ -68,6 +69,12 @@ def change(path: str, new: object) -> Callable[[dict[str, Any]], None]:
         ("entries.universal.sampling", {"max_tokens": 5}, "pack.entries.universal.sampling.temperature"),
         ("entries.universal.messages", [{"role": "user", "content": "x"}], "pack.entries.universal"),
         ("entries.universal.messages", [{"role": "assistant", "content": "{{prompt}}"}], "pack.entries.universal"),
+        (
+            "entries.universal.messages",
+            [{"role": "system", "content": "In {{langauge}}."}, {"role": "user", "content": "{{prompt}}"}],
+            "pack.entries.universal",
+        ),
+        ("entries.universal.budget", {"min_tokens": 90, "max_tokens": 75}, "pack.entries.universal.budget"),
         ("entries.universal.rules", "none", "pack"),
         ("entries.universal.language", "tlh", "pack.entries.universal.language"),
         ("targets.sdxl.fast", "none", "pack"),
@@ -120,6 +127,11 @@ def test_what_is_put_in_is_never_read_again(prompt: str, words: str) -> None:
     message = PackMessage.model_construct(role="user", content="<{{prompt}}|{{words}}|{{other}}>")
     (filled,) = fill([message], {"prompt": prompt, "words": words})
     assert filled.content == f"<{prompt}|{words}|{{{{other}}}}>"
+
+
+def test_a_prompt_as_long_as_they_come_fits_a_message_with_words_around_it() -> None:
+    (filled,) = fill([PackMessage(role="user", content="Rewrite: {{prompt}}")], {"prompt": "x" * MAX_PROMPT})
+    assert len(filled.content) == len("Rewrite: ") + MAX_PROMPT
 
 
 def test_no_prompt_stands_in_the_code() -> None:

@@ -101,6 +101,16 @@ def test_the_pack_asks_the_model_with_every_sampling_value_its_own_and_the_calle
     assert model.asked == [Sampling(145, 0.2, 0.9, 0, 0.0, 1.0, 0.0, 0.0, 7, ())]
 
 
+@pytest.mark.parametrize(("target", "room"), [(225, 435), (20, 145)])
+def test_an_answer_for_a_larger_target_than_the_entrys_has_room_for_the_words_it_is_asked_for(
+    line: Line, target: int, room: int
+) -> None:
+    model = wide()
+    by_pack(line(model), target={"encoder": "clip", "max_tokens": target})
+    by_pack(line(model), target={"encoder": "clip", "max_tokens": target}, max_tokens=9)
+    assert [sampling.max_tokens for sampling in model.asked] == [room, 9]
+
+
 def test_a_dry_run_shows_the_packs_messages_with_the_prompt_put_in_once(line: Line) -> None:
     async def dry(prompt: str) -> Reply | Piece:
         fields = {"operation": "enhance", "prompt": prompt, "job_type": "sdxl_image_fast", "dry_run": True}

@@ -188,6 +188,26 @@ def test_every_job_is_counted_and_logged_without_its_content(
     assert f"outcome={outcome}" in logged["message"]
 
 
+@pytest.mark.parametrize(
+    ("script", "outcome", "reason"),
+    [
+        (["a", " fox"], "ok", None),
+        ([EngineFailed("x")], "degraded", "engine_failed"),
+        (["a", " 狐", "狸", "在", "雪"], "degraded", "language"),
+    ],
+)
+def test_an_enhancement_that_is_not_the_models_is_counted_as_degraded_and_logged_with_the_reason(
+    line: Line, capsys: pytest.CaptureFixture[str], script: list[str | WorkerError], outcome: str, reason: str | None
+) -> None:
+    report, engine = Report(), ScriptedEngine(script)
+    job = {"id": "j", "input": {"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"}}
+    reply = asyncio.run(Jobs(line(engine), report, streaming=False).answer(job))
+    assert (reply["degraded"], reply["reason"]) == (reason is not None, reason)
+    assert report.counters()["jobs"] == {outcome: 1}
+    logged = json.loads(capsys.readouterr().err)["message"]
+    assert (f"outcome={outcome}" in logged, f"reason={reason}" in logged) == (True, reason is not None)
+
+
 def test_a_cancelled_job_is_counted_as_cancelled(line: Line) -> None:
     report = Report()
 

@@ -92,6 +92,29 @@ def test_enhance_runs_prompt_and_system_prompt_as_two_messages_and_echoes_the_re
     assert "system\nRewrite.<|im_end|>\n<|im_start|>user\n a fox<|im_end|>" in read(engine)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"operation": "chat", "messages": HI},
+        {"operation": "chat", "message": "hi"},
+        {"operation": "enhance", "messages": HI},
+        {"operation": "enhance", "prompt": "a fox", "system_prompt": "x"},
+        {"operation": "enhance", "prompt": "a fox", "system_prompt": "x", "n": 2},
+        {"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"},
+    ],
+)
+def test_what_is_passed_back_comes_back_in_every_form(line: Line, fields: dict[str, Any]) -> None:
+    told = type(parse(fields)).model_fields
+    passed: dict[str, Any] = {
+        name: {"of": name} for name in told if (told[name].description or "").startswith("Passed back")
+    }
+    if "negative_prompt" in passed:
+        passed["negative_prompt"] = "blurry "
+    assert len(passed) == 3
+    _, reply = run(line(ScriptedEngine()), **fields, **passed)
+    assert {name: getattr(reply, name) for name in passed} == passed
+
+
 def test_enhance_takes_the_last_user_turn_of_messages_for_the_original_prompt(line: Line) -> None:
     turns = [*HI, {"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]
     _, reply = run(line(ScriptedEngine()), operation="enhance", messages=turns)

@@ -101,6 +101,8 @@ def test_every_request_that_is_accepted_fits_the_cache_alone(device: Device, fre
         (Wishes(max_model_len=40_000), ("MAX_MODEL_LEN", "40000", "32768")),
         (Wishes(kv_cache_gb=0), ("KV_CACHE_GB", "0")),
         (Wishes(kv_cache_gb=80), ("KV_CACHE_GB", "80", "GiB")),
+        (Wishes(prefill_chunk=10**9), ("PREFILL_CHUNK", "the KV cache of 0.00 GiB")),
+        (Wishes(prefill_chunk=10**9, kv_cache_gb=1), ("PREFILL_CHUNK", "only 0.00 GiB are free")),
         (Wishes(max_model_len=30_000, kv_cache_gb=1), ("MAX_MODEL_LEN", "30000", "1.00 GiB", "57344")),
         (Wishes(graph_buckets=(0, 4)), ("GRAPH_BUCKETS", "0")),
     ],

@@ -103,6 +103,12 @@ def test_the_demo_model_is_served_locally_and_by_name_alone_on_runpod(found: Fin
         found()
 
 
+def test_a_file_is_no_checkpoint_and_told_so(found: Find, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(StartError, match=r"MODEL_PATH=.*model.gguf: config.json is missing; name a directory"):
+        found(str(tmp_path / "model.gguf"))
+
+
 def test_where_nothing_is_the_error_says_where_it_looked(found: Find, places: Places) -> None:
     cached(places, COMMIT, model="qwen/qwen2.5-3b-instruct")
     places.baked.mkdir()
@@ -162,17 +168,19 @@ def test_the_image_tells_name_and_revision_by_its_manifest(found: Find, places: 
     assert told.encoders(places) == places.encoders
 
 
-@pytest.mark.parametrize(
-    ("wish", "cause"),
-    [
-        ({"name": "Org/Another"}, f"MODEL_NAME is Org/Another, but the image holds {MODEL}"),
-        ({"revision": OTHER}, f"MODEL_REVISION is {OTHER}, but the image holds {COMMIT}"),
-    ],
-)
-def test_an_image_with_another_model_is_refused(found: Find, places: Places, wish: dict[str, str], cause: str) -> None:
+@pytest.mark.parametrize("wish", [{"name": "Org/Another"}, {"revision": OTHER}, {"name": MODEL, "revision": OTHER}])
+def test_an_image_with_another_model_is_passed_over_and_told(found: Find, places: Places, wish: dict[str, str]) -> None:
     baked(places)
-    with pytest.raises(StartError, match=cause):
-        found(**wish, download=lambda name, revision: pytest.fail("another model was asked for"))
+    with pytest.raises(StartError, match=f"the image holds {MODEL} at {COMMIT}: unset MODEL_NAME"):
+        found(**wish)
+
+
+def test_another_model_than_the_images_is_downloaded_where_that_is_allowed(
+    found: Find, places: Places, tmp_path: Path
+) -> None:
+    baked(places)
+    told = found(name="Org/Another", download=lambda name, revision: checkpoint(tmp_path / "Another"))
+    assert (told.source, told.name) == ("download", "Org/Another")
 
 
 def test_weights_in_the_image_without_a_manifest_were_not_made_by_the_builder(found: Find, places: Places) -> None:

@@ -5,6 +5,7 @@ Knows no engine. Where the request brings its own messages, no pack has a say.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 
 from handler.contracts import EnhanceRequest, Language, Message, Mode
 from handler.enhancement import checks, spans
@@ -170,3 +171,11 @@ def messages(task: Brief) -> tuple[Message, ...]:
         "language": pack.languages[task.language or entry.language],
     }
     return tuple(Message(role=one.role, content=one.content) for one in fill(entry.messages, values))
+
+
+def sampling(task: Brief) -> dict[str, float | int]:
+    """How the pack wants the answer drawn; one for a larger target may be longer by as much as its budget is."""
+    assert task.found is not None
+    entry = task.found.entry
+    more = max(1.0, (task.max_tokens or 0) / entry.budget.max_tokens)
+    return {**entry.sampling.model_dump(), "max_tokens": ceil(entry.sampling.max_tokens * more)}

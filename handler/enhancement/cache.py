@@ -94,7 +94,7 @@ class Cache(Generic[T]):
             self._kept.pop(key, None)
             self._kept[key] = answer
             if len(self._kept) > self.limit:
-                for _ in range(min(self.leave, len(self._kept))):
+                for _ in range(min(self.leave, self.limit)):  # never the one that came
                     self._kept.popitem(last=False)
 
     def clear(self) -> int:

@@ -114,6 +114,16 @@ class Budget(Data):
         description="`{{words}}` is this share of max_tokens; models write more words than they are asked for.",
     )
 
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.min_tokens > self.max_tokens:
+            raise PydanticCustomError("budget", "min_tokens is above max_tokens")
+        return self
+
+
+#: what values are put in for
+MARKS = ("{{prompt}}", "{{words}}", "{{language}}")
+
 
 class PackMessage(Data):
     """One turn; `{{prompt}}`, `{{words}}` and `{{language}}` stand for their values."""
@@ -154,7 +164,11 @@ class Entry(Data):
     )
 
     @model_validator(mode="after")
-    def _prompt_is_read(self) -> Self:
+    def _messages_ask_for_the_prompt(self) -> Self:
+        for mark in re.findall(r"\{\{\w*\}\}", " ".join(message.content for message in self.messages)):
+            if mark not in MARKS:
+                told = {"mark": mark[:100], "marks": ", ".join(MARKS)}
+                raise PydanticCustomError("mark", "{mark} stands for nothing; there are {marks}", told)
         if not any("{{prompt}}" in message.content for message in self.messages):
             raise PydanticCustomError("messages", "no message holds {{prompt}}")
         if self.messages[-1].role == "assistant":
@@ -291,10 +305,10 @@ def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def fill(messages: Sequence[PackMessage], values: Mapping[str, str]) -> tuple[PackMessage, ...]:
-    """Put values for their marks, in one pass: what is put in is never read again."""
+    """Put values for their marks, in one pass: what is put in is never read again, nor held to a pack's bounds."""
     mark = re.compile("|".join(re.escape("{{" + name + "}}") for name in values))
     return tuple(
-        PackMessage(role=one.role, content=mark.sub(lambda found: values[found.group()[2:-2]], one.content))
+        one.model_copy(update={"content": mark.sub(lambda found: values[found.group()[2:-2]], one.content)})
         if "{{" in one.content
         else one
         for one in messages

@@ -154,7 +154,8 @@ def _positive(name: str, wish: int | None, default: int) -> int:
 
 
 def _cache_bytes(wishes: Wishes, shape: ModelShape, gpu: bool, free: int, step: int) -> int:
-    room = free - step - (int(free * HEAD_ROOM_SHARE) + HEAD_ROOM_BYTES if gpu else 0)
+    taken = step + (int(free * HEAD_ROOM_SHARE) + HEAD_ROOM_BYTES if gpu else 0)
+    room = max(0, free - taken)
     if wishes.kv_cache_gb is None:
         cache = room if gpu else min(room, int(free * CPU_CACHE_SHARE))
     else:
@@ -163,7 +164,7 @@ def _cache_bytes(wishes: Wishes, shape: ModelShape, gpu: bool, free: int, step: 
             raise StartError(f"KV_CACHE_GB is {wishes.kv_cache_gb}; it must be above 0")
         if cache > room:
             raise StartError(
-                f"KV_CACHE_GB is {wishes.kv_cache_gb}, but beside the weights and {_gib(free - room)} for one step and "
+                f"KV_CACHE_GB is {wishes.kv_cache_gb}, but beside the weights and {_gib(taken)} for one step and "
                 f"head room only {_gib(room)} are free; lower KV_CACHE_GB, PREFILL_CHUNK or MAX_CONCURRENT_REQUESTS"
             )
     return cache

@@ -120,7 +120,7 @@ def read(directory: Path) -> Manifest | None:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         return _parse(directory, told)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StartError(f"{path} is not a manifest that this worker reads ({error}); {CURE}") from None

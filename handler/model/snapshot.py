@@ -176,12 +176,8 @@ def _baked(places: Places, name: str | None, revision: str | None) -> Snapshot |
     told = manifest.read(places.baked)
     if told is None:
         raise StartError(f"{places.baked} has no {manifest.FILE}; {CURES['baked']}")
-    if name is not None and name.lower() != told.name.lower():
-        raise StartError(f"MODEL_NAME is {name}, but the image holds {told.name}: unset it, or build an image with it")
-    if revision is not None and revision != told.revision:
-        raise StartError(
-            f"MODEL_REVISION is {revision}, but the image holds {told.revision}: unset it, or build an image with it"
-        )
+    if (name or told.name).lower() != told.name.lower() or (revision or told.revision) != told.revision:
+        return f"the image holds {told.name} at {told.revision}: unset MODEL_NAME and MODEL_REVISION to serve that"
     return _whole(places.baked, "baked", name, revision)
 
 
