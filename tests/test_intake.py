@@ -5,14 +5,17 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from handler import intake
 from handler.answer import Answers, Handler, Kept
-from handler.delivery import Backoff, Receipt
+from handler.delivery import Backoff, Patience, Post, Receipt
 from handler.intake import Intake
 from handler.wire import NotJson, decode, encode
 
@@ -264,6 +267,12 @@ class TestAnswers:
         assert b"HTTP 413" in error
         assert wire.warnings == [("result of 1022 bytes refused after 3 tries (HTTP 413)", "a")]
 
+    def test_a_lost_result_is_followed_by_nothing_as_it_may_have_arrived(self) -> None:
+        async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
+            return {"text": "x"}
+
+        assert len(self.answered(Wire(), handler, Receipt("lost", "TimeoutError", 9))) == 1
+
     def test_a_chunk_larger_than_the_platform_takes_comes_with_the_result_alone(self) -> None:
         async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
             yield {"delta": "a"}
@@ -293,6 +302,51 @@ class TestAnswers:
         assert [kept.get(name) for name in ("a", "b", "c", "large")] == [None] * 4
         kept.keep("d", b"1234")
         assert kept.get("d") == b"1234"
+
+
+class Session:
+    """Answers each post with the next of these statuses or errors, the last one for ever; every post takes a second."""
+
+    def __init__(self, *answers: int | Exception) -> None:
+        self.answers = list(answers)
+        self.now = 0.0
+
+    @asynccontextmanager
+    async def post(self, url: str, **sent: Any) -> AsyncIterator[SimpleNamespace]:
+        self.now += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        yield SimpleNamespace(status=answer)
+
+
+class TestPost:
+    def sent(self, *answers: int | Exception, least: int = 5, tries: int | None = None) -> Receipt:
+        session = Session(*answers)
+        patience = Patience(give_up_s=20, refused_s=8, tries=least, first_pause_s=0, longest_pause_s=0)
+        post = Post(cast(aiohttp.ClientSession, session), patience, lambda: session.now)
+        return asyncio.run(post("url", b"", "a", tries=tries))
+
+    @pytest.mark.parametrize(
+        "moment", [408, 425, 429, 500, 503, aiohttp.ServerDisconnectedError(), TimeoutError(), OSError()], ids=repr
+    )
+    def test_what_speaks_of_the_moment_is_tried_until_patience_ends(self, moment: int | Exception) -> None:
+        assert self.sent(*[moment] * 19, 200) == Receipt("delivered", "", 20)
+        problem = f"HTTP {moment}" if isinstance(moment, int) else type(moment).__name__
+        assert self.sent(moment) == Receipt("lost", problem, 20)
+
+    @pytest.mark.parametrize("status", [301, 400, 401, 404])
+    def test_a_refusal_is_believed_after_a_while_and_a_message_that_is_too_large_at_once(self, status: int) -> None:
+        assert self.sent(*[status] * 7, 200) == Receipt("delivered", "", 8)
+        assert self.sent(status) == Receipt("refused", f"HTTP {status}", 8)
+        assert self.sent(413) == Receipt("refused", "HTTP 413", 1)
+
+    def test_a_worker_that_slept_past_its_deadline_still_tries(self) -> None:
+        assert self.sent(500, least=30) == Receipt("lost", "HTTP 500", 30)
+        assert self.sent(400, least=30) == Receipt("refused", "HTTP 400", 30)
+
+    def test_tries_may_be_fewer(self) -> None:
+        assert self.sent(400, tries=1) == Receipt("lost", "HTTP 400", 1)
 
 
 def test_pauses_double_up_to_a_limit_with_jitter_and_begin_again() -> None:
