@@ -31,8 +31,6 @@ def parse(payload: object) -> Request:
         return REQUEST.validate_python(payload)
     except ValidationError as error:
         raise _refusal(error) from None
-    except RecursionError:
-        raise InvalidRequest("nested too deeply", field="input") from None
 
 
 #: in the caller's words, where pydantic's speak of Python
