@@ -173,6 +173,15 @@ def test_jobs_whose_handing_out_has_begun_are_finished_although_the_worker_is_to
     played(scenario, handler)
 
 
+def test_a_reply_that_never_ends_does_not_keep_the_worker() -> None:
+    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
+        wire.slow_body = asyncio.Event()
+        wire.queue.put_nowait(job("a"))
+        await asyncio.sleep(0.02)
+
+    assert played(scenario, Gate()) == 0
+
+
 def test_a_take_that_is_held_when_the_worker_is_told_to_stop_is_given_up_after_a_moment_and_not_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -283,6 +292,15 @@ class TestAnswers:
         assert [body for body, _ in wire.chunks] == [b'{"output":{"delta":"a"}}']
         assert len(whole) > 1_000_000
         assert wire.warnings == [("chunk 1 of 1000022 bytes comes with the result alone", "a")]
+
+    def test_a_stream_that_ends_in_an_error_fails_its_job(self) -> None:
+        async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+            yield {"delta": "a"}
+            yield {"error": "told"}
+
+        wire = Wire()
+        assert self.answered(wire, handler) == [b'{"error":"told"}']
+        assert len(wire.chunks) == 1
 
     def test_after_a_lost_chunk_the_others_get_one_try_each(self) -> None:
         async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:

@@ -189,6 +189,8 @@ def test_default_max_tokens_shrink_to_the_room_that_the_prompt_leaves(line: Line
     [
         ({"messages": [{"role": "user", "content": "word " * 200}]}, "messages"),
         ({"message": "word " * 200}, "message"),
+        ({"operation": "generate", "prompt": "word " * 200}, "prompt"),
+        ({"operation": "enhance", "prompt": "word " * 200, "system_prompt": ""}, "prompt"),
         ({"messages": HI, "max_tokens": 99}, "messages"),
         ({"messages": HI, "max_tokens": 100}, "max_tokens"),
     ],
@@ -198,7 +200,7 @@ def test_what_does_not_fit_the_context_is_refused_with_its_field_before_the_engi
 ) -> None:
     engine = ScriptedEngine(max_model_len=100)
     with pytest.raises(ContextLengthExceeded) as caught:
-        run(line(engine), operation="chat", **fields)
+        run(line(engine), **{"operation": "chat", **fields})
     assert (caught.value.field, engine.seen) == (field, [])
 
 

@@ -246,6 +246,18 @@ def test_half_the_work_is_half_the_rows_and_half_the_prefill_until_relaxed() -> 
     assert len(s.running) == 6
 
 
+def test_half_of_one_is_one() -> None:
+    s = Scheduler(KVCache(100, 4), rows=8, prefill_chunk=16, prefill_alone=64)
+    s.halve()
+    s.add(sequence([1] * 90))
+    assert chunks(s.schedule()) == [(0, 32)]
+    for _ in range(9):
+        s.halve()
+    s.restart()
+    s.add(sequence([2]))
+    assert (chunks(s.schedule()), len(s.running)) == ([(0, 1)], 1)
+
+
 def two_that_repeat_themselves(pages: int) -> tuple[Scheduler[Sequence], Sequence, Sequence]:
     """Both are about to decode, with rows for two guesses; the first needs a page for its own."""
     s = scheduler(rows=4, page_size=4, pages=pages)
@@ -270,6 +282,8 @@ def test_guesses_take_the_rows_that_are_free_and_wrong_ones_are_taken_back() -> 
     assert s.settle() == [first]
     assert (first.length, first.computed, first.guesses) == (10, 9, ())
     assert (s.guessed, s.guessed_right) == (2, 1)
+    assert first.lookup
+    assert [*first.lookup.guess([*first.tokens, 1, 2, 3], 9)] == [4]  # it dares no more than was right
     assert s.settle() == []
 
 
