@@ -246,16 +246,27 @@ def test_half_the_work_is_half_the_rows_and_half_the_prefill_until_relaxed() -> 
     assert len(s.running) == 6
 
 
-def test_half_of_one_is_one() -> None:
+def test_half_is_half_beside_rows_that_decode_and_alone_and_half_of_one_is_one() -> None:
     s = Scheduler(KVCache(100, 4), rows=8, prefill_chunk=16, prefill_alone=64)
+    for i in range(4):
+        s.add(sequence([i] * 33, max_tokens=50))
+    while len(s.running) < 4:
+        run(s, s.schedule())
     s.halve()
-    s.add(sequence([1] * 90))
-    assert chunks(s.schedule()) == [(0, 32)]
+    s.restart()
+    sizes = []
+    for _ in range(3):
+        step = s.schedule()
+        sizes.append((bool(step.decode), sum(end - start for start, end in chunks(step))))
+        run(s, step)
+    assert sizes == [(False, 32), (False, 32), (True, 8)]
     for _ in range(9):
         s.halve()
     s.restart()
-    s.add(sequence([2]))
-    assert (chunks(s.schedule()), len(s.running)) == ([(0, 1)], 1)
+    for _ in range(50):
+        step = s.schedule()
+        assert (len(s.running), len(step.decode) + sum(end - start for start, end in chunks(step))) == (1, 1)
+        run(s, step)
 
 
 def two_that_repeat_themselves(pages: int) -> tuple[Scheduler[Sequence], Sequence, Sequence]:
