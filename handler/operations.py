@@ -182,7 +182,6 @@ class Operations:
                     original_prompt=conversation.original_prompt(request),
                     enhanced_prompt=text,
                     enhancement_source="edge_function",
-                    cache_hit=False,
                     context=request.context,
                     enhancement_type=request.enhancement_type,
                     generation_time=round(tail["timing"].total_ms / 1000, 4),

@@ -138,6 +138,20 @@ def test_a_job_that_is_stopped_before_its_first_step_never_begins_and_is_forgott
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("item", [None, "job", [], {"input": {}}, {"id": 7}, {"id": ""}], ids=repr)
+def test_an_item_without_an_id_never_runs(item: object) -> None:
+    gate = Gate()
+
+    async def scenario() -> None:
+        wire = Wire()
+        Intake(wire, gate, capacity=1, grace_s=0, broken=lambda: None)._start(item)
+        await asyncio.sleep(0.01)
+        assert (gate.entered, wire.results, wire.in_progress) == ([], {}, set())
+        assert len(wire.warnings) == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_stop_that_overtakes_its_job_is_remembered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "EARLY_STOP_S", 0.1)
     gate = Gate()
