@@ -216,6 +216,7 @@ def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made()
     error = refusal({**wish, "max_tokens": 20_001})
     assert (error.field, "at most 100000" in error.message) == ("logprobs", True)
     assert refusal({**CHAT, "logprobs": True, "max_tokens": 100_001}).field == "logprobs"
+    assert parse({**CHAT, "max_tokens": 100_001})
 
 
 def test_a_refusal_never_quotes_what_was_sent() -> None:

@@ -211,6 +211,8 @@ def test_cancelling_before_the_first_step_ends_the_stream_too() -> None:
 
 def test_a_deadline_ends_a_running_and_a_waiting_request_with_what_they_have() -> None:
     slow = Faulty(out_of_memory)
+    # Every token might begin a stop string, and waits for the next one.
+    stops = tuple({f" {token}!" for token in greedy("demo", HEALTHY, 100)})
 
     def forward(*args: Any) -> Tensor:
         time.sleep(0.01)
@@ -219,12 +221,13 @@ def test_a_deadline_ends_a_running_and_a_waiting_request_with_what_they_have() -
     async def main() -> None:
         with serving(rows=1, forward=forward) as engine:
             now = time.monotonic()
-            runs = engine.stream(Prompt(HEALTHY), sampling(500), deadline=now + 0.8)
+            runs = engine.stream(Prompt(HEALTHY), sampling(500, stop=stops), deadline=now + 0.8)
             waits = engine.stream(Prompt(GUILTY), sampling(500), deadline=now + 0.1)
             free = engine.stream(Prompt(HEALTHY), sampling(5))
             first, second, third = await asyncio.gather(collect(runs), collect(waits), collect(free))
             assert first.finish.reason == second.finish.reason == "deadline"
             assert 0 < len(first.token_ids) < 100
+            assert first.text == "".join(f" {token}" for token in first.token_ids)
             assert second.token_ids == ()
             assert second.finish.timing.total_s < first.finish.timing.total_s < 5
             assert third.token_ids == greedy("demo", HEALTHY, 5)
