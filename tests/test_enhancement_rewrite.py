@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -11,7 +12,16 @@ import pytest
 from handler.door import parse
 from handler.engine import Prompt, Sampling, Stream
 from handler.enhancement.pack import Loaded, Packs
-from handler.errors import BadAnswer, EngineFailed, InvalidRequest, NoPack, OutOfMemory, WorkerError
+from handler.errors import (
+    BadAnswer,
+    ContextLengthExceeded,
+    EngineFailed,
+    InvalidRequest,
+    NoPack,
+    OutOfMemory,
+    Unsupported,
+    WorkerError,
+)
 from handler.operations import Operations
 from handler.pieces import Piece
 from handler.replies import DryRunReply, EnhanceReply, InfoReply, Reply, to_wire
@@ -23,6 +33,8 @@ Line = Callable[[ScriptedEngine], Operations]
 PROMPT = "two red foxes in the snow, no people"
 #: an answer with which nothing is wrong
 GOOD = "two red foxes in the snow, no people, soft light, sharp focus, highly detailed"
+#: what the model says at a time
+TOKEN = re.compile(r"\S+\s*|\s+")
 
 
 @dataclass
@@ -42,7 +54,7 @@ class Model(ScriptedEngine):
         elif isinstance(said, Exception):
             raise said
         else:
-            self.script = re.findall(r"\S+\s*|\s+", said)
+            self.script = TOKEN.findall(said)
         return super().stream(prompt, sampling, logprobs=logprobs, deadline=deadline)
 
 
@@ -124,7 +136,7 @@ def test_a_dry_run_shows_the_packs_messages_with_the_prompt_put_in_once(line: Li
         f"**Prompt:** {GOOD}",
         f"```\n{GOOD}\n```",
         f"- {GOOD}",
-        f"<think>two foxes, hm</think>\n\n{GOOD}",
+        f"<think>\ntwo foxes, hm\n</think>\n\n{GOOD}",
         f"two foxes, hm</think>{GOOD}",
         f"{GOOD}\n\nNote: I kept every word.",
         f"{GOOD}<|im_end|>",
@@ -144,6 +156,7 @@ BAD = [
     ("I'm sorry, but I can't help with that.", "refusal"),
     ("I’m sorry, I cannot do this", "refusal"),
     ("Here is a prompt for you", "meta"),
+    ("Here is a prompt for you:", "meta"),
     ("雪の中の二匹の赤い狐", "language"),
     ("two red foxes in the snow, no people, 柔和的光", "language"),
 ]
@@ -156,6 +169,22 @@ def test_a_bad_answer_is_asked_for_once_more_with_another_seed(line: Line, said:
     assert (reply.enhanced_prompt, reply.retries, reply.degraded) == (GOOD, 1, False)
     assert [sampling.seed for sampling in model.asked] == [7, 8]
     assert reply.sampling.seed == 8
+    assert reply.usage.completion_tokens == sum(len(TOKEN.findall(answer)) for answer in (said, GOOD))
+
+
+def test_the_seed_after_the_last_is_the_first(line: Line) -> None:
+    model = wide("", GOOD)
+    by_pack(line(model), seed=2**63 - 1)
+    assert [sampling.seed for sampling in model.asked] == [2**63 - 1, 0]
+
+
+def test_a_fault_that_the_pack_does_not_name_is_no_reason_to_ask_again(line: Line) -> None:
+    value = pack_json()
+    value["rules"]["image"]["retry_on"] = ["refusal"]
+    for said, times in (("...", 1), ("I'm sorry, I cannot do this", 2)):
+        model = wide(said)
+        assert by_pack(line(model), pack=value).degraded
+        assert len(model.asked) == times
 
 
 @pytest.mark.parametrize(("said", "fault"), BAD)
@@ -189,6 +218,7 @@ def test_the_emergency_answer_is_the_prompt_byte_for_byte_and_marked(
     assert (reply.enhancement_source, reply.success, reply.degraded) == ("emergency_fallback", False, True)
     assert reply.failure is not None
     assert (reply.failure.code, "foxes" in reply.failure.message) == (code, False)
+    assert reply.retries == (1 if said == "" else 0)
     wire = to_wire(reply)
     assert (wire["success"], "error" in wire) == (False, False)
 
@@ -200,6 +230,12 @@ def test_a_defect_is_logged_by_its_place_and_never_with_the_prompt(
     assert "RuntimeError" in caplog.text
     assert "rewrite.py" in caplog.text
     assert "foxes" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("x"), ContextLengthExceeded("x"), Unsupported("x")], ids=repr)
+def test_nothing_stands_in_for_a_request_that_is_itself_at_fault(line: Line, error: WorkerError) -> None:
+    with pytest.raises(type(error)):
+        by_pack(line(wide(error)))
 
 
 @pytest.mark.parametrize(("said", "code"), FAILURES)
@@ -445,10 +481,23 @@ def test_the_cache_answers_the_same_question_at_no_cost_and_info_empties_it(line
 
 def test_without_a_seed_the_first_draw_is_kept_and_its_seed_told(line: Line) -> None:
     model = wide()
-    operations = line(model)
+    operations = replace(line(model), draw_seed=count(11).__next__)
     replies = [run(operations, prompt=PROMPT, job_type="universal") for _ in range(2)]
     assert [reply.cache_hit for reply in replies] == [False, True]
-    assert [reply.sampling.seed for reply in replies] == [4242, 4242]
+    assert [reply.sampling.seed for reply in replies] == [model.asked[0].seed] * 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": PROMPT, "job_type": "sdxl_image_fast"},
+        {"messages": [{"role": "user", "content": PROMPT}], "target": {"encoder": "clip", "max_tokens": 75}},
+    ],
+    ids=["a soft check failed", "nothing was checked"],
+)
+def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str, Any]) -> None:
+    operations = line(wide(PROMPT))
+    assert [run(operations, **fields, seed=7, cache="use").cache_hit for _ in range(2)] == [False, True]
 
 
 def test_fallbacks_and_answers_that_break_a_rule_are_never_kept(line: Line) -> None:
