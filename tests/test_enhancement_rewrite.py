@@ -22,6 +22,9 @@ from handler.errors import (
     Unsupported,
     WorkerError,
 )
+from handler.model.snapshot import DEMO
+from handler.model.template import Template
+from handler.model.tokenizer import read
 from handler.operations import Operations
 from handler.pieces import Piece
 from handler.replies import DryRunReply, EnhanceReply, InfoReply, Reply, to_wire
@@ -230,6 +233,20 @@ def test_a_defect_is_logged_by_its_place_and_never_with_the_prompt(
     assert "RuntimeError" in caplog.text
     assert "rewrite.py" in caplog.text
     assert "foxes" not in caplog.text
+
+
+def test_a_prompt_of_which_not_one_word_fits_comes_back_whole_where_the_model_fails(line: Line) -> None:
+    prompt, target = "antidisestablishmentarianism", {"encoder": "clip", "max_tokens": 1}
+    reply = by_pack(line(wide(OutOfMemory("full"))), prompt=prompt, target=target)
+    assert (reply.enhanced_prompt, reply.enhancement_source) == (prompt, "emergency_fallback")
+
+
+def test_thoughts_are_no_part_of_a_rewritten_prompt_and_told_beside_it(line: Line) -> None:
+    plain = read(DEMO, "demo")
+    template = Template(replace(plain, chat_template=f"{plain.chat_template}{{# enable_thinking #}}"))
+    operations = replace(line(wide(f"<think>\nfoxes\n</think>\n\n{GOOD}")), template=template)
+    reply = by_pack(operations, enable_thinking=True)
+    assert (reply.enhanced_prompt, reply.reasoning) == (GOOD, "foxes\n")
 
 
 @pytest.mark.parametrize("error", [InvalidRequest("x"), ContextLengthExceeded("x"), Unsupported("x")], ids=repr)
@@ -498,6 +515,13 @@ def test_without_a_seed_the_first_draw_is_kept_and_its_seed_told(line: Line) -> 
 def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str, Any]) -> None:
     operations = line(wide(PROMPT))
     assert [run(operations, **fields, seed=7, cache="use").cache_hit for _ in range(2)] == [False, True]
+
+
+def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:
+    operations = line(wide())
+    cut = {"max_tokens": 5, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}}
+    replies = [by_pack(operations, **cut) for _ in range(2)]
+    assert [(failed(reply), reply.cache_hit) for reply in replies] == [(["complete"], False)] * 2
 
 
 def test_fallbacks_and_answers_that_break_a_rule_are_never_kept(line: Line) -> None:
