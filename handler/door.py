@@ -37,8 +37,6 @@ def parse(payload: object) -> Request:
         return REQUEST.validate_python(payload)
     except ValidationError as error:
         raise _refusal(error) from None
-    except RecursionError:
-        raise InvalidRequest("nested too deeply", field="input") from None
 
 
 #: fields by operation, for names that are nearly one of them

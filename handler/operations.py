@@ -182,7 +182,6 @@ class Operations:
                     original_prompt=conversation.original_prompt(request),
                     enhanced_prompt=text,
                     enhancement_source="edge_function",
-                    cache_hit=False,
                     negative_prompt=request.negative_prompt,
                     context=request.context,
                     enhancement_type=request.enhancement_type,

@@ -37,8 +37,8 @@ class StopStrings:
 
     def push(self, text: str) -> str:
         """Add text; returns what can no longer be part of a stop string."""
-        if self.found or not self._stops:
-            return "" if self.found else text
+        if self.found:
+            return ""
         if not self._held and self._firsts.isdisjoint(text):
             return text  # nothing of a stop string, as nearly always
         text = self._held + text

@@ -241,6 +241,7 @@ def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made()
     error = refusal({**wish, "max_tokens": 20_001})
     assert (error.field, "at most 100000" in error.message) == ("logprobs", True)
     assert refusal({**CHAT, "logprobs": True, "max_tokens": 100_001}).field == "logprobs"
+    assert parse({**CHAT, "max_tokens": 100_001})
 
 
 def test_a_refusal_never_quotes_what_was_sent() -> None:
@@ -258,7 +259,14 @@ def test_nesting_without_end_is_refused_and_does_not_crash() -> None:
     deep: dict[str, Any] = {}
     for _ in range(100_000):
         deep = {"a": deep}
-    refusal({**CHAT, "conversation_id": deep})
+    for fields in ({"conversation_id": deep}, {"messages": [deep]}, {"seed": deep}, {"?": deep}):
+        assert len(refusal({**CHAT, **fields}).field or "") <= 200
+
+
+def test_a_refusal_names_the_first_field_at_fault_in_short_and_counts_the_others() -> None:
+    error = refusal({**CHAT, "x" * 1_000: 1, "": 2})
+    assert (error.field, error.message) == ("x" * 100, "x" * 100 + ": unknown field (and 1 more)")
+    assert refusal({**CHAT, "": 2}).message == "input: unknown field"
 
 
 JSON = st.recursive(

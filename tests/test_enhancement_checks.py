@@ -71,12 +71,19 @@ def test_what_only_looks_fixed_is_not(prompt: str) -> None:
         ("一只狐狸", "a fox", {"language"}),
         ("a fox, 狐", "a fox", {"language"}),
         ("a fox at a 茶 house", "a fox at 茶", set()),
+        ("一只狐狸, 雪", "一只狐狸", set()),
+        ("a fox", "🦊", set()),
         ("un renard à l'été", "a fox", set()),
         ("a fox " * 40, "a fox", {"budget"}),
     ],
 )
 def test_hard_checks(text: str, prompt: str, expected: set[str]) -> None:
     assert failed(text, prompt) == expected
+
+
+@pytest.mark.parametrize("text", ["Notes on a desk, soft light", '"Go" and "Stop"', "“Go” and “Stop”"])
+def test_what_only_looks_put_around_a_prompt_stays(text: str) -> None:
+    assert checks.clean(text, "a desk", RULES) == (text, None)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +102,15 @@ def test_the_language_is_the_one_asked_for(text: str, prompt: str, language: Lan
     assert ("language" not in failed(text, prompt, language)) is passes
 
 
+def test_a_prompt_without_letters_is_in_no_other_script() -> None:
+    assert [checks.translated(prompt, "ru") for prompt in ("123", "a fox", "лиса")] == [False, True, False]
+
+
+def test_a_word_is_kept_by_its_first_five_letters_and_each_unspaced_character_is_one() -> None:
+    found = checks.check(subject("a painting of foxes, 狐", "a painted fox, 狐狸"))
+    assert found["words_kept"].found == ("fox", "狸")
+
+
 def test_soft_checks_say_what_they_found() -> None:
     text = "a fox, oil painting, soft light, a fox in the deep snow, a fox in the deep snow"
     found = checks.check(subject(text, "a fox with barns"))
@@ -111,6 +127,20 @@ def test_a_failed_hard_check_caps_the_score() -> None:
     assert (value, set(parts)) == (1.0, {"words_kept", "coverage", "repetition", "added_style", "length"})
     bad = replace(good, text="a fox, soft light, sharp focus, fine texture")
     assert checks.score(bad, checks.check(bad))[0] == CAP
+
+
+def test_the_score_is_the_packs_weighted_mean_of_parts_that_each_say_how_much_of_a_rule_is_kept() -> None:
+    some = replace(subject("a fox, oil painting, soft light, a fox", "a red fox"), tokens=10, min_tokens=40)
+    value, parts = checks.score(some, checks.check(some))
+    assert parts == {"words_kept": 0.5, "coverage": 0.3333, "repetition": 0.8571, "added_style": 0.5, "length": 0.25}
+    assert value == round((4 * 0.5 + 2 / 3 + 6 / 7 + 0.5 + 0.25) / 9, 4)
+    some = replace(subject("a red fox, oil painting", "a red fox"), tokens=50, min_tokens=40)
+    assert checks.score(some, checks.check(some)) == (
+        round((4 * 1 + 2 * 0 + 1 * 1 + 1 * 0.5 + 1 * 1) / 9, 4),
+        {"words_kept": 1, "coverage": 0, "repetition": 1, "added_style": 0.5, "length": 1},
+    )
+    nothing = subject("", "")
+    assert checks.score(nothing, checks.check(nothing))[1] == {**dict.fromkeys(parts, 1), "coverage": 0}
 
 
 def test_a_clause_is_of_the_kind_that_most_of_its_words_are() -> None:

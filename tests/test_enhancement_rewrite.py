@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -11,7 +12,19 @@ import pytest
 from handler.door import parse
 from handler.engine import Prompt, Sampling, Stream
 from handler.enhancement.pack import Loaded, Packs
-from handler.errors import BadAnswer, EngineFailed, InvalidRequest, NoPack, OutOfMemory, WorkerError
+from handler.errors import (
+    BadAnswer,
+    ContextLengthExceeded,
+    EngineFailed,
+    InvalidRequest,
+    NoPack,
+    OutOfMemory,
+    Unsupported,
+    WorkerError,
+)
+from handler.model.snapshot import DEMO
+from handler.model.template import Template
+from handler.model.tokenizer import read
 from handler.operations import Operations
 from handler.pieces import Piece
 from handler.replies import DryRunReply, EnhanceReply, InfoReply, Reply, to_wire
@@ -23,6 +36,8 @@ Line = Callable[[ScriptedEngine], Operations]
 PROMPT = "two red foxes in the snow, no people"
 #: an answer with which nothing is wrong
 GOOD = "two red foxes in the snow, no people, soft light, sharp focus, highly detailed"
+#: what the model says at a time
+TOKEN = re.compile(r"\S+\s*|\s+")
 
 
 @dataclass
@@ -42,7 +57,7 @@ class Model(ScriptedEngine):
         elif isinstance(said, Exception):
             raise said
         else:
-            self.script = re.findall(r"\S+\s*|\s+", said)
+            self.script = TOKEN.findall(said)
         return super().stream(prompt, sampling, logprobs=logprobs, deadline=deadline)
 
 
@@ -134,7 +149,7 @@ def test_a_dry_run_shows_the_packs_messages_with_the_prompt_put_in_once(line: Li
         f"**Prompt:** {GOOD}",
         f"```\n{GOOD}\n```",
         f"- {GOOD}",
-        f"<think>two foxes, hm</think>\n\n{GOOD}",
+        f"<think>\ntwo foxes, hm\n</think>\n\n{GOOD}",
         f"two foxes, hm</think>{GOOD}",
         f"{GOOD}\n\nNote: I kept every word.",
         f"{GOOD}<|im_end|>",
@@ -154,6 +169,7 @@ BAD = [
     ("I'm sorry, but I can't help with that.", "refusal"),
     ("I’m sorry, I cannot do this", "refusal"),
     ("Here is a prompt for you", "meta"),
+    ("Here is a prompt for you:", "meta"),
     ("雪の中の二匹の赤い狐", "language"),
     ("two red foxes in the snow, no people, 柔和的光", "language"),
 ]
@@ -166,6 +182,22 @@ def test_a_bad_answer_is_asked_for_once_more_with_another_seed(line: Line, said:
     assert (reply.enhanced_prompt, reply.retries, reply.degraded) == (GOOD, 1, False)
     assert [sampling.seed for sampling in model.asked] == [7, 8]
     assert reply.sampling.seed == 8
+    assert reply.usage.completion_tokens == sum(len(TOKEN.findall(answer)) for answer in (said, GOOD))
+
+
+def test_the_seed_after_the_last_is_the_first(line: Line) -> None:
+    model = wide("", GOOD)
+    by_pack(line(model), seed=2**63 - 1)
+    assert [sampling.seed for sampling in model.asked] == [2**63 - 1, 0]
+
+
+def test_a_fault_that_the_pack_does_not_name_is_no_reason_to_ask_again(line: Line) -> None:
+    value = pack_json()
+    value["rules"]["image"]["retry_on"] = ["refusal"]
+    for said, times in (("...", 1), ("I'm sorry, I cannot do this", 2)):
+        model = wide(said)
+        assert by_pack(line(model), pack=value).degraded
+        assert len(model.asked) == times
 
 
 @pytest.mark.parametrize(("said", "fault"), BAD)
@@ -199,6 +231,7 @@ def test_the_emergency_answer_is_the_prompt_byte_for_byte_and_marked(
     assert (reply.enhancement_source, reply.success, reply.degraded) == ("emergency_fallback", False, True)
     assert reply.failure is not None
     assert (reply.failure.code, "foxes" in reply.failure.message) == (code, False)
+    assert reply.retries == (1 if said == "" else 0)
     wire = to_wire(reply)
     assert (wire["success"], "error" in wire) == (False, False)
 
@@ -210,6 +243,26 @@ def test_a_defect_is_logged_by_its_place_and_never_with_the_prompt(
     assert "RuntimeError" in caplog.text
     assert "rewrite.py" in caplog.text
     assert "foxes" not in caplog.text
+
+
+def test_a_prompt_of_which_not_one_word_fits_comes_back_whole_where_the_model_fails(line: Line) -> None:
+    prompt, target = "antidisestablishmentarianism", {"encoder": "clip", "max_tokens": 1}
+    reply = by_pack(line(wide(OutOfMemory("full"))), prompt=prompt, target=target)
+    assert (reply.enhanced_prompt, reply.enhancement_source) == (prompt, "emergency_fallback")
+
+
+def test_thoughts_are_no_part_of_a_rewritten_prompt_and_told_beside_it(line: Line) -> None:
+    plain = read(DEMO, "demo")
+    template = Template(replace(plain, chat_template=f"{plain.chat_template}{{# enable_thinking #}}"))
+    operations = replace(line(wide(f"<think>\nfoxes\n</think>\n\n{GOOD}")), template=template)
+    reply = by_pack(operations, enable_thinking=True)
+    assert (reply.enhanced_prompt, reply.reasoning) == (GOOD, "foxes\n")
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("x"), ContextLengthExceeded("x"), Unsupported("x")], ids=repr)
+def test_nothing_stands_in_for_a_request_that_is_itself_at_fault(line: Line, error: WorkerError) -> None:
+    with pytest.raises(type(error)):
+        by_pack(line(wide(error)))
 
 
 @pytest.mark.parametrize(("said", "code"), FAILURES)
@@ -455,10 +508,30 @@ def test_the_cache_answers_the_same_question_at_no_cost_and_info_empties_it(line
 
 def test_without_a_seed_the_first_draw_is_kept_and_its_seed_told(line: Line) -> None:
     model = wide()
-    operations = line(model)
+    operations = replace(line(model), draw_seed=count(11).__next__)
     replies = [run(operations, prompt=PROMPT, job_type="universal") for _ in range(2)]
     assert [reply.cache_hit for reply in replies] == [False, True]
-    assert [reply.sampling.seed for reply in replies] == [4242, 4242]
+    assert [reply.sampling.seed for reply in replies] == [model.asked[0].seed] * 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": PROMPT, "job_type": "sdxl_image_fast"},
+        {"messages": [{"role": "user", "content": PROMPT}], "target": {"encoder": "clip", "max_tokens": 75}},
+    ],
+    ids=["a soft check failed", "nothing was checked"],
+)
+def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str, Any]) -> None:
+    operations = line(wide(PROMPT))
+    assert [run(operations, **fields, seed=7, cache="use").cache_hit for _ in range(2)] == [False, True]
+
+
+def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:
+    operations = line(wide())
+    cut = {"max_tokens": 5, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}}
+    replies = [by_pack(operations, **cut) for _ in range(2)]
+    assert [(failed(reply), reply.cache_hit) for reply in replies] == [(["complete"], False)] * 2
 
 
 def test_fallbacks_and_answers_that_break_a_rule_are_never_kept(line: Line) -> None:

@@ -5,14 +5,17 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from handler import intake
 from handler.answer import Answers, Handler, Kept
-from handler.delivery import Backoff, Receipt
+from handler.delivery import Backoff, Patience, Post, Receipt
 from handler.intake import Intake
 from handler.wire import NotJson, decode, encode
 
@@ -135,6 +138,20 @@ def test_a_job_that_is_stopped_before_its_first_step_never_begins_and_is_forgott
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("item", [None, "job", [], {"input": {}}, {"id": 7}, {"id": ""}], ids=repr)
+def test_an_item_without_an_id_never_runs(item: object) -> None:
+    gate = Gate()
+
+    async def scenario() -> None:
+        wire = Wire()
+        Intake(wire, gate, capacity=1, grace_s=0, broken=lambda: None)._start(item)
+        await asyncio.sleep(0.01)
+        assert (gate.entered, wire.results, wire.in_progress) == ([], {}, set())
+        assert len(wire.warnings) == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_stop_that_overtakes_its_job_is_remembered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "EARLY_STOP_S", 0.1)
     gate = Gate()
@@ -168,6 +185,15 @@ def test_jobs_whose_handing_out_has_begun_are_finished_although_the_worker_is_to
         assert wire.results == {"a": [b'{"output":{"id":"a"}}']}
 
     played(scenario, handler)
+
+
+def test_a_reply_that_never_ends_does_not_keep_the_worker() -> None:
+    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
+        wire.slow_body = asyncio.Event()
+        wire.queue.put_nowait(job("a"))
+        await asyncio.sleep(0.02)
+
+    assert played(scenario, Gate()) == 0
 
 
 def test_a_take_that_is_held_when_the_worker_is_told_to_stop_is_given_up_after_a_moment_and_not_before(
@@ -264,6 +290,12 @@ class TestAnswers:
         assert b"HTTP 413" in error
         assert wire.warnings == [("result of 1022 bytes refused after 3 tries (HTTP 413)", "a")]
 
+    def test_a_lost_result_is_followed_by_nothing_as_it_may_have_arrived(self) -> None:
+        async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
+            return {"text": "x"}
+
+        assert len(self.answered(Wire(), handler, Receipt("lost", "TimeoutError", 9))) == 1
+
     def test_a_chunk_larger_than_the_platform_takes_comes_with_the_result_alone(self) -> None:
         async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
             yield {"delta": "a"}
@@ -274,6 +306,15 @@ class TestAnswers:
         assert [body for body, _ in wire.chunks] == [b'{"output":{"delta":"a"}}']
         assert len(whole) > 1_000_000
         assert wire.warnings == [("chunk 1 of 1000022 bytes comes with the result alone", "a")]
+
+    def test_a_stream_that_ends_in_an_error_fails_its_job(self) -> None:
+        async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+            yield {"delta": "a"}
+            yield {"error": "told"}
+
+        wire = Wire()
+        assert self.answered(wire, handler) == [b'{"error":"told"}']
+        assert len(wire.chunks) == 1
 
     def test_after_a_lost_chunk_the_others_get_one_try_each(self) -> None:
         async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -293,6 +334,51 @@ class TestAnswers:
         assert [kept.get(name) for name in ("a", "b", "c", "large")] == [None] * 4
         kept.keep("d", b"1234")
         assert kept.get("d") == b"1234"
+
+
+class Session:
+    """Answers each post with the next of these statuses or errors, the last one for ever; every post takes a second."""
+
+    def __init__(self, *answers: int | Exception) -> None:
+        self.answers = list(answers)
+        self.now = 0.0
+
+    @asynccontextmanager
+    async def post(self, url: str, **sent: Any) -> AsyncIterator[SimpleNamespace]:
+        self.now += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        yield SimpleNamespace(status=answer)
+
+
+class TestPost:
+    def sent(self, *answers: int | Exception, least: int = 5, tries: int | None = None) -> Receipt:
+        session = Session(*answers)
+        patience = Patience(give_up_s=20, refused_s=8, tries=least, first_pause_s=0, longest_pause_s=0)
+        post = Post(cast(aiohttp.ClientSession, session), patience, lambda: session.now)
+        return asyncio.run(post("url", b"", "a", tries=tries))
+
+    @pytest.mark.parametrize(
+        "moment", [408, 425, 429, 500, 503, aiohttp.ServerDisconnectedError(), TimeoutError(), OSError()], ids=repr
+    )
+    def test_what_speaks_of_the_moment_is_tried_until_patience_ends(self, moment: int | Exception) -> None:
+        assert self.sent(*[moment] * 19, 200) == Receipt("delivered", "", 20)
+        problem = f"HTTP {moment}" if isinstance(moment, int) else type(moment).__name__
+        assert self.sent(moment) == Receipt("lost", problem, 20)
+
+    @pytest.mark.parametrize("status", [301, 400, 401, 404])
+    def test_a_refusal_is_believed_after_a_while_and_a_message_that_is_too_large_at_once(self, status: int) -> None:
+        assert self.sent(*[status] * 7, 200) == Receipt("delivered", "", 8)
+        assert self.sent(status) == Receipt("refused", f"HTTP {status}", 8)
+        assert self.sent(413) == Receipt("refused", "HTTP 413", 1)
+
+    def test_a_worker_that_slept_past_its_deadline_still_tries(self) -> None:
+        assert self.sent(500, least=30) == Receipt("lost", "HTTP 500", 30)
+        assert self.sent(400, least=30) == Receipt("refused", "HTTP 400", 30)
+
+    def test_tries_may_be_fewer(self) -> None:
+        assert self.sent(400, tries=1) == Receipt("lost", "HTTP 400", 1)
 
 
 def test_pauses_double_up_to_a_limit_with_jitter_and_begin_again() -> None:

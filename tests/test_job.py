@@ -2,15 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from handler.errors import EngineFailed, WorkerError
 from handler.job import Jobs
 from handler.operations import Operations
-from handler.report import Report
+from handler.pieces import Piece
+from handler.report import JobRecord, Report
 from tests.fakes import ScriptedEngine
 from tests.platform import eventually
 
@@ -47,6 +49,18 @@ def test_streamed_chunks_are_indexed_and_fold_to_the_last_one(line: Line) -> Non
     assert [chunk["index"] for chunk in deltas] == list(range(len(deltas)))
     assert len(deltas) > 1
     assert "".join(chunk["delta"] for chunk in deltas) == reply["response"] == "Hello, world!"
+
+
+def test_thoughts_are_streamed_by_a_name_of_their_own() -> None:
+    async def run(request: object) -> AsyncIterator[Piece]:
+        yield Piece("hm", reasoning=True)
+        yield Piece("yes")
+
+    operations = cast(Operations, SimpleNamespace(run=run))
+    assert chunks(operations, {"id": "j", "input": {**HI, "stream": True}}) == [
+        {"index": 0, "reasoning_delta": "hm"},
+        {"index": 1, "delta": "yes"},
+    ]
 
 
 def test_log_probabilities_come_with_the_whole_reply_and_not_with_chunks(line: Line) -> None:
@@ -206,6 +220,46 @@ def test_an_enhancement_that_is_not_the_models_is_counted_as_degraded_and_logged
     assert report.counters()["jobs"] == {outcome: 1}
     logged = json.loads(capsys.readouterr().err)["message"]
     assert (f"outcome={outcome}" in logged, f"reason={reason}" in logged) == (True, reason is not None)
+
+
+class Remembering(Report):
+    """Keeps the records of its jobs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[JobRecord] = []
+
+    def job_done(self, job: JobRecord) -> None:
+        self.records.append(job)
+
+
+def recorded(operations: Operations, request: dict[str, Any]) -> JobRecord:
+    report, clock = Remembering(), iter([10.0, 10.25])
+    jobs = Jobs(operations, report, streaming=False, clock=lambda: next(clock))
+    asyncio.run(jobs.answer({"id": "j", "input": request}))
+    return report.records[0]
+
+
+def test_a_jobs_record_tells_what_ran_how_it_ended_and_what_it_took(line: Line) -> None:
+    record = recorded(line(ScriptedEngine()), HI)
+    assert (record.job_id, record.operation, record.outcome, record.finish_reason) == ("j", "chat", "ok", "stop")
+    assert (record.completion_tokens, record.total_ms) == (4, 250)
+    assert None not in (record.prompt_tokens or None, record.queue_ms, record.ttft_ms)
+
+
+@pytest.mark.parametrize(
+    ("request_", "operation", "outcome"),
+    [
+        ({"operation": "info"}, "info", "ok"),
+        ({**HI, "dry_run": True}, "chat", "ok"),
+        (HI, "chat", "internal"),
+        ({**HI, "top_p": 5}, None, "invalid_request"),
+    ],
+)
+def test_the_record_of_a_job_that_ran_no_model_says_no_tokens(
+    line: Line, request_: dict[str, Any], operation: str | None, outcome: str
+) -> None:
+    assert recorded(line(Defect()), request_) == JobRecord("j", operation, outcome, 250)
 
 
 def test_a_cancelled_job_is_counted_as_cancelled(line: Line) -> None:

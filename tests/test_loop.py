@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -211,6 +211,8 @@ def test_cancelling_before_the_first_step_ends_the_stream_too() -> None:
 
 def test_a_deadline_ends_a_running_and_a_waiting_request_with_what_they_have() -> None:
     slow = Faulty(out_of_memory)
+    # Every token might begin a stop string, and waits for the next one.
+    stops = tuple({f" {token}!" for token in greedy("demo", HEALTHY, 100)})
 
     def forward(*args: Any) -> Tensor:
         time.sleep(0.01)
@@ -219,12 +221,13 @@ def test_a_deadline_ends_a_running_and_a_waiting_request_with_what_they_have() -
     async def main() -> None:
         with serving(rows=1, forward=forward) as engine:
             now = time.monotonic()
-            runs = engine.stream(Prompt(HEALTHY), sampling(500), deadline=now + 0.8)
+            runs = engine.stream(Prompt(HEALTHY), sampling(500, stop=stops), deadline=now + 0.8)
             waits = engine.stream(Prompt(GUILTY), sampling(500), deadline=now + 0.1)
             free = engine.stream(Prompt(HEALTHY), sampling(5))
             first, second, third = await asyncio.gather(collect(runs), collect(waits), collect(free))
             assert first.finish.reason == second.finish.reason == "deadline"
             assert 0 < len(first.token_ids) < 100
+            assert first.text == "".join(f" {token}" for token in first.token_ids)
             assert second.token_ids == ()
             assert second.finish.timing.total_s < first.finish.timing.total_s < 5
             assert third.token_ids == greedy("demo", HEALTHY, 5)
@@ -396,6 +399,37 @@ def test_sampling_out_of_any_range_is_one_requests_own_affair(wishes: dict[str, 
     asyncio.run(main())
 
 
+def test_a_request_that_cannot_be_set_up_fails_alone(monkeypatch: pytest.MonkeyPatch, overlap: bool) -> None:
+    async def main() -> None:
+        with serving(overlap=overlap) as engine:
+            assign = engine._runner.assign
+
+            def refuse(request: Any) -> None:
+                if request.tokens[0] == GUILTY[0]:
+                    raise ValueError("not this one")
+                assign(request)
+
+            monkeypatch.setattr(engine._runner, "assign", refuse)
+            with held(engine):
+                streams = [engine.stream(Prompt(ids), sampling(12)) for ids in (GUILTY, HEALTHY)]
+            guilty, healthy = await asyncio.gather(*map(outcome, streams))
+            assert isinstance(guilty, EngineFailed)
+            assert isinstance(healthy, Completion)
+            assert healthy.token_ids == greedy("demo", HEALTHY, 12)
+
+    asyncio.run(main())
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_never_drawn() -> None:
+    async def main() -> None:
+        made = models.served("demo"), models.info("demo"), models.token_bytes, models.config()
+        with closing(BatchingEngine(*made, tokens_in_vocab=5)) as engine:
+            completion = await collect(engine.stream(Prompt(HEALTHY), sampling(20, temperature=2.0)))
+            assert max(completion.token_ids) < 5
+
+    asyncio.run(main())
+
+
 def test_the_same_prompt_twice_at_once_is_answered_twice() -> None:
     async def main() -> None:
         with serving() as engine:
@@ -474,6 +508,22 @@ def test_out_of_memory_once_is_noticed_by_nobody(at: int, overlap: bool) -> None
                 assert completion.token_ids == greedy("demo", ids, 30)
             assert engine.status().details["out_of_memory"] == 1
             assert engine.status().details["pages_used"] == 0
+
+    asyncio.run(main())
+
+
+def test_out_of_memory_while_a_request_is_set_up_is_noticed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        with serving() as engine:
+            assign, errors = engine._runner.assign, [out_of_memory()]
+
+            def fail_once(request: Any) -> None:
+                if errors:
+                    raise errors.pop()
+                assign(request)
+
+            monkeypatch.setattr(engine._runner, "assign", fail_once)
+            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(5)))).token_ids == greedy("demo", HEALTHY, 5)
 
     asyncio.run(main())
 
@@ -712,6 +762,20 @@ def test_callers_on_several_event_loops_are_each_answered_on_their_own() -> None
             caller.join()
         assert len(set(threads)) == 3
         assert all(put_on == caller for put_on, caller in threads)
+
+
+def test_an_idle_engine_rests_between_signs_of_life() -> None:
+    async def main() -> None:
+        with serving() as engine:
+            await collect(engine.stream(Prompt(HEALTHY), sampling(2)))
+            await settled(engine)
+            ages = []
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+                ages.append(engine.status().heartbeat_age_s)
+            assert max(ages) > 0.05
+
+    asyncio.run(main())
 
 
 def test_an_engine_is_warm_once_its_first_graphs_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:

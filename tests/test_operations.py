@@ -5,18 +5,20 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from handler import replies
 from handler.door import parse
-from handler.engine import Sampling
+from handler.engine import Delta, Finish, Sampling, Stream, Timing, Usage
 from handler.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, OutOfMemory, Unsupported
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read as read_tokenizer
-from handler.operations import Operations
+from handler.operations import Operations, draw_seed, utc_now
 from handler.pieces import Piece
 from handler.replies import ChatReply, DryRunReply, EnhanceReply, GenerateReply, InfoReply, Reply, TextReply
 from tests.fakes import ScriptedEngine, likely
@@ -113,6 +115,13 @@ def test_what_is_passed_back_comes_back_in_every_form(line: Line, fields: dict[s
     assert len(passed) == 3
     _, reply = run(line(ScriptedEngine()), **fields, **passed)
     assert {name: getattr(reply, name) for name in passed} == passed
+
+
+def test_log_probabilities_of_a_text_that_is_fitted_afterwards_are_refused(line: Line) -> None:
+    target = {"encoder": "clip", "max_tokens": 75}
+    with pytest.raises(Unsupported) as caught:
+        run(line(ScriptedEngine()), operation="enhance", messages=HI, target=target, logprobs=True)
+    assert caught.value.field == "logprobs"
 
 
 def test_enhance_takes_the_last_user_turn_of_messages_for_the_original_prompt(line: Line) -> None:
@@ -212,6 +221,8 @@ def test_default_max_tokens_shrink_to_the_room_that_the_prompt_leaves(line: Line
     [
         ({"messages": [{"role": "user", "content": "word " * 200}]}, "messages"),
         ({"message": "word " * 200}, "message"),
+        ({"operation": "generate", "prompt": "word " * 200}, "prompt"),
+        ({"operation": "enhance", "prompt": "word " * 200, "system_prompt": ""}, "prompt"),
         ({"messages": HI, "max_tokens": 99}, "messages"),
         ({"messages": HI, "max_tokens": 100}, "max_tokens"),
     ],
@@ -221,13 +232,19 @@ def test_what_does_not_fit_the_context_is_refused_with_its_field_before_the_engi
 ) -> None:
     engine = ScriptedEngine(max_model_len=100)
     with pytest.raises(ContextLengthExceeded) as caught:
-        run(line(engine), operation="chat", **fields)
+        run(line(engine), **{"operation": "chat", **fields})
     assert (caught.value.field, engine.seen) == (field, [])
 
 
 def test_a_prompt_that_fits_but_for_max_tokens_is_refused_with_all_the_numbers(line: Line) -> None:
     with pytest.raises(ContextLengthExceeded, match=r"has 9 tokens, and .* 8: max_tokens takes 92 of .* 100"):
         run(line(ScriptedEngine(max_model_len=100)), operation="chat", messages=HI, max_tokens=92)
+
+
+def test_a_prompt_that_leaves_one_token_for_the_answer_runs(line: Line) -> None:
+    _, reply = run(line(ScriptedEngine(max_model_len=10)), operation="chat", messages=HI)
+    assert isinstance(reply, ChatReply)
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.finish_reason) == (9, 1, "length")
 
 
 def test_dry_run_tells_what_the_model_would_read_and_runs_nothing(
@@ -265,6 +282,8 @@ def test_the_models_own_system_prompt_is_used_and_shown_only_where_the_operator_
     assert reply.system_prompt_used == ""
     run(operations, operation="generate", prompt="hi")
     assert read(engine) == "hi"
+    run(operations, operation="enhance", messages=HI, target={"encoder": "clip", "max_tokens": 75})
+    assert read(engine).startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhi")
 
 
 def test_continue_final_message_leaves_the_assistants_turn_open(line: Line, read: Read) -> None:
@@ -335,6 +354,38 @@ def test_a_deadline_returns_what_there_is(line: Line) -> None:
 def test_a_deadline_before_the_first_token_is_an_error(line: Line) -> None:
     with pytest.raises(DeadlineExceeded):
         run(line(ScriptedEngine(step_s=0.2)), operation="chat", messages=HI, deadline_ms=50)
+
+
+@pytest.mark.parametrize("target", [{}, {"target": {"encoder": "clip", "max_tokens": 75}}], ids=["as sent", "fitted"])
+def test_the_deadline_and_the_time_in_the_worker_count_from_the_beginning(line: Line, target: dict[str, Any]) -> None:
+    engine, clock = ScriptedEngine(), iter([1e6, 1e6 + 0.25])
+    operations = replace(line(engine), clock=lambda: next(clock))
+    _, reply = run(operations, operation="enhance", messages=HI, deadline_ms=1500, **target)
+    assert isinstance(reply, EnhanceReply)
+    assert (engine.seen[0][2], reply.processing_time) == (1e6 + 1.5, 0.25)
+
+
+class Timed(ScriptedEngine):
+    """An engine whose times are known."""
+
+    def stream(self, *args: object, **kwargs: object) -> Stream:
+        stream = Stream(lambda: None)
+        stream.put(Delta("x", (1,)))
+        stream.put(Finish("stop", Usage(3, 1, 10), Timing(queue_s=0.5, ttft_s=0.75, total_s=1.3)))
+        return stream
+
+
+def test_times_are_told_in_milliseconds_and_speed_without_the_queue(line: Line) -> None:
+    _, reply = run(line(Timed()), operation="enhance", messages=HI)
+    assert isinstance(reply, EnhanceReply)
+    assert reply.timing == replies.Timing(queue_ms=500, ttft_ms=750, total_ms=1300, tokens_per_second=12.5)
+    assert reply.usage == replies.Usage(prompt_tokens=3, completion_tokens=10, total_tokens=13, cached_tokens=1)
+    assert reply.generation_time == 1.3
+
+
+def test_a_seed_that_was_drawn_survives_javascript_and_a_turns_time_is_of_utc() -> None:
+    assert all(0 <= draw_seed() < 2**53 for _ in range(50))
+    assert datetime.fromisoformat(utc_now()).utcoffset() == timedelta(0)
 
 
 def test_an_engines_error_reaches_the_caller_as_it_is(line: Line) -> None:

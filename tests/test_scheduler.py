@@ -246,6 +246,29 @@ def test_half_the_work_is_half_the_rows_and_half_the_prefill_until_relaxed() -> 
     assert len(s.running) == 6
 
 
+def test_half_is_half_beside_rows_that_decode_and_alone_and_half_of_one_is_one() -> None:
+    s = Scheduler(KVCache(100, 4), rows=8, prefill_chunk=16, prefill_alone=64)
+    for i in range(4):
+        s.add(sequence([i] * 33, max_tokens=50))
+    while len(s.running) < 4:
+        run(s, s.schedule())
+    s.halve()
+    s.restart()
+    sizes = []
+    for _ in range(3):
+        step = s.schedule()
+        sizes.append((bool(step.decode), sum(end - start for start, end in chunks(step))))
+        run(s, step)
+    assert sizes == [(False, 32), (False, 32), (True, 8)]
+    for _ in range(9):
+        s.halve()
+    s.restart()
+    for _ in range(50):
+        step = s.schedule()
+        assert (len(s.running), len(step.decode) + sum(end - start for start, end in chunks(step))) == (1, 1)
+        run(s, step)
+
+
 def two_that_repeat_themselves(pages: int) -> tuple[Scheduler[Sequence], Sequence, Sequence]:
     """Both are about to decode, with rows for two guesses; the first needs a page for its own."""
     s = scheduler(rows=4, page_size=4, pages=pages)
@@ -270,6 +293,8 @@ def test_guesses_take_the_rows_that_are_free_and_wrong_ones_are_taken_back() -> 
     assert s.settle() == [first]
     assert (first.length, first.computed, first.guesses) == (10, 9, ())
     assert (s.guessed, s.guessed_right) == (2, 1)
+    assert first.lookup
+    assert [*first.lookup.guess([*first.tokens, 1, 2, 3], 9)] == [4]  # it dares no more than was right
     assert s.settle() == []
 
 

@@ -54,6 +54,11 @@ def test_text_without_stop_strings_is_never_held_back(text: str, stops: tuple[st
     assert StopStrings(()).push(text) == text
 
 
+def test_no_more_is_held_back_than_may_begin_a_stop_string() -> None:
+    cutter = StopStrings(("STOP",))
+    assert [cutter.push(text) for text in ("Say ", "S", "TO", "RY", "S.")] == ["Say ", "", "", "STORY", "S."]
+
+
 def test_the_first_to_complete_wins_over_the_first_to_start() -> None:
     cutter = StopStrings(("<b<", "b"))
     assert (cutter.push("<"), cutter.push("b<"), cutter.found) == ("", "<", True)

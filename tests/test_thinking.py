@@ -21,6 +21,8 @@ def split(chunks: list[str], opened: bool = False) -> tuple[str, str]:
         ("<think>\nhm\n</think>\n\nyes", False, ("hm\n", "yes")),
         ("\n<think></think>yes", False, ("", "yes")),
         ("hm</think>yes </think>", True, ("hm", "yes </think>")),
+        ("\nhm</think>yes", True, ("hm", "yes")),
+        ("<think>", False, ("", "")),
         ("<think>never closed", False, ("never closed", "")),
         ("<think>half</thi", False, ("half</thi", "")),
         ("<thin", False, ("", "<thin")),
@@ -30,6 +32,10 @@ def split(chunks: list[str], opened: bool = False) -> tuple[str, str]:
 def test_a_think_block_is_told_apart_from_the_answer(text: str, opened: bool, parts: tuple[str, str]) -> None:
     assert split([text], opened) == parts
     assert split(list(text), opened) == parts
+
+
+def test_what_can_begin_no_tag_waits_for_nothing() -> None:
+    assert [Thinking(opened).push("Hi <") for opened in (False, True)] == [("", "Hi <"), ("Hi ", "")]
 
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<", "think>", "/", "\n", "a", " "])), st.booleans())

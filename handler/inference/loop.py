@@ -254,7 +254,7 @@ class BatchingEngine:
         """End a request between two tokens, unless it ended by itself; the text it still holds back goes out first."""
         if request.ended:
             return
-        if held := request.held():
+        if held := request.text.flush():
             self._outbox.put(request, Delta(held, ()))
         self._end(request, request.finish(reason))
 

@@ -112,14 +112,6 @@ class Request(Sequence):
         piece += text.flush()
         return Delta(piece, (token,), logprobs), "stop" if text.stopped else "length"
 
-    def held(self) -> str:
-        """The text still held back, where the request ends between two tokens."""
-        try:
-            return self.text.flush()
-        except Exception as error:
-            report(error)
-            return ""
-
     def finish(self, reason: FinishReason) -> Finish:
         now = time.monotonic()
         first = self.first_token
