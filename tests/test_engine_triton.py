@@ -1,14 +1,13 @@
 """The engine as on a GPU, kernels, CUDA graphs and overlap: each request says what it says alone on a CPU."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from triton.runtime import interpreter
 
 from handler.engine import Finish, Prompt, Sampling
 from handler.inference import runner
@@ -52,7 +51,7 @@ def alone() -> list[Said]:
 
 
 @pytest.fixture(autouse=True)
-def _gpu(alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that is told it is a GPU, with as little to interpret as there can be."""
     graphs.install(monkeypatch)
     choices = {"auto": "paged_kernel", "reference": "paged_reference"}
@@ -62,20 +61,6 @@ def _gpu(alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # A search of the sampler in half as many launches, of one block each.
     for name, value in {"BLOCK": 512, "TRIED": 256, "STEPS": 4}.items():
         monkeypatch.setattr(sampling_triton, name, value)
-    # The interpreter patches Triton's language at each call, and twice as much of its time looks for overflows.
-    patch, patched = interpreter._patch_lang, dict[int, Any]()
-
-    def once(fn: Any) -> Any:
-        if id(fn.__globals__) not in patched:
-            patched[id(fn.__globals__)] = patch(fn)
-        return interpreter._LangPatchScope()
-
-    monkeypatch.setattr(interpreter, "_patch_lang", once)
-    quick = interpreter.InterpreterOptions(sanitize_overflow=False)
-    monkeypatch.setattr(interpreter.interpreter_builder, "options", quick)
-    yield
-    for scope in reversed(patched.values()):
-        scope.restore()
 
 
 def replays(engine: BatchingEngine) -> dict[int, int]:
