@@ -117,7 +117,9 @@ def test_requests_that_come_and_go_say_what_each_says_alone(
 
 
 def test_guesses_in_graphs_change_nothing_but_the_number_of_steps() -> None:
-    requests = [((1, 2, 3, 4), models.sampling(24)), ((5, 6), models.sampling(12, temperature=0.5, seed=3))]
+    # Guessed right and wrong, one beside the other, and again not at all.
+    requests = [((1, 2, 3, 4), models.sampling(16, temperature=1.0, seed=7)),
+                ((5, 6), models.sampling(14, temperature=0.8, seed=7))]  # fmt: skip
     steps, said = [], []
     for setting in ({"attention": "reference"}, {**GPU, "overlap": False, "speculative_tokens": 3}):
         with models.serving(forward=habitual("demo"), **setting) as engine:
@@ -125,7 +127,7 @@ def test_guesses_in_graphs_change_nothing_but_the_number_of_steps() -> None:
             details = engine.status().details
             steps.append(details["steps"])
     assert said[0] == said[1]
-    assert details["guessed_right"] > 5  # type: ignore[operator]
+    assert 2 < details["guessed_right"] < details["guessed_tokens"]  # type: ignore[operator]
     assert steps[1] < steps[0]  # type: ignore[operator]
 
 
