@@ -11,7 +11,7 @@ from handler.ops import attention, attention_triton
 from tests.kernels import CUDA, DEVICE, gpu
 from tests.test_attention import MIXED, TOLERANCE, Case, attend, make_case
 
-pytestmark = pytest.mark.usefixtures("no_tf32")
+pytestmark = pytest.mark.usefixtures("no_tf32", "quick_interpreter")
 
 #: (heads, kv_heads, head_dim): Qwen2.5-7B, Qwen2.5-0.5B, Qwen3-0.6B
 SHAPES = [(28, 4, 128), (14, 2, 64), (16, 8, 128)]

@@ -12,6 +12,8 @@ from tests import models
 from tests.kernels import CUDA, DEVICE, gpu
 from tests.test_qwen import layout_of, pages_of, steps
 
+pytestmark = pytest.mark.usefixtures("quick_interpreter")
+
 #: the interpreter cuts bfloat16 where a GPU rounds it; float16 has the same rounding points
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, *([torch.bfloat16] if CUDA else [])])
 

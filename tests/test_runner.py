@@ -225,3 +225,20 @@ def test_a_graph_that_cannot_be_captured_ends_the_capturing_and_no_answer() -> N
     one = rig.add([1, 2, 3])
     rig.run()
     assert tuple(one.tokens[3:]) == models.greedy("demo", (1, 2, 3), 8)
+
+
+def test_a_capture_without_memory_for_its_rows_is_the_last_and_no_failed_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    rig = Rig()
+    rig.add([1, 2, 3])
+    rig.run()  # so that rows are known which are not the padding's
+    rig.runner._buckets = [2, 4]
+    with monkeypatch.context() as patch, torch.inference_mode():
+        patch.setattr(rig.runner, "_upload", short)
+        assert not rig.runner.capture_next(at_most=8)
+    assert rig.runner._buckets == []
+    one = rig.add([1, 2, 3])
+    rig.run()
+    assert tuple(one.tokens[3:]) == models.greedy("demo", (1, 2, 3), 8)

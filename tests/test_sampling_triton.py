@@ -10,6 +10,8 @@ from handler.inference.sampler import Sampler
 from tests.kernels import DEVICE, gpu
 from tests.test_sampler import random_sampling, sampling
 
+pytestmark = pytest.mark.usefixtures("quick_interpreter")
+
 
 def samplers(vocab: int, tokens: int, wishes: list[Sampling]) -> tuple[Sampler, Sampler]:
     """One that draws with torch, one that draws by kernels, rows assigned alike."""

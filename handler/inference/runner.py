@@ -123,8 +123,8 @@ class Runner:
         if not self._buckets or self._buckets[0] > at_most:
             return False
         rows = self._buckets.pop(0)
-        self._update_rows(Step())
         try:
+            self._update_rows(Step())
             self._decode(rows)  # compiles kernels and lets libraries allocate, which a capture must not
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
@@ -250,9 +250,9 @@ class Runner:
             self._ahead[: len(fed)] = ahead
             self._guesses[: len(fed)] = guesses
         if rows != self._decoding:
-            self._decoding = rows
             (new,) = self._upload(rows + [self._padding] * (len(self._rows) - len(rows)))
             self._rows.copy_(new)
+            self._decoding = rows  # not before: there may be no memory for an upload
 
     def _upload(self, *columns: list[int]) -> tuple[Tensor, ...]:
         """All columns as int64 tensors on the device, in one copy from pinned memory."""
