@@ -263,9 +263,9 @@ def test_nesting_without_end_is_refused_and_does_not_crash() -> None:
         assert len(refusal({**CHAT, **fields}).field or "") <= 200
 
 
-def test_a_refusal_names_the_first_field_at_fault_in_short_and_counts_the_others() -> None:
+def test_a_refusal_names_the_first_field_at_fault_in_short() -> None:
     error = refusal({**CHAT, "x" * 1_000: 1, "": 2})
-    assert (error.field, error.message) == ("x" * 100, "x" * 100 + ": unknown field (and 1 more)")
+    assert (error.field, error.message) == ("x" * 100, "x" * 100 + ": unknown field")
     assert refusal({**CHAT, "": 2}).message == "input: unknown field"
 
 
