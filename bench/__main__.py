@@ -32,6 +32,7 @@ GPU = (
     ("step", "--gpu"),
     ("forward", "--gpu", "--shape", "7b", "--dtype", "bfloat16"),
     ("sampling", "--gpu", "--seconds", "0.1"),
+    ("attention", "--seconds", "0.05"),
     ("throughput", "--gpu", "--rows", "1,32", "--new", "64", "--repeat", "2"),
     ("load", "--gpu"),
     ("prefix", "--gpu"),
