@@ -76,13 +76,14 @@ def compiles(model: PreTrainedModel, work: Work) -> bool:
 
 def theirs(model: PreTrainedModel, work: Work) -> float:
     """transformers' continuous batching, sized like ours."""
-    page, count = 256, len(work.requests)
+    page, count = 256, len(work.requests)  # a page by default, under a name that differs from version to version
     pages = sum(-(-(len(prompt) + new) // page) + 1 for prompt, new in work.requests)
+    own_choice = None if model.device.type == "cuda" else False
     manager = model.init_continuous_batching(  # type: ignore[operator]
         generation_config=GenerationConfig(max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0),
         continuous_batching_config=ContinuousBatchingConfig(
-            page_size=page, num_blocks=pages + 4, max_batch_tokens=512, max_requests_per_batch=count,
-            allow_block_sharing=False, use_cuda_graph=False, use_async_batching=False,
+            num_blocks=pages + 4, max_batch_tokens=512, max_requests_per_batch=count, allow_block_sharing=False,
+            use_cuda_graph=own_choice, use_async_batching=own_choice,
         ),
     )  # fmt: skip
     manager.start()
