@@ -87,17 +87,20 @@ def theirs(model: PreTrainedModel, work: Work) -> float:
         ),
     )  # fmt: skip
     manager.start()
-    begin = time.perf_counter()
-    for prompt, new in work.requests:
-        if manager.add_request(prompt, max_new_tokens=new) is None:
-            raise RuntimeError("transformers' batching refused a request")
-    done = 0
-    while done < count:
-        result = manager.get_result(timeout=1)
-        if result is None and not manager.is_running():
-            raise RuntimeError(f"transformers' batching ended: {manager.background_thread_status.fatal_error}")
-        done += result is not None and result.is_finished()
-    seconds = time.perf_counter() - begin
+    for _ in range(
+        2 if model.device.type == "cuda" else 1
+    ):  # the first time it captures its graphs, and is not counted
+        begin = time.perf_counter()
+        for prompt, new in work.requests:
+            if manager.add_request(prompt, max_new_tokens=new) is None:
+                raise RuntimeError("transformers' batching refused a request")
+        done = 0
+        while done < count:
+            result = manager.get_result(timeout=1)
+            if result is None and not manager.is_running():
+                raise RuntimeError(f"transformers' batching ended: {manager.background_thread_status.fatal_error}")
+            done += result is not None and result.is_finished()
+        seconds = time.perf_counter() - begin
     manager.stop(block=True)
     model.set_attn_implementation("sdpa")
     return seconds
