@@ -1,6 +1,6 @@
 """Runs the benches that fit this machine, one after the other: `make bench`, and `make bench-gpu`.
 
-    python -m bench [--gpu] [--save]
+    python -m bench [--gpu] [--save] [NAME …]     # those of the set that are named, else all
 
 Each prints its tables, and what became worse since the committed run. `--save` commits to this one instead.
 """
@@ -29,16 +29,17 @@ CPU = (
 )
 GPU = (
     ("decode", "--gpu"),
+    ("load", "--gpu", "--seconds", "4"),
+    ("attention", "--seconds", "0.05"),
+    ("sampling", "--gpu", "--seconds", "0.1"),
     ("step", "--gpu"),
     ("forward", "--gpu", "--shape", "7b", "--dtype", "bfloat16"),
-    ("sampling", "--gpu", "--seconds", "0.1"),
     ("throughput", "--gpu", "--rows", "1,32", "--new", "64", "--repeat", "2"),
-    ("load", "--gpu"),
+    ("cold_start", "--gpu", "--repeat", "1"),
     ("prefix", "--gpu"),
-    ("speculation", "--gpu", "--repeat", "2"),
-    ("memory", "--gpu"),
-    ("identical",),
-    ("cold_start", "--gpu", "--repeat", "2"),
+    ("speculation", "--gpu", "--repeat", "1"),
+    ("memory", "--gpu", "--requests", "500"),
+    ("identical", "--requests", "60"),
 )
 
 
@@ -46,9 +47,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("names", nargs="*", metavar="NAME")
     wishes = parser.parse_args()
+    benches = {name: arguments for name, *arguments in (GPU if wishes.gpu else CPU)}
+    if unknown := {*wishes.names} - benches.keys():
+        parser.error(f"not in the set: {', '.join(sorted(unknown))}")
     failed = []
-    for name, *arguments in GPU if wishes.gpu else CPU:
+    for name in wishes.names or benches:
+        arguments = benches[name]
         print(f"\n== {name} {' '.join(arguments)}", flush=True)
         began = time.monotonic()
         command = [sys.executable, "-m", f"bench.{name}", *arguments, *(["--save"] if wishes.save else [])]

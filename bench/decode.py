@@ -62,7 +62,6 @@ def main() -> None:
     )
     with engine_on(model, max(crowds), 4096) as engine:
         serve(engine, Work("warm", [(random_ids(PROMPT), 8)] * max(crowds)))
-        time.sleep(5 if wishes.gpu else 0)  # idle, the engine captures its larger graphs
         for count in crowds:
             _, records = serve(engine, Work("decode", [(random_ids(PROMPT), NEW) for _ in range(count)]))
             # Steps in which all of them decode

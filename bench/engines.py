@@ -84,7 +84,7 @@ def random_ids(count: int) -> list[int]:
 
 @contextmanager
 def engine_on(model: Model, rows: int, longest: int, *, guesses: int = 0) -> Iterator[BatchingEngine]:
-    """The engine at the size that `plan` gives it in production."""
+    """The engine at the size that `plan` gives it in production, with all its graphs captured."""
     shape, cuda = model.shape, model.device.type == "cuda"
     free = torch.cuda.mem_get_info()[0] if cuda else 8 << 30
     wishes = Wishes(max_concurrent_requests=rows, max_model_len=longest, speculative_tokens=guesses)
@@ -93,6 +93,8 @@ def engine_on(model: Model, rows: int, longest: int, *, guesses: int = 0) -> Ite
                      shape.context_length, (), {})  # fmt: skip
     engine = BatchingEngine(model, info, lambda _: b"word ", sized)
     try:
+        while engine.status().alive and engine._runner._buckets:  # the larger graphs wait for an idle engine
+            time.sleep(0.01)
         yield engine
     finally:
         engine.close()

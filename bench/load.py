@@ -4,7 +4,7 @@
 
 `closed`: so many requests at all times, each followed by the next. `open`: requests come at random (Poisson), whether
 the last are answered or not, at a share of the rate that the closed loop reached; what a queue does shows only there.
-Traffic: `chat` sends 64 tokens and wants 64; `long` sends 1,500 one time in eight; `shared` begins with the same 600.
+Traffic: `chat` sends 64 tokens and wants 64; `long` sends 2,000 one time in eight; `shared` begins with the same 600.
 Random weights, greedy, nobody ends early.
 """
 
@@ -25,11 +25,11 @@ from handler.inference.loop import BatchingEngine
 
 Ids = list[int]
 NEW = 64
-LONGEST = 1600
+LONGEST = 2100
 _SHARED = random_ids(600)
 TRAFFIC: dict[str, Callable[[], Ids]] = {
     "chat": lambda: random_ids(64),
-    "long": lambda: random_ids(1500 if random.random() < 1 / 8 else 64),
+    "long": lambda: random_ids(2000 if random.random() < 1 / 8 else 64),
     "shared": lambda: _SHARED + random_ids(20),
 }
 

@@ -10,7 +10,6 @@ new for the rest. So the share is what an endpoint's traffic decides, and the re
 
 import argparse
 import random
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -56,8 +55,6 @@ def engine(model: Scripted, told: list[int], rows: int, guesses: int) -> Iterato
     # The engine's width is that of production: guesses take rows that are free.
     with engine_on(model, max(32, 2 * rows), 512, guesses=guesses) as serving:
         serve(serving, Work("warm", [(told[:PROMPT], 16)] * rows))
-        if model.device.type == "cuda":
-            time.sleep(3)  # idle, the engine captures its larger graphs
         yield serving
 
 

@@ -76,27 +76,31 @@ def compiles(model: PreTrainedModel, work: Work) -> bool:
 
 def theirs(model: PreTrainedModel, work: Work) -> float:
     """transformers' continuous batching, sized like ours."""
-    page, count = 256, len(work.requests)
+    page, count = 256, len(work.requests)  # a page by default, under a name that differs from version to version
     pages = sum(-(-(len(prompt) + new) // page) + 1 for prompt, new in work.requests)
+    own_choice = None if model.device.type == "cuda" else False
     manager = model.init_continuous_batching(  # type: ignore[operator]
         generation_config=GenerationConfig(max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0),
         continuous_batching_config=ContinuousBatchingConfig(
-            page_size=page, num_blocks=pages + 4, max_batch_tokens=512, max_requests_per_batch=count,
-            allow_block_sharing=False, use_cuda_graph=False, use_async_batching=False,
+            num_blocks=pages + 4, max_batch_tokens=512, max_requests_per_batch=count, allow_block_sharing=False,
+            use_cuda_graph=own_choice, use_async_batching=own_choice,
         ),
     )  # fmt: skip
     manager.start()
-    begin = time.perf_counter()
-    for prompt, new in work.requests:
-        if manager.add_request(prompt, max_new_tokens=new) is None:
-            raise RuntimeError("transformers' batching refused a request")
-    done = 0
-    while done < count:
-        result = manager.get_result(timeout=1)
-        if result is None and not manager.is_running():
-            raise RuntimeError(f"transformers' batching ended: {manager.background_thread_status.fatal_error}")
-        done += result is not None and result.is_finished()
-    seconds = time.perf_counter() - begin
+    for _ in range(
+        2 if model.device.type == "cuda" else 1
+    ):  # the first time it captures its graphs, and is not counted
+        begin = time.perf_counter()
+        for prompt, new in work.requests:
+            if manager.add_request(prompt, max_new_tokens=new) is None:
+                raise RuntimeError("transformers' batching refused a request")
+        done = 0
+        while done < count:
+            result = manager.get_result(timeout=1)
+            if result is None and not manager.is_running():
+                raise RuntimeError(f"transformers' batching ended: {manager.background_thread_status.fatal_error}")
+            done += result is not None and result.is_finished()
+        seconds = time.perf_counter() - begin
     manager.stop(block=True)
     model.set_attn_implementation("sdpa")
     return seconds

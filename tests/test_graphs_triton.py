@@ -4,6 +4,7 @@
 # ruff: noqa: N803
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -28,9 +29,9 @@ def _scale(x, by, out, SIZE: tl.constexpr):
     tl.store(out + at, tl.load(x + at) * by)
 
 
-def captured(run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+def captured(run: Callable[[], Tensor], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph, pool=torch.cuda.graph_pool_handle()):
+    with torch.inference_mode(), torch.cuda.graph(graph, pool=pool):
         out = run()
     return graph, out
 
@@ -72,19 +73,20 @@ def test_what_is_captured_happens_at_the_replay_alone() -> None:
         assert out.tolist() == [5] * 4
 
 
-def test_memory_of_a_graph_holds_nothing_from_replay_to_replay() -> None:
-    x, first = torch.ones(2), [True]
+def test_memory_of_a_graph_holds_nothing_that_it_did_not_write_itself() -> None:
+    x, pool = torch.ones(2), torch.cuda.graph_pool_handle()
 
     def run() -> Tensor:
         kept = torch.empty(2)
-        if first.pop():
-            kept[:1] = x[:1]
+        kept[:1] = x[:1]
         return kept + 0
 
-    graph, out = captured(run)
-    one, other = replayed(graph, out)
-    assert one == 1
-    assert other != other
+    graph, out = captured(run, pool)
+    other, others = captured(lambda: x + 1, pool)
+    one, unwritten = replayed(graph, out)
+    assert (one, unwritten != unwritten) == (1, True)
+    assert replayed(other, others) == [2, 2]
+    assert out.isnan().all()
 
 
 @pytest.mark.parametrize(

@@ -78,23 +78,33 @@ def _packed(layout: "Layout", page_size: int) -> Packed:
     return Packed(query_starts, key_starts, max(queries), max(contexts), slots)
 
 
+def splits_for(rows: int, kv_heads: int) -> int:
+    """Programs that share the context of a row: all together two waves on 132 multiprocessors at least.
+
+    Not by the lengths, which are on the device. `python -m bench.attention` holds it against other choices.
+    """
+    splits = 1
+    while splits < MOST_SPLITS and rows * kv_heads * splits < 264:
+        splits *= 2
+    return splits
+
+
 def paged_decode(
-    query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, scaling: float, out: Tensor
-) -> None:
+    query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, scaling: float, out: Tensor,
+    *, splits: int | None = None,
+) -> None:  # fmt: skip
     """Attend one query token per row over its pages (flash-decoding: splits of a context, then their combination).
 
     query, out [rows, heads, head_dim]; keys, values [pages, page_size, kv_heads, head_dim], any page size; tables
     int32 [rows, max_pages]; lengths int32 [rows], the new token included. A row of length 0 comes out as zeros.
-    float32, float16 or bfloat16; head_dim a power of two >= 16. Softmax and sums in float32.
+    float32, float16 or bfloat16; head_dim a power of two >= 16. Softmax and sums in float32. `splits` (a power of two,
+    at most MOST_SPLITS) is by `splits_for`, where nobody measures another.
     """
     rows, heads, head_dim = query.shape
     page_size, kv_heads = keys.shape[1:3]
     group = heads // kv_heads
     group_padded = max(16, triton.next_power_of_2(group))  # a tensor-core tile has 16 rows at least
-    # Enough programs for two waves on 132 multiprocessors. Not by the lengths: they are on the device.
-    splits = 1
-    while splits < MOST_SPLITS and rows * kv_heads * splits < 264:
-        splits *= 2
+    splits = splits or splits_for(rows, kv_heads)
     partial = torch.empty(rows, kv_heads, splits, group_padded, head_dim, dtype=torch.float32, device=query.device)
     lse = torch.empty(rows, kv_heads, splits, group_padded, dtype=torch.float32, device=query.device)
     _attend_split[(rows, kv_heads, splits)](
