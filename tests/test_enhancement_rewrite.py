@@ -95,6 +95,7 @@ def test_a_good_answer_comes_back_measured_checked_and_scored(line: Line) -> Non
     reply = by_pack(line(wide()), enhancement_type="image", quality="fast")
     assert (reply.enhanced_prompt, reply.enhancement_source, reply.success) == (GOOD, "worker_fallback", True)
     assert (reply.degraded, reply.reason, reply.failure, reply.retries) == (False, None, None, 0)
+    assert reply.variants is None
     assert (reply.job_type, reply.quality, reply.enhancement_type) == ("sdxl_image_fast", "fast", "image")
     assert (failed(reply), reply.cache_hit) == ([], False)
     assert reply.quality_score is not None
@@ -515,6 +516,55 @@ def test_without_a_seed_the_first_draw_is_kept_and_its_seed_told(line: Line) -> 
 def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str, Any]) -> None:
     operations = line(wide(PROMPT))
     assert [run(operations, **fields, seed=7, cache="use").cache_hit for _ in range(2)] == [False, True]
+
+
+def twins() -> dict[str, Any]:
+    """A pack with one entry by two names."""
+    value = pack_json()
+    value["entries"]["twin"] = value["entries"]["sdxl_image_fast"]
+    return value
+
+
+def reweighed() -> dict[str, Any]:
+    """A pack that asks as the default one does, and scores otherwise."""
+    value = pack_json()
+    value["rules"]["image"]["score"]["coverage"] += 1
+    return value
+
+
+CLIP = {"encoder": "clip", "max_tokens": 75}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"seed": 8}),
+        ({}, {"temperature": 0.5}),
+        ({}, {"n": 2}),
+        ({}, {"mode": "append"}),
+        ({}, {"protect": ["foxes"]}),
+        ({}, {"language": "en"}),
+        ({"pack": pack_json()}, {"pack": reweighed()}),
+        ({"pack": twins()}, {"pack": twins(), "job_type": "twin"}),
+        ({"target": CLIP}, {"target": {**CLIP, "encoder": "umt5"}}),
+        ({"target": CLIP}, {"target": {**CLIP, "max_tokens": 74}}),
+        ({"target": CLIP}, {"target": {**CLIP, "fit": False}}),
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+def test_an_answer_is_kept_for_its_own_question_alone(
+    line: Line, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    operations = line(wide())
+    assert [by_pack(operations, **fields).cache_hit for fields in (first, first, second)] == [False, True, False]
+
+
+def test_the_answer_to_the_callers_own_messages_is_kept_where_asked_alone(line: Line) -> None:
+    fields = {"messages": [{"role": "user", "content": PROMPT}], "target": CLIP, "seed": 7}
+    operations = line(wide())
+    assert [run(operations, **fields, **use).cache_hit for use in ({}, {}, {"cache": "use"}, {"cache": "use"})] == [
+        False, False, False, True,
+    ]  # fmt: skip
 
 
 def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:

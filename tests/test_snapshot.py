@@ -210,7 +210,7 @@ def test_a_shard_that_the_index_names_must_be_there(found: Find, tmp_path: Path)
     (path / "model-1.safetensors").unlink()
     with pytest.raises(StartError, match=r"model-1\.safetensors is missing"):
         found(str(path))
-    for broken in ("[]", '{"weight_map": {"x": 1}}'):
+    for broken in ("[]", "{}", '{"weight_map": {"x": 1}}'):
         (path / INDEX).write_text(broken)
         with pytest.raises(StartError, match="not an index of weights"):
             found(str(path))
