@@ -52,6 +52,17 @@ def test_what_went_is_told_with_its_class() -> None:
     assert [(one.kind, one.text) for one in made.trimmed] == [("style", "oil painting")]
 
 
+def test_where_what_is_fixed_just_fits_nothing_of_it_is_trimmed() -> None:
+    made = draft(a_brief("a red fox", **words(3)), "a red fox, oil painting", "stop")
+    assert isinstance(made, Draft)
+    assert (made.text, [one.text for one in made.trimmed]) == ("a red fox", ["oil painting"])
+
+
+def test_what_was_asked_for_outlives_the_users_own_words_and_those_come_once() -> None:
+    assert fitted("a fox, an oak", "a fox, an oak, ohwx style", protect=["ohwx"], **words(4)) == "a fox, ohwx style"
+    assert fitted("a fox", "a fox, a fox, highly detailed", **words(4)) == "a fox, highly detailed"
+
+
 def test_a_clause_that_brings_the_users_words_outlives_quality_tags() -> None:
     assert fitted("a fox under an old oak", "highly detailed, a fox, an old oak", **words(5)) == "a fox, an old oak"
 
