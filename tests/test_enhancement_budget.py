@@ -39,6 +39,14 @@ def test_quoted_text_and_syntax_are_no_place_for_a_clause_to_end() -> None:
     assert bodies == ['a sign "Open, late"', "(fog, rain:1.2)", "dusk", '"Open, late"']
 
 
+def test_no_clause_ends_within_what_was_asked_for() -> None:
+    task = a_brief("a fox", protect=["red, dusk"])
+    assert [one.body for one in clauses.split("a fox, red, dusk", unbroken("a fox, red, dusk", task.spans))] == [
+        "a fox",
+        "red, dusk",
+    ]
+
+
 def test_clauses_go_whole_and_from_the_lowest_class() -> None:
     answer = "a fox by a stream, oil painting, deep focus lens, soft light, a stone wall, highly detailed"
     assert fitted("a fox", answer, **words(12)) == "a fox by a stream, soft light, a stone wall, highly detailed"

@@ -377,6 +377,14 @@ def test_another_language_is_asked_for_and_checked(line: Line) -> None:
     assert by_pack(line(wide(GOOD)), language="zh").reason == "language"
 
 
+def test_a_language_that_the_pack_has_not_is_refused(line: Line) -> None:
+    value = pack_json()
+    del value["languages"]["de"]
+    with pytest.raises(InvalidRequest, match="no language de") as caught:
+        by_pack(line(wide()), pack=value, language="de")
+    assert caught.value.field == "language"
+
+
 def test_the_negative_prompt_is_the_callers_else_the_packs(line: Line) -> None:
     assert by_pack(line(wide()), negative_prompt="blurry ").negative_prompt == "blurry "
     value = pack_json()
