@@ -70,6 +70,7 @@ def test_more_is_not_protected_than_can_be_put_back_in_time() -> None:
         ("a Red fox", "a red fox", set()),
         ("a street without any people", "a street, no people", set()),
         ("a street", "a street, no people", {"negation"}),
+        ("a street, no cars", "a street, no people", {"negation"}),
         ("a street full of people, no people", "a street, no people", {"negation"}),
         ("people far off, no people near", "people far off, no people near", set()),
         ("Here is the prompt: a fox", "a fox", {"clean"}),
