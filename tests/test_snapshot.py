@@ -228,6 +228,8 @@ def test_a_hub_caches_directory_tells_name_and_revision_and_settings_overrule_it
     assert (told.name, told.revision, told.source) == ("Org/Name", COMMIT, "path")
     set_ = found(path, name="public", revision="abc")
     assert (set_.name, set_.revision) == ("public", "abc")
+    demo = found("demo", name="public", revision="abc")
+    assert (demo.name, demo.revision, demo.source) == ("public", "abc", "demo")
 
 
 def test_encoders_beside_the_weights_come_before_the_images(found: Find, places: Places, tmp_path: Path) -> None:
