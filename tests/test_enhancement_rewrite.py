@@ -399,6 +399,9 @@ def test_variants_have_seeds_of_their_own_and_come_in_one_reply(line: Line) -> N
     assert [one.seed for one in reply.variants] == [7, 8, 9, 10] == sorted(one.seed for one in model.asked)
     assert (reply.enhanced_prompt, reply.sampling.seed) == (reply.variants[0].enhanced_prompt, 7)
     assert reply.usage.prompt_tokens == 4 * by_pack(line(wide())).usage.prompt_tokens
+    drawn = run(line(wide()), prompt=PROMPT, job_type="universal", n=3).variants
+    assert drawn is not None
+    assert [one.seed for one in drawn] == [4242, 4243, 4244]
 
 
 def test_target_model_and_quality_name_an_entry_too(line: Line) -> None:
