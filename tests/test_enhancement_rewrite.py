@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from handler.door import parse
-from handler.engine import Prompt, Sampling, Stream
+from handler.engine import Prompt, Sampling, Stream, Timing
+from handler.enhancement import enhancer
 from handler.enhancement.pack import Loaded, Packs
+from handler.enhancement.rewrite import Answer, Spent
 from handler.errors import (
     BadAnswer,
     ContextLengthExceeded,
@@ -27,9 +29,10 @@ from handler.model.template import Template
 from handler.model.tokenizer import read
 from handler.operations import Operations
 from handler.pieces import Piece
-from handler.replies import DryRunReply, EnhanceReply, InfoReply, Reply, to_wire
+from handler.replies import DryRunReply, Enhanced, EnhanceReply, InfoReply, Reply, to_wire
 from tests.enhancing import pack_json
 from tests.fakes import ScriptedEngine
+from tests.models import sampling
 from tests.platform import eventually
 
 Line = Callable[[ScriptedEngine], Operations]
@@ -95,7 +98,7 @@ def test_a_good_answer_comes_back_measured_checked_and_scored(line: Line) -> Non
     reply = by_pack(line(wide()), enhancement_type="image", quality="fast")
     assert (reply.enhanced_prompt, reply.enhancement_source, reply.success) == (GOOD, "worker_fallback", True)
     assert (reply.degraded, reply.reason, reply.failure, reply.retries) == (False, None, None, 0)
-    assert reply.variants is None
+    assert (reply.variants, reply.reasoning) == (None, None)
     assert (reply.job_type, reply.quality, reply.enhancement_type) == ("sdxl_image_fast", "fast", "image")
     assert (failed(reply), reply.cache_hit) == ([], False)
     assert reply.quality_score is not None
@@ -404,6 +407,22 @@ def test_variants_have_seeds_of_their_own_and_come_in_one_reply(line: Line) -> N
     assert [one.seed for one in drawn] == [4242, 4243, 4244]
 
 
+def test_of_several_variants_the_first_that_is_the_models_leads(line: Line) -> None:
+    reply = by_pack(line(wide(RuntimeError("broken"), GOOD)), n=2)
+    assert reply.variants is not None
+    assert [one.degraded for one in reply.variants] == [True, False]
+    assert (reply.enhanced_prompt, reply.degraded, reply.sampling.seed) == (GOOD, False, 8)
+    with pytest.raises(OutOfMemory):
+        by_pack(line(wide(OutOfMemory("full"))), n=2, fallback="error")
+
+
+def test_variants_run_beside_each_other_from_the_first_that_began_to_the_last_that_ended() -> None:
+    made = Enhanced(enhanced_prompt="x", enhancement_source="worker_fallback")
+    times = (Timing(0.2, None, 1.0), Timing(0.1, 0.6, 3.0), Timing(0.3, 0.5, 2.0))
+    answers = tuple(Answer(made, Spent(sampling(), timing=time)) for time in times)
+    assert enhancer.timed(answers) == Timing(0.1, 0.5, 3.0)
+
+
 def test_target_model_and_quality_name_an_entry_too(line: Line) -> None:
     operations = line(wide())
     video = run(operations, prompt=PROMPT, target_model="wan", quality="high")
@@ -490,6 +509,7 @@ def test_the_cache_answers_the_same_question_at_no_cost_and_info_empties_it(line
     first, second = by_pack(operations), by_pack(operations)
     assert (first.cache_hit, second.cache_hit, len(model.asked)) == (False, True, 1)
     assert (second.enhanced_prompt, second.usage.total_tokens) == (first.enhanced_prompt, 0)
+    assert (second.timing.total_ms, second.generation_time) == (0, 0)
     assert second.prompt_sha256 == first.prompt_sha256
     assert by_pack(operations, cache="off").cache_hit is False
     assert by_pack(operations, cache="refresh").cache_hit is False
@@ -589,8 +609,17 @@ def test_fallbacks_and_answers_that_break_a_rule_are_never_kept(line: Line) -> N
     model = wide(EngineFailed("broken"), "", "", GOOD)
     operations = line(model)
     assert [by_pack(operations).degraded for _ in range(3)] == [True, True, False]
-    assert not by_pack(line(wide(step_s=0.01)), deadline_ms=60).cache_hit
     assert by_pack(operations).cache_hit
+
+
+def test_an_answer_that_a_deadline_cut_is_not_kept_and_a_bad_one_not_asked_for_again(line: Line) -> None:
+    fields = {"deadline_ms": 150, "max_tokens": 4000}
+    operations = line(wide(PROMPT + ", soft light" * 2000, step_s=0.001))
+    replies = [by_pack(operations, **fields) for _ in range(2)]
+    assert [(reply.finish_reason, reply.cache_hit) for reply in replies] == [("deadline", False)] * 2
+    model = wide("... " * 2000, step_s=0.001)
+    assert by_pack(line(model), **fields).reason == "empty"
+    assert len(model.asked) == 1
 
 
 def test_sixty_four_equal_requests_in_flight_make_one_generation(line: Line) -> None:
