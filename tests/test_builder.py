@@ -390,7 +390,7 @@ def test_one_file_that_fails_stops_the_others(tmp_path: Path) -> None:
                 begun.wait(5)
                 raise BuildError("no such file")
             try:
-                for _ in range(100):
+                for _ in range(1_000):
                     begun.set()
                     tell(0)
                     time.sleep(0.01)
