@@ -5,16 +5,23 @@ import json
 import re
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import huggingface_hub
 import pytest
 
 import builder
 import handler
+from builder.assembly import assemble
 from builder.errors import BuildError, of_disk
+from builder.hub import Hub as Source
+from builder.listing import File, Listing, Tell
 from builder.manifest import NAME as MANIFEST
 from builder.progress import Progress
 from handler.model import weights
@@ -369,3 +376,42 @@ def test_progress_is_a_line_every_ten_seconds() -> None:
     for count in (600_000_000, 600_000_000, -100_000_000, 1_000_000_000):
         progress.add(count)
     assert lines == ["  2.2 GB of 15.2 GB, 100 MB/s", "  3.1 GB of 15.2 GB, 91.3 MB/s"]
+
+
+def test_one_file_that_fails_stops_the_others(tmp_path: Path) -> None:
+    begun, stopped = threading.Event(), threading.Event()
+
+    class Failing:
+        def list(self, name: str, revision: str | None) -> Listing:
+            raise NotImplementedError
+
+        def fetch(self, listing: Listing, file: File, to: Path, tell: Tell) -> None:
+            if file.name == "bad":
+                begun.wait(5)
+                raise BuildError("no such file")
+            try:
+                for _ in range(1_000):
+                    begun.set()
+                    tell(0)
+                    time.sleep(0.01)
+            except Exception:
+                stopped.set()
+                raise
+
+    listing = Listing("a/b", None, None, tuple(File(name, 1, None, name) for name in ("bad", "good")))
+    with pytest.raises(BuildError, match="no such file"):
+        assemble(listing, Failing(), tmp_path / "made", lambda line: None)
+    assert stopped.is_set()
+
+
+def test_a_hub_that_brings_nothing_more_is_given_up_although_it_brought_something_first() -> None:
+    tries: list[float] = []
+
+    def attempt() -> None:
+        assert len(tries) < 10, "asked without end"
+        raise httpx2.ReadTimeout("slow")
+
+    arrived = chain([0], repeat(7)).__next__
+    with pytest.raises(BuildError, match="no connection"):
+        Source("http://hub", None, tries.append)._patiently(attempt, "a file", arrived)
+    assert tries == [1, 2, 4, 8]

@@ -69,6 +69,18 @@ def test_a_cache_serves_in_the_hubs_place(
     assert build(cache, tmp_path / "models", MODEL_REVISION=revision) == 0
 
 
+def test_a_cache_without_a_ref_serves_the_one_snapshot_that_it_has(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model,) = cache.glob("hub/*")
+    (model / "refs" / "main").unlink()
+    assert build(cache, tmp_path / "models") == 0
+    assert described(tmp_path / "models")["revision"] == COMMIT
+    (model / "snapshots" / OTHER).mkdir()
+    assert build(cache, tmp_path / "others") == 1
+    assert f"at {OTHER}, {COMMIT}, not at main" in capsys.readouterr().err
+
+
 def test_a_flat_snapshot_without_a_manifest_has_no_revision(flat: Path, tmp_path: Path) -> None:
     assert build(flat, tmp_path / "models") == 0
     told = described(tmp_path / "models")
@@ -79,6 +91,7 @@ def test_what_the_builder_built_is_a_source_and_keeps_its_revision(cache: Path, 
     assert build(cache, tmp_path / "models") == 0
     assert build(tmp_path / "models" / "weights", tmp_path / "copy", MODEL_REVISION=COMMIT) == 0
     assert described(tmp_path / "copy") == described(tmp_path / "models")
+    assert build(tmp_path / "models" / "weights", tmp_path / "again") == 0
 
 
 def cut(path: Path) -> None:

@@ -1,5 +1,8 @@
 """The device: a model that it cannot hold is refused before it is loaded, with the cause and the cure."""
 
+import ctypes
+from typing import Any
+
 import pytest
 import torch
 
@@ -71,3 +74,29 @@ def test_a_gpu_is_read_by_name_memory_and_driver() -> None:
     assert told.gpu.name == torch.cuda.get_device_name()
     assert 0 < told.gpu.free <= told.gpu.total
     assert told.driver_cuda is not None
+
+
+def test_a_gpu_that_does_not_work_stops_the_start_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> tuple[int, int]:
+        raise RuntimeError("CUDA error: unknown error\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    with pytest.raises(StartError, match=r"does not work \(CUDA error: unknown error\): the machine is at fault"):
+        read()
+
+
+@pytest.mark.parametrize(("failed", "version"), [(0, "12.8"), (3, None)])
+def test_the_driver_is_asked_which_cuda_it_runs(
+    monkeypatch: pytest.MonkeyPatch, failed: int, version: str | None
+) -> None:
+    class Driver:
+        def __init__(self, name: str) -> None: ...
+
+        def cuDriverGetVersion(self, told: Any) -> int:  # noqa: N802  as the driver calls it
+            told._obj.value = 12080
+            return failed
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(ctypes, "CDLL", Driver)
+    assert read().driver_cuda == version

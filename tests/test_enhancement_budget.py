@@ -39,6 +39,14 @@ def test_quoted_text_and_syntax_are_no_place_for_a_clause_to_end() -> None:
     assert bodies == ['a sign "Open, late"', "(fog, rain:1.2)", "dusk", '"Open, late"']
 
 
+def test_no_clause_ends_within_what_was_asked_for() -> None:
+    task = a_brief("a fox", protect=["red, dusk"])
+    assert [one.body for one in clauses.split("a fox, red, dusk", unbroken("a fox, red, dusk", task.spans))] == [
+        "a fox",
+        "red, dusk",
+    ]
+
+
 def test_clauses_go_whole_and_from_the_lowest_class() -> None:
     answer = "a fox by a stream, oil painting, deep focus lens, soft light, a stone wall, highly detailed"
     assert fitted("a fox", answer, **words(12)) == "a fox by a stream, soft light, a stone wall, highly detailed"
@@ -50,6 +58,17 @@ def test_what_went_is_told_with_its_class() -> None:
     made = draft(a_brief("a fox", **words(4)), "a fox, oil painting, soft light", "stop")
     assert isinstance(made, Draft)
     assert [(one.kind, one.text) for one in made.trimmed] == [("style", "oil painting")]
+
+
+def test_where_what_is_fixed_just_fits_nothing_of_it_is_trimmed() -> None:
+    made = draft(a_brief("a red fox", **words(3)), "a red fox, oil painting", "stop")
+    assert isinstance(made, Draft)
+    assert (made.text, [one.text for one in made.trimmed]) == ("a red fox", ["oil painting"])
+
+
+def test_what_was_asked_for_outlives_the_users_own_words_and_those_come_once() -> None:
+    assert fitted("a fox, an oak", "a fox, an oak, ohwx style", protect=["ohwx"], **words(4)) == "a fox, ohwx style"
+    assert fitted("a fox", "a fox, a fox, highly detailed", **words(4)) == "a fox, highly detailed"
 
 
 def test_a_clause_that_brings_the_users_words_outlives_quality_tags() -> None:

@@ -51,6 +51,16 @@ def test_what_only_looks_fixed_is_not(prompt: str) -> None:
     assert kinds(prompt) == set()
 
 
+def test_what_a_pack_leaves_free_is_not_fixed() -> None:
+    free = RULES.protect.model_copy(update={"syntax": False, "quoted": False, "names": False, "negations": ()})
+    prompt = 'a fox in New York by a sign "Go Red", no people, <lora:ink:0.7>'
+    assert (len(spans.find(prompt, RULES.protect, ())), spans.find(prompt, free, ())) == (4, ())
+
+
+def test_more_is_not_protected_than_can_be_put_back_in_time() -> None:
+    assert len(spans.find(" ".join(map(str, range(500))), RULES.protect, ())) == spans.MAX_SPANS
+
+
 @pytest.mark.parametrize(
     ("text", "prompt", "expected"),
     [
@@ -60,6 +70,7 @@ def test_what_only_looks_fixed_is_not(prompt: str) -> None:
         ("a Red fox", "a red fox", set()),
         ("a street without any people", "a street, no people", set()),
         ("a street", "a street, no people", {"negation"}),
+        ("a street, no cars", "a street, no people", {"negation"}),
         ("a street full of people, no people", "a street, no people", {"negation"}),
         ("people far off, no people near", "people far off, no people near", set()),
         ("Here is the prompt: a fox", "a fox", {"clean"}),

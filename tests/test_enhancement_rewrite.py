@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from handler.door import parse
-from handler.engine import Prompt, Sampling, Stream
+from handler.engine import Prompt, Sampling, Stream, Timing
+from handler.enhancement import enhancer
 from handler.enhancement.pack import Loaded, Packs
+from handler.enhancement.rewrite import Answer, Spent
 from handler.errors import (
     BadAnswer,
     ContextLengthExceeded,
@@ -27,9 +29,10 @@ from handler.model.template import Template
 from handler.model.tokenizer import read
 from handler.operations import Operations
 from handler.pieces import Piece
-from handler.replies import DryRunReply, EnhanceReply, InfoReply, Reply, to_wire
+from handler.replies import DryRunReply, Enhanced, EnhanceReply, InfoReply, Reply, to_wire
 from tests.enhancing import pack_json
 from tests.fakes import ScriptedEngine
+from tests.models import sampling
 from tests.platform import eventually
 
 Line = Callable[[ScriptedEngine], Operations]
@@ -95,6 +98,7 @@ def test_a_good_answer_comes_back_measured_checked_and_scored(line: Line) -> Non
     reply = by_pack(line(wide()), enhancement_type="image", quality="fast")
     assert (reply.enhanced_prompt, reply.enhancement_source, reply.success) == (GOOD, "worker_fallback", True)
     assert (reply.degraded, reply.reason, reply.failure, reply.retries) == (False, None, None, 0)
+    assert (reply.variants, reply.reasoning) == (None, None)
     assert (reply.job_type, reply.quality, reply.enhancement_type) == ("sdxl_image_fast", "fast", "image")
     assert (failed(reply), reply.cache_hit) == ([], False)
     assert reply.quality_score is not None
@@ -386,6 +390,14 @@ def test_another_language_is_asked_for_and_checked(line: Line) -> None:
     assert by_pack(line(wide(GOOD)), language="zh").reason == "language"
 
 
+def test_a_language_that_the_pack_has_not_is_refused(line: Line) -> None:
+    value = pack_json()
+    del value["languages"]["de"]
+    with pytest.raises(InvalidRequest, match="no language de") as caught:
+        by_pack(line(wide()), pack=value, language="de")
+    assert caught.value.field == "language"
+
+
 def test_the_negative_prompt_is_the_callers_else_the_packs(line: Line) -> None:
     assert by_pack(line(wide()), negative_prompt="blurry ").negative_prompt == "blurry "
     value = pack_json()
@@ -400,6 +412,25 @@ def test_variants_have_seeds_of_their_own_and_come_in_one_reply(line: Line) -> N
     assert [one.seed for one in reply.variants] == [7, 8, 9, 10] == sorted(one.seed for one in model.asked)
     assert (reply.enhanced_prompt, reply.sampling.seed) == (reply.variants[0].enhanced_prompt, 7)
     assert reply.usage.prompt_tokens == 4 * by_pack(line(wide())).usage.prompt_tokens
+    drawn = run(line(wide()), prompt=PROMPT, job_type="universal", n=3).variants
+    assert drawn is not None
+    assert [one.seed for one in drawn] == [4242, 4243, 4244]
+
+
+def test_of_several_variants_the_first_that_is_the_models_leads(line: Line) -> None:
+    reply = by_pack(line(wide(RuntimeError("broken"), GOOD)), n=2)
+    assert reply.variants is not None
+    assert [one.degraded for one in reply.variants] == [True, False]
+    assert (reply.enhanced_prompt, reply.degraded, reply.sampling.seed) == (GOOD, False, 8)
+    with pytest.raises(OutOfMemory):
+        by_pack(line(wide(OutOfMemory("full"))), n=2, fallback="error")
+
+
+def test_variants_run_beside_each_other_from_the_first_that_began_to_the_last_that_ended() -> None:
+    made = Enhanced(enhanced_prompt="x", enhancement_source="worker_fallback")
+    times = (Timing(0.2, None, 1.0), Timing(0.1, 0.6, 3.0), Timing(0.3, 0.5, 2.0))
+    answers = tuple(Answer(made, Spent(sampling(), timing=time)) for time in times)
+    assert enhancer.timed(answers) == Timing(0.1, 0.5, 3.0)
 
 
 def test_target_model_and_quality_name_an_entry_too(line: Line) -> None:
@@ -488,6 +519,7 @@ def test_the_cache_answers_the_same_question_at_no_cost_and_info_empties_it(line
     first, second = by_pack(operations), by_pack(operations)
     assert (first.cache_hit, second.cache_hit, len(model.asked)) == (False, True, 1)
     assert (second.enhanced_prompt, second.usage.total_tokens) == (first.enhanced_prompt, 0)
+    assert (second.timing.total_ms, second.generation_time) == (0, 0)
     assert second.prompt_sha256 == first.prompt_sha256
     assert by_pack(operations, cache="off").cache_hit is False
     assert by_pack(operations, cache="refresh").cache_hit is False
@@ -527,6 +559,55 @@ def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str
     assert [run(operations, **fields, seed=7, cache="use").cache_hit for _ in range(2)] == [False, True]
 
 
+def twins() -> dict[str, Any]:
+    """A pack with one entry by two names."""
+    value = pack_json()
+    value["entries"]["twin"] = value["entries"]["sdxl_image_fast"]
+    return value
+
+
+def reweighed() -> dict[str, Any]:
+    """A pack that asks as the default one does, and scores otherwise."""
+    value = pack_json()
+    value["rules"]["image"]["score"]["coverage"] += 1
+    return value
+
+
+CLIP = {"encoder": "clip", "max_tokens": 75}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"seed": 8}),
+        ({}, {"temperature": 0.5}),
+        ({}, {"n": 2}),
+        ({}, {"mode": "append"}),
+        ({}, {"protect": ["foxes"]}),
+        ({}, {"language": "en"}),
+        ({"pack": pack_json()}, {"pack": reweighed()}),
+        ({"pack": twins()}, {"pack": twins(), "job_type": "twin"}),
+        ({"target": CLIP}, {"target": {**CLIP, "encoder": "umt5"}}),
+        ({"target": CLIP}, {"target": {**CLIP, "max_tokens": 74}}),
+        ({"target": CLIP}, {"target": {**CLIP, "fit": False}}),
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+def test_an_answer_is_kept_for_its_own_question_alone(
+    line: Line, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    operations = line(wide())
+    assert [by_pack(operations, **fields).cache_hit for fields in (first, first, second)] == [False, True, False]
+
+
+def test_the_answer_to_the_callers_own_messages_is_kept_where_asked_alone(line: Line) -> None:
+    fields = {"messages": [{"role": "user", "content": PROMPT}], "target": CLIP, "seed": 7}
+    operations = line(wide())
+    assert [run(operations, **fields, **use).cache_hit for use in ({}, {}, {"cache": "use"}, {"cache": "use"})] == [
+        False, False, False, True,
+    ]  # fmt: skip
+
+
 def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:
     operations = line(wide())
     cut = {"max_tokens": 5, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}}
@@ -538,8 +619,16 @@ def test_fallbacks_and_answers_that_break_a_rule_are_never_kept(line: Line) -> N
     model = wide(EngineFailed("broken"), "", "", GOOD)
     operations = line(model)
     assert [by_pack(operations).degraded for _ in range(3)] == [True, True, False]
-    assert not by_pack(line(wide(step_s=0.01)), deadline_ms=60).cache_hit
     assert by_pack(operations).cache_hit
+
+
+def test_an_answer_that_a_deadline_cut_is_not_kept_and_a_bad_one_not_asked_for_again(line: Line) -> None:
+    operations = line(wide(PROMPT + ", soft light" * 2000, GOOD, step_s=0.001))
+    cut, whole = by_pack(operations, max_tokens=4000, deadline_ms=250), by_pack(operations, max_tokens=4000)
+    assert (cut.finish_reason, whole.finish_reason, whole.cache_hit) == ("deadline", "stop", False)
+    model = wide("... " * 2000, step_s=0.001)
+    assert by_pack(line(model), max_tokens=4000, deadline_ms=250).reason == "empty"
+    assert len(model.asked) == 1
 
 
 def test_sixty_four_equal_requests_in_flight_make_one_generation(line: Line) -> None:

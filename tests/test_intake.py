@@ -224,6 +224,29 @@ def test_a_take_that_is_held_when_the_worker_is_told_to_stop_is_given_up_after_a
     played(nothing_comes, handler)
 
 
+def test_an_answer_that_is_on_its_way_when_the_grace_period_ends_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "LAST_TAKE_S", 0.01)
+
+    async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
+        post = wire.result
+
+        async def slow(job_id: str, body: bytes, *, streamed: bool) -> Receipt:
+            await asyncio.sleep(0.4)
+            return await post(job_id, body, streamed=streamed)
+
+        wire.result = slow  # type: ignore[method-assign]
+        wire.queue.put_nowait(job("a"))
+        await asyncio.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await running == 0
+        assert wire.results == {"a": [b'{"output":{}}']}
+
+    played(scenario, handler)
+
+
 def test_a_broken_engine_ends_the_worker_although_its_jobs_hang() -> None:
     gate = Gate()
     reasons: list[str] = []

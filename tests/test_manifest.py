@@ -1,6 +1,7 @@
 """The manifest: a directory is what its builder left, or the start ends and says which file is not."""
 
 import json
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -94,3 +95,13 @@ def test_what_is_no_manifest_of_ours_is_refused(directory: Path, break_: Callabl
     with pytest.raises(StartError, match=r"manifest\.json is not a manifest that this worker reads") as refused:
         manifest.read(directory)
     assert "\n" not in str(refused.value)
+
+
+def test_what_is_found_late_is_waited_for(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(self: Manifest, name: str) -> None:
+        time.sleep(0.05)
+        raise StartError(name)
+
+    monkeypatch.setattr(Manifest, "check_hash", late)
+    with pytest.raises(StartError):
+        Hashing(read(directory), lambda error: None).wait()

@@ -365,6 +365,19 @@ def test_the_deadline_and_the_time_in_the_worker_count_from_the_beginning(line: 
     assert (engine.seen[0][2], reply.processing_time) == (1e6 + 1.5, 0.25)
 
 
+def test_the_engine_tells_likelihoods_only_where_they_are_asked_for(line: Line) -> None:
+    asked: list[int | None] = []
+
+    class Asked(ScriptedEngine):
+        def stream(self, *args: Any, logprobs: int | None = None, **kwargs: Any) -> Stream:
+            asked.append(logprobs)
+            return super().stream(*args, logprobs=logprobs, **kwargs)
+
+    for wish in ({}, {"logprobs": True}, {"logprobs": True, "top_logprobs": 2}):
+        run(line(Asked()), operation="chat", messages=HI, **wish)
+    assert asked == [None, 0, 2]
+
+
 class Timed(ScriptedEngine):
     """An engine whose times are known."""
 

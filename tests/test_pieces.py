@@ -17,9 +17,10 @@ def read(texts: list[str], thinking: Thinking | None = None, reason: FinishReaso
     async def gather() -> list[Piece | Answer]:
         stream = Stream(lambda: None)
         loop = asyncio.get_running_loop()
-        events = [*(Delta(text, (1,)) for text in texts), Finish(reason, Usage(3, 0, len(texts)), Timing(0, None, 0))]
-        for number, event in enumerate(events, 1):
-            loop.call_later(number / 1000, stream.put, event)
+        for number, text in enumerate(texts, 1):
+            loop.call_later(number / 1000, stream.put, Delta(text, (1,)))
+        finish = Finish(reason, Usage(3, 0, len(texts)), Timing(0, None, 0))
+        loop.call_later((len(texts) + 1) / 1000, stream.put, finish)
         return [event async for event in pieces.read(stream, thinking)]
 
     return asyncio.run(gather())

@@ -58,6 +58,6 @@ def test_times_count_from_the_arrival_and_the_first_token_is_the_first() -> None
     [(4, {}, True), (0, {}, False), (4, {"presence_penalty": 0.5}, False), (4, {"repetition_penalty": 1.1}, False)],
 )
 def test_nothing_is_guessed_of_an_answer_whose_draws_depend_on_all_before(
-    guesses: int, wishes: dict[str, float], looks: bool
+    guesses: int, wishes: dict[str, Any], looks: bool
 ) -> None:
     assert (request(guesses=guesses, **wishes).lookup is not None) == looks

@@ -247,7 +247,7 @@ def test_half_the_work_is_half_the_rows_and_half_the_prefill_until_relaxed() -> 
 
 
 def test_half_is_half_beside_rows_that_decode_and_alone_and_half_of_one_is_one() -> None:
-    s = Scheduler(KVCache(100, 4), rows=8, prefill_chunk=16, prefill_alone=64)
+    s: Scheduler[Sequence] = Scheduler(KVCache(100, 4), rows=8, prefill_chunk=16, prefill_alone=64)
     for i in range(4):
         s.add(sequence([i] * 33, max_tokens=50))
     while len(s.running) < 4:

@@ -91,6 +91,19 @@ def test_a_model_that_is_nowhere_is_downloaded_where_that_is_allowed(found: Find
     assert asked == [("Org/Name", "main")]
 
 
+@pytest.mark.parametrize("on_runpod", [False, True])
+def test_a_model_that_is_named_and_nowhere_stops_the_start_and_no_other_stands_in(found: Find, on_runpod: bool) -> None:
+    with pytest.raises(StartError, match="there are no weights"):
+        found(name="Org/Name", on_runpod=on_runpod)
+
+
+def test_a_name_chooses_within_the_cache_and_the_very_same_before_another_spelling(found: Find, places: Places) -> None:
+    for model in (MODEL, "org/name", "Org/Name", "ORG/NAME"):
+        cached(places, COMMIT, model=model)
+    for model in ("org/name", "Org/Name", "ORG/NAME"):
+        assert found(name=model).path.parents[1].name == f"models--{model.replace('/', '--')}"
+
+
 def test_nothing_is_downloaded_that_nobody_named(found: Find) -> None:
     with pytest.raises(StartError, match="MODEL_PATH is not set"):
         found(download=lambda name, revision: pytest.fail("asked for"))
@@ -218,7 +231,7 @@ def test_a_shard_that_the_index_names_must_be_there(found: Find, tmp_path: Path)
     (path / "model-1.safetensors").unlink()
     with pytest.raises(StartError, match=r"model-1\.safetensors is missing"):
         found(str(path))
-    for broken in ("[]", '{"weight_map": {"x": 1}}'):
+    for broken in ("[]", "{}", '{"weight_map": {"x": 1}}'):
         (path / INDEX).write_text(broken)
         with pytest.raises(StartError, match="not an index of weights"):
             found(str(path))
@@ -236,6 +249,8 @@ def test_a_hub_caches_directory_tells_name_and_revision_and_settings_overrule_it
     assert (told.name, told.revision, told.source) == ("Org/Name", COMMIT, "path")
     set_ = found(path, name="public", revision="abc")
     assert (set_.name, set_.revision) == ("public", "abc")
+    demo = found("demo", name="public", revision="abc")
+    assert (demo.name, demo.revision, demo.source) == ("public", "abc", "demo")
 
 
 def test_encoders_beside_the_weights_come_before_the_images(found: Find, places: Places, tmp_path: Path) -> None:

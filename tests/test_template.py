@@ -8,6 +8,8 @@ from typing import cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from handler.errors import ContextLengthExceeded, StartError
@@ -213,3 +215,8 @@ def test_qwen3_thinks_only_where_it_is_asked_to(ending: Ending, end: str) -> Non
     template = Template(load("qwen3"))
     assert (template.thinks, template.default_system) == (True, None)
     assert template.chat([Turn("user", "hi")], ROOM, ending).text == f"<|im_start|>user\nhi<|im_end|>\n{end}"
+
+
+def test_a_tokenizer_whose_tokens_are_no_bytes_is_refused_at_the_start() -> None:
+    with pytest.raises(StartError, match="byte-level"):
+        Template(replace(read(DEMO, "demo"), backend=Tokenizer(BPE())))

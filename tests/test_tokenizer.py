@@ -157,6 +157,22 @@ def test_a_chat_template_may_lie_in_the_tokenizers_config(
     assert read(copy, "mine").chat_template == template
 
 
+def test_a_vocabulary_and_its_merges_are_read_as_the_tokenizer_that_holds_both(copy: Path) -> None:
+    whole = read(copy, "demo").backend
+    told = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+    (copy / "tokenizer.json").unlink()
+    (copy / "vocab.json").write_text(json.dumps(told["model"]["vocab"]), encoding="utf-8")
+    merges = "\n".join(" ".join(merge) for merge in told["model"]["merges"])
+    (copy / "merges.txt").write_text(merges, encoding="utf-8")
+    added = {token.pop("id"): token for token in told["added_tokens"]}
+    (copy / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}), encoding="utf-8")
+    parts = read(copy, "demo").backend
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        assert json.loads(parts.to_str())[part] == told[part]
+    for text in ("a red fox", " e\u0301t\u00e9\n\n 12345, it's 你好🦊<|im_end|>"):
+        assert parts.encode(text).ids == whole.encode(text).ids
+
+
 def test_a_tokenizer_that_cuts_or_pads_texts_does_neither_here(copy: Path) -> None:
     backend = Tokenizer.from_file(str(copy / "tokenizer.json"))
     backend.enable_truncation(4)

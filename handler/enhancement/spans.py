@@ -84,10 +84,9 @@ def _spans(prompt: str, protect: Protect, asked: Iterable[str], translated: bool
     yield from whole("colour", any_of(protect.colours))
     if protect.names and len(_CAPITAL.findall(prompt)) * 2 <= len(prompt.split()):  # else it is all in title case
         yield from whole("name", _NAME)
-    if protect.negations:
-        for match in outside(_negation(protect.negations)):
-            noun = match.group("noun")
-            yield Span("negation", match.group(), _negation(protect.negations, noun), any_of((noun,)))
+    for match in outside(_negation(protect.negations)):
+        noun = match.group("noun")
+        yield Span("negation", match.group(), _negation(protect.negations, noun), any_of((noun,)))
 
 
 def regions(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:
