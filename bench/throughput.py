@@ -87,9 +87,7 @@ def theirs(model: PreTrainedModel, work: Work) -> float:
         ),
     )  # fmt: skip
     manager.start()
-    for _ in range(
-        2 if model.device.type == "cuda" else 1
-    ):  # the first time it captures its graphs, and is not counted
+    for _ in range(2 if own_choice is None else 1):  # the first time it may capture graphs, and is not counted
         begin = time.perf_counter()
         for prompt, new in work.requests:
             if manager.add_request(prompt, max_new_tokens=new) is None:
