@@ -1,9 +1,11 @@
 """What the tests of the builder share: a sharded checkpoint with all that a repository has, and a way to build it."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,8 @@ class Build:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # Where the tests are a shell's job in the background, SIGINT is ignored, and by children too.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
 
