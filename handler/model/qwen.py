@@ -58,16 +58,17 @@ class Qwen:
         def layer(index: int) -> Layer:
             at = f"model.layers.{index}."
             attention, mlp = f"{at}self_attn.", f"{at}mlp."
-            biased, normed = config.model_type == "qwen2", config.model_type == "qwen3"
+            bias, normed = config.model_type == "qwen2", config.model_type == "qwen3"
+            norms = {f"{attention}{part}_norm.weight": (head,) for part in "qk"}
+
+            def qkv(kind: str, *columns: int) -> Tensor:
+                return take({f"{attention}{part}_proj.{kind}": (rows, *columns) for part, rows in parts.items()})
+
             return Layer(
                 input_norm=take({f"{at}input_layernorm.weight": (width,)}),
-                qkv=take({f"{attention}{part}_proj.weight": (rows, width) for part, rows in parts.items()}),
-                qkv_bias=take({f"{attention}{part}_proj.bias": (rows,) for part, rows in parts.items()})
-                if biased
-                else None,
-                norms=take({f"{attention}{part}_norm.weight": (head,) for part in "qk"}).view(2, head)
-                if normed
-                else None,
+                qkv=qkv("weight", width),
+                qkv_bias=qkv("bias") if bias else None,
+                norms=take(norms).view(2, head) if normed else None,
                 out=take({f"{attention}o_proj.weight": (width, parts["q"])}),
                 post_norm=take({f"{at}post_attention_layernorm.weight": (width,)}),
                 gate_up=take({f"{mlp}{part}_proj.weight": (shape.intermediate, width) for part in ("gate", "up")}),
