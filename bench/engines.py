@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +76,14 @@ def build(shape: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
 def merged(model: PreTrainedModel) -> Qwen:
     """Our forward, with a copy of the weights."""
     return Qwen.from_state(ModelConfig.model_validate(model.config.to_dict()), model.state_dict())
+
+
+def blocks_for(lengths: Iterable[int]) -> int:
+    """Blocks of transformers' continuous batching that hold sequences of these lengths.
+
+    One has 256 tokens by default, under a name that differs from version to version.
+    """
+    return sum(-(-length // 256) + 1 for length in lengths) + 4
 
 
 def random_ids(count: int) -> list[int]:

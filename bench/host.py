@@ -24,6 +24,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen2Config
 from transformers.generation.continuous_batching import initialization
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from bench.engines import blocks_for
 from bench.harness import Bench
 from handler.engine import ModelInfo, Prompt, Sampling
 from handler.inference.loop import BatchingEngine
@@ -117,12 +118,11 @@ def theirs(rows: int, steps: int) -> tuple[float, float]:
         return CausalLMOutputWithPast(logits=logits[:, : len(logits_to_keep)])
 
     model.forward = forward
-    page = 256  # by default, under a name that differs from version to version
     with patch.object(initialization, "ensure_decode_fast_path_is_available"):
         manager = model.init_continuous_batching(
             generation_config=GenerationConfig(max_new_tokens=steps, do_sample=False, eos_token_id=-1, pad_token_id=0),
             continuous_batching_config=ContinuousBatchingConfig(
-                num_blocks=rows * (-(-(PROMPT + steps) // page) + 1) + 4, max_batch_tokens=2048,
+                num_blocks=blocks_for([PROMPT + steps] * rows), max_batch_tokens=2048,
                 max_requests_per_batch=rows, allow_block_sharing=False, use_cuda_graph=False, use_async_batching=False,
             ),
         )  # fmt: skip

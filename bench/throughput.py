@@ -20,7 +20,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
-from bench.engines import Work, build, engine_on, merged, random_ids, serve
+from bench.engines import Work, blocks_for, build, engine_on, merged, random_ids, serve
 from bench.harness import Bench, alternate
 from handler.inference.model import Model
 
@@ -76,13 +76,12 @@ def compiles(model: PreTrainedModel, work: Work) -> bool:
 
 def theirs(model: PreTrainedModel, work: Work) -> float:
     """transformers' continuous batching, sized like ours."""
-    page, count = 256, len(work.requests)  # a page by default, under a name that differs from version to version
-    pages = sum(-(-(len(prompt) + new) // page) + 1 for prompt, new in work.requests)
+    count, blocks = len(work.requests), blocks_for(len(prompt) + new for prompt, new in work.requests)
     own_choice = None if model.device.type == "cuda" else False
     manager = model.init_continuous_batching(  # type: ignore[operator]
         generation_config=GenerationConfig(max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0),
         continuous_batching_config=ContinuousBatchingConfig(
-            num_blocks=pages + 4, max_batch_tokens=512, max_requests_per_batch=count, allow_block_sharing=False,
+            num_blocks=blocks, max_batch_tokens=512, max_requests_per_batch=count, allow_block_sharing=False,
             use_cuda_graph=own_choice, use_async_batching=own_choice,
         ),
     )  # fmt: skip

@@ -36,7 +36,11 @@ def rehearse(directory: Path, rows: int = 1, width: int = 1) -> None:
     if reason := config.beyond_merged():
         raise StartError(f"{directory.name} runs on transformers' modules ({reason}), which have kernels of their own")
     dtype = getattr(torch, config.dtype or "bfloat16")
-    model = Qwen(config, lambda names: _nothing(names, dtype), dtype, META)
+
+    def nothing(names: Mapping[str, tuple[int, ...]]) -> Tensor:
+        return torch.cat([torch.empty(shape, dtype=dtype, device=META) for shape in names.values()])
+
+    model = Qwen(config, nothing, dtype, META)
     shape = model.shape
     cache = shape.layers, rows, PAGE_SIZE["cuda"], shape.kv_heads, shape.head_dim
     pages = KVPages(*cache, model.dtype, META, kernels=True)
@@ -54,12 +58,6 @@ def rehearse(directory: Path, rows: int = 1, width: int = 1) -> None:
     )
     with torch.inference_mode():
         sampler.sample(model.forward(numbers, numbers, None, layout, pages), numbers, numbers)
-
-
-def _nothing(names: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Tensor:
-    height = sum(rows for rows, *_ in names.values())
-    _, *rest = next(iter(names.values()))
-    return torch.empty(height, *rest, dtype=dtype, device=META)
 
 
 def main(directory: Path) -> int:

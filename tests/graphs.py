@@ -134,11 +134,8 @@ def address(x: Tensor) -> int:
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Tensors say that they are CUDA's, graphs and events are these."""
-    run, copy, makers = (
-        InterpretedFunction.run,
-        Tensor.copy_,
-        {name: getattr(torch, name) for name in ("empty", "tensor")},
-    )
+    run, copy = InterpretedFunction.run, Tensor.copy_
+    makers = {name: getattr(torch, name) for name in ("empty", "tensor")}
 
     def launch(kernel: Any, *args: Any, **options: Any) -> None:
         call, recorder = partial(run, kernel, *args, **options), _get_current_dispatch_mode()

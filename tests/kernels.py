@@ -9,12 +9,11 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-TRITON = find_spec("triton") is not None
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="no CUDA device")]
 
-if TRITON and not CUDA:
+if find_spec("triton") and not CUDA:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TRITON_INTERPRET", "1")
         import triton

@@ -226,14 +226,19 @@ def test_after_a_restart_all_begin_again_in_the_same_order_and_trust_no_page() -
     assert s.hit_tokens == 0
 
 
-def test_half_the_work_is_half_the_rows_and_half_the_prefill_until_relaxed() -> None:
-    s = scheduler(prefill_chunk=16)
-    for i in range(6):
-        s.add(sequence([i] * 4, max_tokens=50))
-    while len(s.running) < 6:
+def run_and_halve(s: Scheduler[Sequence], *prompts: list[int]) -> None:
+    """All run, and a step of theirs is too large for the device."""
+    for prompt in prompts:
+        s.add(sequence(prompt, max_tokens=50))
+    while len(s.running) < len(prompts):
         run(s, s.schedule())
     s.halve()
     s.restart()
+
+
+def test_half_the_work_is_half_the_rows_and_half_the_prefill_until_relaxed() -> None:
+    s = scheduler(prefill_chunk=16)
+    run_and_halve(s, *([i] * 4 for i in range(6)))
     for _ in range(10):
         step = s.schedule()
         assert len(s.running) <= 3
@@ -248,12 +253,7 @@ def test_half_the_work_is_half_the_rows_and_half_the_prefill_until_relaxed() -> 
 
 def test_half_is_half_beside_rows_that_decode_and_alone_and_half_of_one_is_one() -> None:
     s: Scheduler[Sequence] = Scheduler(KVCache(100, 4), rows=8, prefill_chunk=16, prefill_alone=64)
-    for i in range(4):
-        s.add(sequence([i] * 33, max_tokens=50))
-    while len(s.running) < 4:
-        run(s, s.schedule())
-    s.halve()
-    s.restart()
+    run_and_halve(s, *([i] * 33 for i in range(4)))
     sizes = []
     for _ in range(3):
         step = s.schedule()

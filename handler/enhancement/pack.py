@@ -121,8 +121,9 @@ class Budget(Data):
         return self
 
 
-#: what values are put in for
+#: what values are put in for, and what looks like it
 MARKS = ("{{prompt}}", "{{words}}", "{{language}}")
+_MARK = re.compile(r"\{\{(\w*)\}\}")
 
 
 class PackMessage(Data):
@@ -165,9 +166,9 @@ class Entry(Data):
 
     @model_validator(mode="after")
     def _messages_ask_for_the_prompt(self) -> Self:
-        for mark in re.findall(r"\{\{\w*\}\}", " ".join(message.content for message in self.messages)):
-            if mark not in MARKS:
-                told = {"mark": mark[:100], "marks": ", ".join(MARKS)}
+        for mark in _MARK.finditer(" ".join(message.content for message in self.messages)):
+            if mark.group() not in MARKS:
+                told = {"mark": mark.group()[:100], "marks": ", ".join(MARKS)}
                 raise PydanticCustomError("mark", "{mark} stands for nothing; there are {marks}", told)
         if not any("{{prompt}}" in message.content for message in self.messages):
             raise PydanticCustomError("messages", "no message holds {{prompt}}")
@@ -306,10 +307,7 @@ def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def fill(messages: Sequence[PackMessage], values: Mapping[str, str]) -> tuple[PackMessage, ...]:
     """Put values for their marks, in one pass: what is put in is never read again, nor held to a pack's bounds."""
-    mark = re.compile("|".join(re.escape("{{" + name + "}}") for name in values))
     return tuple(
-        one.model_copy(update={"content": mark.sub(lambda found: values[found.group()[2:-2]], one.content)})
-        if "{{" in one.content
-        else one
+        one.model_copy(update={"content": _MARK.sub(lambda mark: values.get(mark.group(1), mark.group()), one.content)})
         for one in messages
     )
