@@ -24,7 +24,7 @@ FROM libraries AS launcher
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY builder/__init__.py builder/launcher.py builder/
-RUN mkdir -p /opt/triton && python -m builder.launcher
+RUN mkdir -p /opt/triton && python -m handler.precompile.launcher
 
 # The builder's code alone: no change to the worker's moves the layers of weights and encoders.
 FROM libraries AS builder
@@ -55,7 +55,7 @@ COPY LICENSE .
 COPY packs packs
 COPY handler handler
 # Kernels for every GPU that RunPod has, too: a cold start has no time to compile (docs/decisions/0010).
-RUN python -m compileall -q handler && TRITON_STORE_BINARY_ONLY=1 python -m handler.rehearsal /opt/models/weights
+RUN python -m compileall -q handler && TRITON_STORE_BINARY_ONLY=1 python -m handler.precompile /opt/models/weights
 # By these the NVIDIA runtime of a GPU host hands in GPU and driver; CUDA bases set them too.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # Below INFO the SDK would log what users send.

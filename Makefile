@@ -35,7 +35,7 @@ image:  ## the image with weights, or another of docker-bake.hcl: make image ARG
 	COMMIT=$$(git rev-parse HEAD) docker buildx bake $(ARGS)
 
 image-test: $(VENV)/.dev  ## build it without Docker and ask it without a network; needs root, buildah and debootstrap
-	$(BIN)/python -m tests.image
+	$(BIN)/python -m tests.support.image
 
 $(VENV)/.runtime: requirements.lock requirements-cuda.lock
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=python3.12")'

@@ -15,7 +15,7 @@ import torch
 from bench.decode import bandwidth
 from bench.harness import Bench
 from bench.sampling import captured, median_ms
-from handler.machine.sizing import PAGE_SIZE
+from handler.inference.plan import PAGE_SIZE
 from handler.ops.attention_triton import paged_decode, splits_for
 
 HEADS, KV_HEADS, HEAD_DIM = 28, 4, 128

@@ -37,7 +37,7 @@ from handler.model.config import read_model_config
 from handler.model.qwen import Qwen
 from handler.model.shards import find_tensors
 from handler.model.snapshot import DEMO, INDEX, Snapshot
-from tests.platform import Platform
+from runpod_local import Platform
 
 ROOT = Path(__file__).parents[1]
 SIDES = {"plain": "bench.plain", "ours": "handler"}

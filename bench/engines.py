@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from handler.engine import Delta, Finish, ModelInfo, Prompt, Sampling
+from handler.engine.protocol import ModelInfo, Prompt
+from handler.engine.sampling import Sampling
+from handler.engine.stream import Delta, Finish
 from handler.inference.loop import BatchingEngine
 from handler.inference.model import Model
-from handler.machine.sizing import Wishes, plan
+from handler.inference.plan import Wishes, plan
 from handler.model.config import ModelConfig
 from handler.model.qwen import Qwen
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from bench.harness import Bench, percentile
 from handler.__main__ import start
-from handler.contracts import EnhanceRequest
-from handler.door import parse
+from handler.api.contracts import EnhanceRequest
+from handler.api.parse import parse
 from handler.enhancement.brief import Brief
 from handler.enhancement.judge import Draft, draft, judged
 from handler.job import Jobs

@@ -26,9 +26,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from bench.engines import blocks_for
 from bench.harness import Bench
-from handler.engine import ModelInfo, Prompt, Sampling
+from handler.engine.protocol import ModelInfo, Prompt
+from handler.engine.sampling import Sampling
 from handler.inference.loop import BatchingEngine
-from handler.machine.sizing import EngineConfig, ModelShape
+from handler.inference.plan import EngineConfig, ModelShape
 from handler.ops.attention import KVPages, Layout
 
 VOCAB = 64

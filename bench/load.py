@@ -20,7 +20,9 @@ import torch
 
 from bench.engines import GREEDY, build, engine_on, merged, random_ids
 from bench.harness import Bench, Table, percentile
-from handler.engine import Delta, Prompt, Sampling
+from handler.engine.protocol import Prompt
+from handler.engine.sampling import Sampling
+from handler.engine.stream import Delta
 from handler.inference.loop import BatchingEngine
 
 Ids = list[int]

@@ -26,12 +26,14 @@ from pathlib import Path
 from bench.cold_start import write_checkpoint
 from bench.harness import Bench
 from handler.__main__ import spare_memory
-from handler.engine import MAX_TOP_LOGPROBS, Finish, Prompt, Sampling, Stream
+from handler.engine.protocol import MAX_TOP_LOGPROBS, Prompt
+from handler.engine.sampling import Sampling
+from handler.engine.stream import Finish, Stream
 from handler.errors import ContextLengthExceeded, InvalidRequest
 from handler.inference.loop import BatchingEngine
+from handler.inference.plan import GIB, HEAD_ROOM_BYTES, HEAD_ROOM_SHARE, EngineConfig, Wishes, plan
 from handler.inference.request import Request
 from handler.machine import memory
-from handler.machine.sizing import GIB, HEAD_ROOM_BYTES, HEAD_ROOM_SHARE, EngineConfig, Wishes, plan
 from handler.model import weights
 from handler.model.snapshot import Snapshot
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from bench.harness import Bench, percentile
-from tests.platform import Platform
+from runpod_local import Platform
 
 ROOT = Path(__file__).parents[1]
 CONCURRENCY = (1, 8, 64)
@@ -53,7 +53,9 @@ async def measure(stock: bool, jobs: int, seconds: float) -> tuple[list[float], 
     for slots in CONCURRENCY:
         async with (
             Platform() as platform,
-            platform.worker([sys.executable, "-u", "-m", "tests.echo"], env={**env, "SLOTS": str(slots)}) as worker,
+            platform.worker(
+                [sys.executable, "-u", "-m", "tests.support.echo"], env={**env, "SLOTS": str(slots)}
+            ) as worker,
         ):
             await worker.ready()
             await platform.runsync({"say": "warm"})

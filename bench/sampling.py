@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from bench.harness import Bench
-from handler.engine import Sampling
+from handler.engine.sampling import Sampling
 from handler.inference.sampler import Sampler
 
 #: Qwen2.5-7B: rows of the embedding, and the ids that have a token

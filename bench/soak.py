@@ -2,7 +2,7 @@
 
     python -m bench.soak [--minutes 10]
 
-The real worker with the demo model, sixteen jobs at any time, the mix and the faults of `tests.test_mixed`, a twentieth
+The real worker with the demo model, sixteen jobs at any time, the mix and the faults of `tests.inference.test_mixed`, a twentieth
 of the jobs cancelled. Every ten seconds: memory (RSS), file descriptors and threads of the worker. Fails where from the
 second minute to the last memory grows by 5 % or more, threads by one, or descriptors by more than the connections that
 come and go with retries (medians of a minute). The first minute fills what is bounded: the KV cache, and on a CPU the
@@ -21,8 +21,8 @@ from collections import Counter
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from tests.platform import Platform
-from tests.test_mixed import COMMAND, FAULTS, requests
+from runpod_local import Platform
+from tests.inference.test_mixed import COMMAND, FAULTS, requests
 
 ROOT = Path(__file__).parents[1]
 IN_FLIGHT = 16

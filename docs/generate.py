@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from handler import contracts, replies
 from handler.__main__ import start
+from handler.api import contracts, replies
 from handler.enhancement.pack import Pack
-from handler.machine.sizing import GIB, ModelShape, Wishes, plan
+from handler.inference.plan import GIB, ModelShape, Wishes, plan
 from handler.report import Report
 from handler.settings import Settings
 

@@ -18,15 +18,15 @@ from handler.model import manifest
 from handler.model.download import fetch
 from handler.model.readahead import Readahead
 from handler.model.snapshot import Snapshot, find
+from handler.queue.watchdog import Watchdog
 from handler.report import Report, process_age
 from handler.settings import Settings, on_runpod
-from handler.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from handler.enhancement.rewrite import Answer, Bad
     from handler.inference.loop import BatchingEngine
+    from handler.inference.plan import EngineConfig
     from handler.job import Jobs
-    from handler.machine.sizing import EngineConfig
 
 #: the packs that come with the code
 PACKS = Path(__file__).parents[1] / "packs"
@@ -53,7 +53,7 @@ def main() -> int:
     try:
         if local_job is None:
             with report.phase("sdk"):
-                from handler import worker
+                from handler.queue import sdk as worker
 
                 worker.load_sdk()
             # What the start made stays: a collection that looked at all of it would hold everybody up for 0.1 s.
@@ -101,18 +101,18 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.enhancement.enhancer import Enhancer
         from handler.enhancement.rewrite import Rewriter
         from handler.inference.loop import BatchingEngine
-        from handler.info import Info
+        from handler.inference.plan import Wishes, plan
         from handler.job import Jobs
         from handler.machine import device, memory
-        from handler.machine.sizing import Wishes, plan
         from handler.model import weights
-        from handler.operations import Operations
+        from handler.operations.info import Info
+        from handler.operations.run import Operations
     with report.phase("device"):
         found, weight_bytes = device.read(), snapshot.bytes()
         found.check(snapshot.name, weight_bytes, on_runpod=on_runpod(os.environ))
     compiled: list[str] = []
     if found.gpu is not None and find_spec("triton"):
-        from handler.ops import ahead
+        from handler.precompile import cache as ahead
 
         ahead.hash_compiler()
         ahead.listen(lambda name, anew, _: compiled.append(name) if anew else None)

@@ -9,11 +9,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handler.door import parse
+from handler.api.parse import parse
+from handler.api.replies import EnhanceReply, Reply, TextReply, to_wire
+from handler.engine.fold import Piece
 from handler.errors import Internal, Unsupported, WorkerError
-from handler.operations import Operations
-from handler.pieces import Piece
-from handler.replies import EnhanceReply, Reply, TextReply, to_wire
+from handler.operations.run import Operations
 from handler.report import JobRecord, Report
 
 Json = dict[str, Any]

@@ -11,22 +11,22 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from handler.engine import ModelInfo
+from handler.engine.protocol import ModelInfo
 from handler.enhancement import encoder, pack
 from handler.enhancement.cache import Cache
 from handler.enhancement.enhancer import Enhancer
 from handler.enhancement.rewrite import Rewriter
-from handler.info import Info
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read
-from handler.operations import Operations
+from handler.operations.info import Info
+from handler.operations.run import Operations
 from handler.report import Report
-from tests import kernels
-from tests.fakes import ScriptedEngine
+from tests.support import kernels
+from tests.support.fakes import ScriptedEngine
 
 #: what a machine may lack, and the tests that import it
-_NEEDED = {"triton": "test_*_triton.py", "httpx2": "test_builder*.py"}
+_NEEDED = {"triton": "*/test_*_triton.py", "httpx2": "builder/*"}
 collect_ignore_glob = [tests for module, tests in _NEEDED.items() if find_spec(module) is None]
 
 

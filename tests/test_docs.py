@@ -9,7 +9,9 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from docs.generate import API, DEPLOY, ENHANCE, HUB, PACK_SCHEMA, README, SCHEMA, documents
-from handler import __version__, contracts, door
+from handler import __version__
+from handler.api import contracts
+from handler.api import parse as door
 from handler.errors import InvalidRequest
 from handler.model.snapshot import DEMO
 from handler.model.template import Template, Turn

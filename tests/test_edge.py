@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.platform import Platform
+from runpod_local import Platform
 
 ROOT = Path(__file__).parents[1]
 EDGE = ROOT / "docs" / "edge.mjs"
-ECHO, HANDLER = ([sys.executable, "-u", "-m", module] for module in ("tests.echo", "handler"))
+ECHO, HANDLER = ([sys.executable, "-u", "-m", module] for module in ("tests.support.echo", "handler"))
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
 

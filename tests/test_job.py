@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from handler.engine.fold import Piece
 from handler.errors import EngineFailed, WorkerError
 from handler.job import Jobs
-from handler.operations import Operations
-from handler.pieces import Piece
+from handler.operations.run import Operations
 from handler.report import JobRecord, Report
-from tests.fakes import ScriptedEngine
-from tests.platform import eventually
+from runpod_local import eventually
+from tests.support.fakes import ScriptedEngine
 
 HI: dict[str, Any] = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}]}
 Line = Callable[[ScriptedEngine], Operations]

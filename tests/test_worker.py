@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from handler.model.snapshot import DEMO
-from tests.platform import Platform, Worker
+from runpod_local import Platform, Worker
 
 COMMAND = [sys.executable, "-u", "-m", "handler"]
 HI: dict[str, Any] = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}]}

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from handler.contracts import EnhanceRequest, Language, Message, Mode
+from handler.api.contracts import EnhanceRequest, Language, Message, Mode
+from handler.api.replies import PackFacts
 from handler.enhancement import checks, spans
 from handler.enhancement.budget import Limit
 from handler.enhancement.encoder import Encoder, Encoders
 from handler.enhancement.pack import Found, Lexicon, Loaded, Packs, Protect, Rules, Weights, fill
 from handler.enhancement.spans import Span
 from handler.errors import InvalidRequest
-from handler.replies import PackFacts
 
 #: what requests without a pack are measured by: no word is known, no fault is looked for
 PLAIN = Rules(

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count
 
+from handler.api.replies import Trimmed
 from handler.enhancement.clauses import Clause, Region, join, joint, overlaps, split, words
 from handler.enhancement.pack import Kind
-from handler.replies import Trimmed
 
 #: where a text must not be cut, found anew in whatever text is left
 Regions = Callable[[str], tuple[Region, ...]]

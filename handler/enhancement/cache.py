@@ -9,7 +9,7 @@ from hashlib import sha256
 from threading import Lock
 from typing import Generic, TypeVar
 
-from handler.contracts import CacheUse
+from handler.api.contracts import CacheUse
 
 T = TypeVar("T")
 

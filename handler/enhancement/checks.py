@@ -9,11 +9,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import get_args
 
-from handler.contracts import Language
+from handler.api.contracts import Language
+from handler.api.replies import Check, SdxlOptimizations, WanOptimizations
 from handler.enhancement.clauses import one_line
 from handler.enhancement.pack import Fault, Kind, Lexicon, Rules
 from handler.enhancement.spans import Span, any_of, missing, reversed_in
-from handler.replies import Check, SdxlOptimizations, WanOptimizations
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[\w ]*\|>")

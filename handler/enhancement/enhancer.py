@@ -7,14 +7,16 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handler.contracts import EnhanceRequest
-from handler.engine import ModelInfo, Sampling, Timing, Usage
+from handler.api.contracts import EnhanceRequest
+from handler.api.replies import Enhanced, Variant
+from handler.engine.protocol import ModelInfo
+from handler.engine.sampling import Sampling
+from handler.engine.stream import Timing, Usage
 from handler.enhancement.brief import Brief, brief, by_messages
 from handler.enhancement.encoder import Encoders
 from handler.enhancement.pack import Loaded, Packs
 from handler.enhancement.rewrite import Answer, Question, Rewriter, without_asking
 from handler.model.template import Rendered
-from handler.replies import Enhanced, Variant
 
 
 @dataclass(frozen=True, slots=True)

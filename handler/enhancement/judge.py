@@ -4,7 +4,8 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 from functools import partial
 
-from handler.engine import FinishReason
+from handler.api.replies import BudgetFacts, Check, Enhanced, Failure, Repair, Score, Trimmed
+from handler.engine.stream import FinishReason
 from handler.enhancement import budget, checks
 from handler.enhancement.brief import UNLIMITED, Brief
 from handler.enhancement.budget import Fitted, Ranking
@@ -12,7 +13,6 @@ from handler.enhancement.checks import Subject
 from handler.enhancement.clauses import SENTENCE_END, Clause, chain, join, overlaps, split
 from handler.enhancement.pack import Fault
 from handler.enhancement.spans import missing, regions, reversed_in, unbroken
-from handler.replies import BudgetFacts, Check, Enhanced, Failure, Repair, Score, Trimmed
 
 
 @dataclass(frozen=True, slots=True)

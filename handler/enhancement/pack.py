@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from handler.contracts import EncoderName, Language, Mode, Quality
+from handler.api.contracts import EncoderName, Language, Mode, Quality
 from handler.errors import InvalidRequest, NoPack, StartError
 
 #: what a clause is about; `subject` is whatever no word list claims

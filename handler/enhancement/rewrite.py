@@ -9,8 +9,12 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from handler.contracts import CacheUse
-from handler.engine import Engine, FinishReason, Sampling, Timing, Usage, collect
+from handler.api.contracts import CacheUse
+from handler.api.replies import Enhanced, Failure
+from handler.engine.protocol import Engine
+from handler.engine.sampling import Sampling
+from handler.engine.stream import FinishReason, Timing, Usage, collect
+from handler.engine.thinking import Thinking
 from handler.enhancement.brief import Brief
 from handler.enhancement.cache import Cache, key_of
 from handler.enhancement.judge import Draft, composed, draft, judged, over_budget
@@ -25,8 +29,6 @@ from handler.errors import (
     WorkerError,
 )
 from handler.model.template import Rendered
-from handler.replies import Enhanced, Failure
-from handler.thinking import Thinking
 
 _log = logging.getLogger(__name__)
 

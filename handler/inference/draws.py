@@ -8,7 +8,7 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from handler.engine import Logprob
+from handler.engine.stream import Logprob
 from handler.inference.step import S
 
 

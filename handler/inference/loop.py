@@ -11,19 +11,21 @@ from types import MappingProxyType
 
 import torch
 
-from handler.engine import Delta, Finish, FinishReason, Logprob, ModelInfo, Prompt, Sampling, Status, Stream
+from handler.engine.protocol import ModelInfo, Prompt, Status
+from handler.engine.sampling import Sampling
+from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream
+from handler.engine.text import TextStream
 from handler.errors import EngineFailed, OutOfMemory, Overloaded, WorkerError
 from handler.inference.draws import Draws
 from handler.inference.faults import device_is_lost
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.pace import Pace
+from handler.inference.plan import EngineConfig
 from handler.inference.request import Outbox, Request, check, report
 from handler.inference.runner import Runner
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Step
-from handler.machine.sizing import EngineConfig
-from handler.text import TextStream
 
 #: failed steps of no one request: the engine survives the first, with fresh state; this many, or a lost device, end it
 FATAL_FAILURES = 2

@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from handler.machine.sizing import ModelShape
+from handler.inference.plan import ModelShape
 from handler.ops.attention import KVPages, Layout
 
 

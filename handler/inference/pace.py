@@ -2,7 +2,7 @@
 
 import math
 
-from handler.engine import Status
+from handler.engine.protocol import Status
 
 #: what a caller is told, at least and at most: an estimate from the recent past is worth no more
 LEAST_S, MOST_S = 1, 60

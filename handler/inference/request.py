@@ -9,22 +9,13 @@ from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from handler.engine import (
-    MAX_TOP_LOGPROBS,
-    Delta,
-    Finish,
-    FinishReason,
-    Logprob,
-    Prompt,
-    Sampling,
-    Stream,
-    Timing,
-    Usage,
-)
+from handler.engine.protocol import MAX_TOP_LOGPROBS, Prompt
+from handler.engine.sampling import Sampling
+from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream, Timing, Usage
+from handler.engine.text import TextStream
 from handler.errors import ContextLengthExceeded, InvalidRequest, WorkerError
 from handler.inference.lookup import Lookup
 from handler.inference.step import Sequence
-from handler.text import TextStream
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from handler.engine import ModelInfo
+from handler.engine.protocol import ModelInfo
 from handler.inference.draws import Draws
 from handler.inference.model import Model
+from handler.inference.plan import EngineConfig
 from handler.inference.sampler import Sampler
 from handler.inference.step import S, Sequence, Step
-from handler.machine.sizing import EngineConfig
 from handler.ops import attention
 from handler.ops.attention import KVPages, Layout
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from handler.engine import Sampling
+from handler.engine.sampling import Sampling
 from handler.ops import sampling_torch
 from handler.ops.sampling_torch import IN_PROMPT, NEUTRAL, Needs
 

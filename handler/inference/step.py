@@ -4,7 +4,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from handler.engine import Sampling
+from handler.engine.sampling import Sampling
 from handler.inference.kv_cache import Table
 from handler.inference.lookup import Lookup
 

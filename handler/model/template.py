@@ -15,7 +15,7 @@ import jinja2
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
-from handler.engine import Prompt
+from handler.engine.protocol import Prompt
 from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
 from handler.model.tokenizer import ChatTokenizer
 

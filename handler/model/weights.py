@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from handler.engine import ModelInfo
+from handler.engine.protocol import ModelInfo
 from handler.errors import StartError
 from handler.inference.model import Model
 from handler.model import tokenizer

@@ -1,0 +1,149 @@
+"""One request's events as the engine sends them. Knows no tensor; imports nothing heavier than asyncio."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from handler.errors import EngineFailed, WorkerError
+
+#: Why a request ended: an end token or stop string, `max_tokens`, its deadline, or its caller.
+FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely the model found a drawn token: of the log-softmax of its raw logits, before any option."""
+
+    logprob: float
+    #: (token id, log-probability) of the likeliest tokens in its place, best first; as many as were asked for
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What came since the last event. Text may lag behind tokens: half a character and half a stop string wait."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    #: of each of `token_ids`, where the request asked for them
+    logprobs: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    #: prompt tokens whose keys and values were already in the cache
+    cached_tokens: int
+    #: tokens generated, an end token included
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds since the request was handed to the engine."""
+
+    #: until its first step began
+    queue_s: float
+    #: until its first token (TTFT); None where there was none
+    ttft_s: float | None
+    #: until it ended
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The last event of a stream that did not fail."""
+
+    reason: FinishReason
+    usage: Usage
+    timing: Timing
+
+
+class Stream:
+    """The events of one request, buffered: the engine never waits for a consumer, a slow one gets larger deltas.
+
+    Iterate on one event loop: it yields `Delta`s, then one `Finish`, or raises the `WorkerError` it failed with.
+    """
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        self._text: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[Logprob] = []
+        self._end: Finish | WorkerError | None = None
+        self._drained = False
+        self._ready = asyncio.Event()
+
+    def put(self, event: Delta | Finish | WorkerError) -> None:
+        """Called by the engine, on the event loop's thread. Whatever follows the end is ignored."""
+        if self._end is not None:
+            return
+        if isinstance(event, Delta):
+            self._text.append(event.text)
+            self._token_ids.extend(event.token_ids)
+            self._logprobs.extend(event.logprobs)
+        else:
+            self._end = event
+            self._cancel = _nothing  # else stream and request would hold each other until a collection
+        self._ready.set()
+
+    def cancel(self) -> None:
+        """Ask the engine to stop; idempotent, any thread. The stream still ends, with reason `cancelled`."""
+        self._cancel()
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> Delta | Finish:
+        if self._drained:
+            raise StopAsyncIteration
+        while not self._token_ids and not self._text and self._end is None:
+            self._ready.clear()
+            await self._ready.wait()
+        if self._token_ids or self._text:
+            delta = Delta("".join(self._text), tuple(self._token_ids), tuple(self._logprobs))
+            self._text.clear()
+            self._token_ids.clear()
+            self._logprobs.clear()
+            return delta
+        self._drained = True
+        match self._end:
+            case Finish():
+                return self._end
+            case WorkerError():
+                raise self._end
+            case None:  # unreachable: the loop above waits for an end
+                raise EngineFailed("the stream ended without a reason")
+
+
+def _nothing() -> None:
+    """What is left to cancel at the end of a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer: a folded stream."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[Logprob, ...]
+    finish: Finish
+
+
+async def collect(stream: Stream) -> Completion:
+    """Fold a stream into the whole answer; raises what the stream raises."""
+    text: list[str] = []
+    token_ids: list[int] = []
+    logprobs: list[Logprob] = []
+    async for event in stream:
+        match event:
+            case Delta():
+                text.append(event.text)
+                token_ids.extend(event.token_ids)
+                logprobs.extend(event.logprobs)
+            case Finish():
+                return Completion("".join(text), tuple(token_ids), tuple(logprobs), event)
+    raise EngineFailed("the stream ended without a finish")

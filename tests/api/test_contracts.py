@@ -1,0 +1,304 @@
+"""The door: what may come in comes in unchanged, everything else is refused with the path of its field."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handler.api.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest
+from handler.api.parse import parse
+from handler.errors import InvalidRequest
+
+HI = [{"role": "user", "content": "hi"}]
+CHAT: dict[str, Any] = {"operation": "chat", "messages": HI}
+ENHANCE: dict[str, Any] = {"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"}
+TURN = {"sender": "user", "content": "a"}
+#: every form of every operation
+FORMS: list[dict[str, Any]] = [
+    CHAT,
+    {"operation": "chat", "message": "hi", "system_prompt": "", "conversation_history": [TURN]},
+    {"operation": "generate", "messages": HI},
+    {"operation": "generate", "prompt": "Once"},
+    {"operation": "enhance", "messages": HI},
+    {"operation": "enhance", "prompt": "a fox", "system_prompt": "x"},
+    ENHANCE,
+    {"operation": "info", "sections": ["model"]},
+]
+
+
+def refusal(payload: object) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(payload)
+    return caught.value
+
+
+def test_every_form_of_every_operation_is_let_in() -> None:
+    chat, generate, enhance = ChatRequest, GenerateRequest, EnhanceRequest
+    assert [type(parse(form)) for form in FORMS] == [
+        *(chat, chat, generate, generate),
+        *(enhance, enhance, enhance, InfoRequest),
+    ]
+
+
+def test_an_assistants_last_message_is_let_in_to_be_continued() -> None:
+    turns = [*HI, {"role": "assistant", "content": "Well,"}]
+    assert isinstance(parse({**CHAT, "messages": turns, "continue_final_message": True}), ChatRequest)
+
+
+def test_what_was_not_sent_stays_open_and_null_counts_as_not_sent() -> None:
+    request = parse({**CHAT, "temperature": None, "stream": None, "dry_run": None})
+    assert isinstance(request, ChatRequest)
+    assert (request.stream, request.dry_run) == (False, False)
+    assert (request.temperature, request.seed, request.max_tokens, request.stop) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_field_that_need_not_be_sent_may_be_null(form: dict[str, Any]) -> None:
+    plain = parse(form)
+    assert parse({**dict.fromkeys(type(plain).model_fields), **form}) == plain
+
+
+def test_numbers_keep_their_kind_an_integer_may_stand_for_a_float() -> None:
+    request = parse({**CHAT, "temperature": 1, "top_k": 5, "seed": 2**63 - 1})
+    assert isinstance(request, ChatRequest)
+    assert (request.temperature, request.top_k, request.seed) == (1.0, 5, 2**63 - 1)
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("END", ("END",)), (["a", "b"], ("a", "b")), ([], ())])
+def test_stop_is_a_string_or_a_list(sent: object, kept: tuple[str, ...]) -> None:
+    request = parse({**CHAT, "stop": sent})
+    assert isinstance(request, ChatRequest)
+    assert request.stop == kept
+
+
+OUT_OF_RANGE: list[tuple[str, list[object]]] = [
+    ("max_tokens", [0, -1, 10**7, 1.5, "5", True, []]),
+    ("temperature", [-0.1, 2.1, "0.7", float("nan"), float("inf"), {}]),
+    ("top_p", [0, -1, 1.01, "1", float("nan")]),
+    ("top_k", [-1, 10**7, 2.5, "5", False]),
+    ("min_p", [-0.1, 1.1, "0"]),
+    ("repetition_penalty", [0, -1, 11, "1"]),
+    ("presence_penalty", [-2.1, 2.1, "0"]),
+    ("frequency_penalty", [-2.1, 2.1, "0"]),
+    ("seed", [-1, 2**63, 10**30, 1.5, "7"]),
+    ("stop", ["", [""], [1], 5, ["x"] * 17, "x" * 201, {}]),
+    ("logprobs", ["true", 1, 5]),
+    ("top_logprobs", [-1, 6, 1.5, "3", True, 0, 3]),  # in bounds it goes with `logprobs` alone
+    ("stream", ["true", 1, "x"]),
+    ("deadline_ms", [0, -5, 1.5, 10**12, "1000"]),
+    ("dry_run", ["yes", 1]),
+    ("enable_thinking", ["yes", 1]),
+    ("continue_final_message", ["yes", True]),
+    ("sampling_defaults", ["mine", 1]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OUT_OF_RANGE for value in values])
+@pytest.mark.parametrize("operation", ["chat", "generate", "enhance"])
+def test_a_shared_field_out_of_bounds_or_of_the_wrong_type_is_refused_by_name(
+    operation: str, name: str, value: object
+) -> None:
+    error = refusal({"operation": operation, "messages": HI, name: value})
+    assert error.field is not None
+    assert error.field.split(".")[0] == name
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        (None, "input"),
+        ([], "input"),
+        ("hi", "input"),
+        ({}, "operation"),
+        ({"operation": "sing"}, "operation"),
+        ({"operation": 5}, "operation"),
+        ({"operation": "chat"}, "messages"),
+        ({"operation": "generate"}, "messages"),
+        ({"operation": "enhance"}, "messages"),
+        ({**CHAT, "max_token": 5}, "max_token"),
+        ({**CHAT, "message": "hi"}, "message"),
+        ({**CHAT, "system_prompt": "x"}, "system_prompt"),
+        ({**CHAT, "conversation_history": []}, "conversation_history"),
+        ({"operation": "chat", "messages": []}, "messages"),
+        ({"operation": "chat", "messages": "hi"}, "messages"),
+        ({"operation": "chat", "messages": ["hi"]}, "messages.0"),
+        ({"operation": "chat", "messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"operation": "chat", "messages": [{"content": "hi"}]}, "messages.0.role"),
+        ({"operation": "chat", "messages": [{"role": "developer", "content": "hi"}]}, "messages.0.role"),
+        ({"operation": "chat", "messages": [{"role": "user", "content": ["hi"]}]}, "messages.0.content"),
+        ({"operation": "chat", "messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"operation": "chat", "messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content"),
+        ({"operation": "chat", "messages": [*HI, {"role": "user", "content": "a", "name": "b"}]}, "messages.1.name"),
+        ({"operation": "chat", "messages": [*HI, {"role": "assistant", "content": "a"}]}, "messages.1.role"),
+        ({"operation": "chat", "message": " \n"}, "message"),
+        ({"operation": "chat", "message": 5}, "message"),
+        ({"operation": "chat", "message": "hi", "system_prompt": 5}, "system_prompt"),
+        ({"operation": "chat", "message": "hi", "conversation_history": [{}]}, "conversation_history.0.sender"),
+        (
+            {"operation": "chat", "message": "hi", "conversation_history": [{**TURN, "sender": "bot"}]},
+            "conversation_history.0.sender",
+        ),
+        (
+            {"operation": "chat", "message": "hi", "conversation_history": [{**TURN, "created_at": 5}]},
+            "conversation_history.0.created_at",
+        ),
+        ({"operation": "generate", "messages": HI, "prompt": "x"}, "prompt"),
+        ({"operation": "generate", "prompt": ""}, "prompt"),
+        ({"operation": "generate", "prompt": "x", "continue_final_message": True}, "continue_final_message"),
+        ({"operation": "generate", "prompt": "x", "enable_thinking": True}, "enable_thinking"),
+        ({"operation": "generate", "messages": HI, "special_tokens": True}, "special_tokens"),
+        ({**CHAT, "special_tokens": True}, "special_tokens"),
+        ({**CHAT, "logprobs": True, "top_logprobs": 6}, "top_logprobs"),
+        ({**CHAT, "logprobs": False, "top_logprobs": 2}, "top_logprobs"),
+        ({"operation": "generate", "prompt": "x", "conversation_id": "c"}, "conversation_id"),
+        ({"operation": "enhance", "messages": HI, "prompt": "x"}, "prompt"),
+        ({"operation": "enhance", "messages": HI, "system_prompt": "x"}, "system_prompt"),
+        ({"operation": "enhance", "messages": HI, "job_type": "x"}, "job_type"),
+        ({"operation": "enhance", "prompt": "  "}, "prompt"),
+        ({"operation": "enhance", "prompt": "x"}, "system_prompt"),
+        ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "job_type": "z"}, "job_type"),
+        ({"operation": "enhance", "prompt": "x", "job_type": "z", "quality": "best"}, "quality"),
+        ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "context": []}, "context"),
+        ({**ENHANCE, "prompt": "x" * 200_000}, "prompt"),
+        ({**ENHANCE, "target_model": "sdxl"}, "target_model"),
+        ({**ENHANCE, "sampling_defaults": "model"}, "sampling_defaults"),
+        ({**ENHANCE, "target": {"encoder": "clip", "max_tokens": 0}}, "target.max_tokens"),
+        ({**ENHANCE, "target": {"encoder": "bert", "max_tokens": 75}}, "target.encoder"),
+        ({**ENHANCE, "target": {"encoder": "clip"}}, "target.max_tokens"),
+        ({**ENHANCE, "mode": "shout"}, "mode"),
+        ({**ENHANCE, "language": "tlh"}, "language"),
+        ({**ENHANCE, "protect": [" "]}, "protect.0"),
+        ({**ENHANCE, "protect": ["x"] * 51}, "protect"),
+        ({**ENHANCE, "n": 0}, "n"),
+        ({**ENHANCE, "n": 9}, "n"),
+        ({**ENHANCE, "cache": "maybe"}, "cache"),
+        ({**ENHANCE, "fallback": "silent"}, "fallback"),
+        ({**ENHANCE, "negative_prompt": "x" * 20_001}, "negative_prompt"),
+        ({**ENHANCE, "pack": {"x": "y" * 300_000}}, "pack"),
+        ({"operation": "enhance", "messages": HI, "pack": {}}, "pack"),
+        ({**CHAT, "conversation_id": "\udfff"}, "conversation_id"),
+        ({**CHAT, "project_id": "x" * 70_000}, "project_id"),
+        ({**CHAT, "stop": ["a", "\ud800"]}, "stop.1"),
+        ({"operation": "info", "sections": []}, "sections"),
+        ({"operation": "info", "sections": ["secrets"]}, "sections.0"),
+        ({"operation": "info", "stream": True}, "stream"),
+    ],
+)
+def test_what_is_missing_unknown_or_contradictory_is_refused_by_its_path(payload: object, field: str) -> None:
+    error = refusal(payload)
+    assert error.field == field
+    assert field.strip(".0123456789").rpartition(".")[2] in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"messages": "hi"}, "messages: should be a list"),
+        ({"messages": ["hi"]}, "messages.0: should be an object"),
+        ({"messages": []}, "messages: should have at least 1 item"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: is missing"),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages.0.role: should be 'system', 'user' or 'assistant'",
+        ),
+        ({"messages": HI, "stop": 5}, "stop: should be a list"),
+        ({"messages": HI, "stop": ["x"] * 17}, "stop: should have at most 16 items"),
+        ({"messages": HI, "stop": ""}, "stop.0: should have at least 1 character"),
+        ({"messages": HI, "stop": "x" * 201}, "stop.0: should have at most 200 characters"),
+        ({"messages": HI, "seed": "7"}, "seed: should be a valid integer"),
+        ({"messages": HI, "target": []}, "target: should be an object"),
+        ({"messages": HI, "context": []}, "context: should be an object"),
+    ],
+)
+def test_a_refusal_speaks_of_json_and_not_of_python(fields: dict[str, Any], told: str) -> None:
+    assert refusal({"operation": "enhance", **fields}).message == told
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"temprature": 0.5}, "temprature: unknown field; did you mean temperature?"),
+        ({"max_token": 5}, "max_token: unknown field; did you mean max_tokens?"),
+        ({"max_completion_tokens": 5}, "max_completion_tokens: unknown field"),
+        ({"prompt": "x"}, "prompt: unknown field"),  # of generate, not of chat
+    ],
+)
+def test_a_name_that_is_nearly_a_field_of_the_operation_is_told_which(fields: dict[str, Any], told: str) -> None:
+    assert refusal({**CHAT, **fields}).message == told
+
+
+def test_a_call_of_openais_api_is_refused_by_what_the_platform_made_of_it() -> None:
+    error = refusal({"openai_route": "/v1/chat/completions", "openai_input": {"messages": HI}})
+    assert (error.field, "send an operation" in error.message) == ("openai_route", True)
+
+
+def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made() -> None:
+    wish = {**CHAT, "logprobs": True, "top_logprobs": 4}
+    assert parse({**wish, "max_tokens": 20_000})
+    error = refusal({**wish, "max_tokens": 20_001})
+    assert (error.field, "at most 100000" in error.message) == ("logprobs", True)
+    assert refusal({**CHAT, "logprobs": True, "max_tokens": 100_001}).field == "logprobs"
+    assert parse({**CHAT, "max_tokens": 100_001})
+
+
+def test_a_refusal_never_quotes_what_was_sent() -> None:
+    error = refusal({"operation": "chat", "messages": [{"role": "the secret", "content": "the secret"}]})
+    assert "secret" not in json.dumps(error.to_wire())
+
+
+def test_passed_back_fields_take_any_json() -> None:
+    request = parse({**CHAT, "conversation_id": {"a": [1, None]}, "project_id": 5})
+    assert isinstance(request, ChatRequest)
+    assert (request.conversation_id, request.project_id) == ({"a": [1, None]}, 5)
+
+
+def test_nesting_without_end_is_refused_and_does_not_crash() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    for fields in ({"conversation_id": deep}, {"messages": [deep]}, {"seed": deep}, {"?": deep}):
+        assert len(refusal({**CHAT, **fields}).field or "") <= 200
+
+
+def test_a_refusal_names_the_first_field_at_fault_in_short() -> None:
+    error = refusal({**CHAT, "x" * 1_000: 1, "": 2})
+    assert (error.field, error.message) == ("x" * 100, "x" * 100 + ": unknown field")
+    assert refusal({**CHAT, "": 2}).message == "input: unknown field"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=10,
+)
+FIELDS = st.sampled_from(sorted({*ChatRequest.model_fields, *EnhanceRequest.model_fields, *InfoRequest.model_fields}))
+
+
+@given(st.sampled_from(["chat", "generate", "enhance", "info", ""]), st.dictionaries(FIELDS, JSON, max_size=5))
+def test_any_json_is_either_parsed_or_refused_with_a_field(operation: str, fields: dict[str, Any]) -> None:
+    try:
+        parse({**fields, "operation": operation})
+    except InvalidRequest as error:
+        refused = error
+    else:
+        return
+    assert refused.field
+
+
+def test_a_field_name_without_end_is_cut_in_the_refusal() -> None:
+    assert len(json.dumps(refusal({**CHAT, "x" * 10**6: 1}).to_wire())) < 1000
+
+
+@pytest.mark.parametrize("items", [[1], [{"role": "user", "content": "hi"}], [{"role": "nobody", "content": "hi"}]])
+def test_a_million_turns_are_refused_by_their_first_fault_alone(items: list[Any]) -> None:
+    error = refusal({**CHAT, "messages": items * 1_000_000})
+    assert error.field is not None
+    assert error.field.split(".")[0] == "messages"
+    assert not re.search(r"and \d{3,} more", error.message)
+
+
+def test_a_million_fields_are_refused_as_one() -> None:
+    assert refusal({**CHAT, **{str(index): 1 for index in range(1_000_000)}}).field == "input"

@@ -1,0 +1,169 @@
+"""Fitting: never over budget, nothing cut inside a word, the user's own constraints last of all; on real tokenizers."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from handler.enhancement import budget, clauses
+from handler.enhancement.brief import Brief
+from handler.enhancement.judge import Draft, _ranking, composed, draft, over_budget
+from handler.enhancement.spans import missing, regions, unbroken
+from tests.support.enhancing import PROMPTS, TEXTS, a_brief, genuine_encoders, needs_data
+
+#: in a script without spaces every character may end a word
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+
+
+def fitted(prompt: str, answer: str, **fields: Any) -> str:
+    made = draft(a_brief(prompt, **fields), answer, "stop")
+    assert isinstance(made, Draft)
+    return made.text
+
+
+def words(count: int) -> dict[str, Any]:
+    return {"target": {"encoder": "qwen", "max_tokens": count}}
+
+
+@given(TEXTS)
+def test_clauses_joined_again_are_the_text(text: str) -> None:
+    assert "".join(clause.text for clause in clauses.split(text)) == text
+
+
+def test_quoted_text_and_syntax_are_no_place_for_a_clause_to_end() -> None:
+    task = a_brief('a sign "Open, late", (fog, rain:1.2), dusk, "Open, late"')
+    bodies = [clause.body for clause in clauses.split(task.prompt, unbroken(task.prompt, task.spans))]
+    assert bodies == ['a sign "Open, late"', "(fog, rain:1.2)", "dusk", '"Open, late"']
+
+
+def test_no_clause_ends_within_what_was_asked_for() -> None:
+    task = a_brief("a fox", protect=["red, dusk"])
+    assert [one.body for one in clauses.split("a fox, red, dusk", unbroken("a fox, red, dusk", task.spans))] == [
+        "a fox",
+        "red, dusk",
+    ]
+
+
+def test_clauses_go_whole_and_from_the_lowest_class() -> None:
+    answer = "a fox by a stream, oil painting, deep focus lens, soft light, a stone wall, highly detailed"
+    assert fitted("a fox", answer, **words(12)) == "a fox by a stream, soft light, a stone wall, highly detailed"
+    assert fitted("a fox", answer, **words(10)) == "a fox by a stream, a stone wall, highly detailed"
+    assert fitted("a fox", answer, **words(7)) == "a fox by a stream, highly detailed"
+
+
+def test_what_went_is_told_with_its_class() -> None:
+    made = draft(a_brief("a fox", **words(4)), "a fox, oil painting, soft light", "stop")
+    assert isinstance(made, Draft)
+    assert [(one.kind, one.text) for one in made.trimmed] == [("style", "oil painting")]
+
+
+def test_where_what_is_fixed_just_fits_nothing_of_it_is_trimmed() -> None:
+    made = draft(a_brief("a red fox", **words(3)), "a red fox, oil painting", "stop")
+    assert isinstance(made, Draft)
+    assert (made.text, [one.text for one in made.trimmed]) == ("a red fox", ["oil painting"])
+
+
+def test_what_was_asked_for_outlives_the_users_own_words_and_those_come_once() -> None:
+    assert fitted("a fox, an oak", "a fox, an oak, ohwx style", protect=["ohwx"], **words(4)) == "a fox, ohwx style"
+    assert fitted("a fox", "a fox, a fox, highly detailed", **words(4)) == "a fox, highly detailed"
+
+
+def test_a_clause_that_brings_the_users_words_outlives_quality_tags() -> None:
+    assert fitted("a fox under an old oak", "highly detailed, a fox, an old oak", **words(5)) == "a fox, an old oak"
+
+
+def test_a_clause_too_long_for_the_budget_loses_words_and_keeps_what_is_protected() -> None:
+    prompt = "a very long clause about many small things with three blue boats and no people at all"
+    assert fitted(prompt, prompt, **words(6)) == "a very three blue no people"
+
+
+def test_append_leads_with_the_users_bytes_and_does_not_say_them_again() -> None:
+    assert fitted("a  Fox \n", "a fox, deep snow, soft light", mode="append") == "a  Fox \n, deep snow, soft light"
+    assert fitted("A fox.", "deep snow", mode="append") == "A fox. deep snow"
+    assert fitted("a fox", "a fox", mode="append") == "a fox"
+
+
+def test_a_clause_that_brings_what_is_fixed_is_no_repetition() -> None:
+    assert fitted("without a hat, 0, ", "0") == "without a hat, 0"
+    assert fitted("a red fox", "a fox, 🦊, deep snow") == "a red fox, 🦊, deep snow"
+
+
+def test_composition_takes_as_many_of_the_packs_clauses_as_fit() -> None:
+    made = composed(a_brief("a fox", **words(6)))
+    assert made is not None
+    assert made.text == "a fox, best quality, highly detailed"
+
+
+@given(st.integers(0, 60), st.sets(st.integers(0, 60)), st.integers(-5, 70))
+def test_the_longest_prefix_fits_even_where_counts_do_not_grow_with_the_text(
+    length: int, bad: set[int], guess: int
+) -> None:
+    found = budget._longest(range(length), lambda indexes: len(indexes) not in bad, guess)
+    assert not found or len(found) not in bad
+
+
+@given(st.integers(0, 60), st.integers(0, 70), st.integers(-5, 70))
+def test_it_is_the_longest_where_they_do_whatever_the_guess(length: int, room: int, guess: int) -> None:
+    assert len(budget._longest(range(length), lambda indexes: len(indexes) <= room, guess)) == min(length, room)
+
+
+def holds(task: Brief, made: Draft, *sources: str) -> None:
+    """What every fitted text keeps to."""
+    assert task.limit.fits(made.text)
+    assert budget.fit(made.text, task.limit, _ranking(task)).text == made.text
+    known = {word for source in sources for word in WORD.findall(source)}
+    assert set(WORD.findall(made.text)) <= known
+    assert task.encoder is not None
+    prompt = task.prompt
+    units = [
+        prompt[start:end]
+        for start, end in clauses.words(prompt, regions(prompt, task.spans))
+        if clauses.overlaps((start, end), regions(prompt, task.spans))
+    ]
+    if task.limit.fits(" ".join(units)):
+        assert missing(made.text, task.spans) == ()
+
+
+ENTRIES = st.sampled_from(["sdxl_image_fast", "sdxl_image_high", "wan_video_fast"])
+BUDGETS = st.none() | st.sampled_from([1, 5, 20, 75])
+
+
+@needs_data
+@settings(deadline=None)
+@given(PROMPTS, TEXTS, ENTRIES, BUDGETS)
+def test_a_rewritten_prompt_keeps_to_its_budget_and_to_the_users_constraints(
+    prompt: str, answer: str, entry: str, max_tokens: int | None
+) -> None:
+    target = {} if max_tokens is None else {"target": {"encoder": "clip", "max_tokens": max_tokens}}
+    task = a_brief(prompt, genuine_encoders(), job_type=entry, **target)
+    made = over_budget(task) if not task.limit.fits(prompt) else draft(task, answer, "stop")
+    assume(isinstance(made, Draft))
+    assert isinstance(made, Draft)
+    holds(task, made, prompt, answer, *(span.text for span in task.spans))
+
+
+@needs_data
+@settings(deadline=None)
+@given(PROMPTS, TEXTS, ENTRIES)
+def test_an_appended_prompt_leads_with_the_users_whole_text_wherever_that_fits(
+    prompt: str, answer: str, entry: str
+) -> None:
+    task = a_brief(prompt, genuine_encoders(), job_type=entry, mode="append")
+    made = draft(task, answer, "stop")
+    assume(isinstance(made, Draft))
+    assert isinstance(made, Draft)
+    assert made.over is not task.limit.fits(prompt)
+    assert made.over or made.text.startswith(prompt)
+    holds(task, made, prompt, answer)
+
+
+@pytest.mark.parametrize("noise", ["!", "(", " ", "1,", "'", "\n", "<think>", "A", "no ", "<|", "[a:", "“"])
+def test_no_text_takes_long(noise: str, seconds: Callable[[], float]) -> None:
+    noise = noise * (19_999 // len(noise)) + "x"
+    task = a_brief(noise)
+    over_budget(task)
+    draft(task, noise, "stop")
+    assert seconds() < 5

@@ -1,0 +1,192 @@
+"""What every engine promises, tried on each: a scripted one, `generate`, and the batching one on the demo model."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from handler.engine.protocol import Engine, Prompt
+from handler.engine.sampling import Sampling
+from handler.engine.stream import Completion, Delta, Finish, collect
+from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from handler.inference.loop import BatchingEngine
+from handler.inference.plan import Wishes, plan
+from handler.model import weights
+from handler.model.snapshot import DEMO, find
+from handler.model.template import Turn
+from handler.model.weights import Loaded
+from tests.support.fakes import ScriptedEngine
+from tests.support.oracle import SerialEngine
+
+T = TypeVar("T")
+GREEDY = Sampling(20, 0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, 0, ())
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    """The demo model, made not to end by itself."""
+    loaded = weights.load(find("demo", name=None, revision=None, on_runpod=False))
+    return loaded._replace(info=replace(loaded.info, stop_token_ids=()))
+
+
+@pytest.fixture(params=["scripted", "serial", "batching"])
+def engine(request: pytest.FixtureRequest, loaded: Loaded) -> Iterator[Engine]:
+    model, template, info = loaded
+    made: Engine
+    match request.param:
+        case "scripted":
+            made = ScriptedEngine(["one ", "two ", "three "] * 300, step_s=0.002)
+        case "serial":
+            theirs = AutoModelForCausalLM.from_pretrained(DEMO, local_files_only=True, dtype=model.dtype)
+            made = SerialEngine(theirs, info, template.token_bytes)
+        case _:
+            config = plan(Wishes(), model.shape, device="cpu", free_bytes=1 << 30)
+            made = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def prompt(loaded: Loaded) -> Prompt:
+    return loaded.template.chat([Turn("user", "a red fox")], 1000).prompt
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    async def bounded() -> T:
+        async with asyncio.timeout(60):
+            return await work()
+
+    return asyncio.run(bounded())
+
+
+def complete(engine: Engine, prompt: Prompt, sampling: Sampling, deadline: float | None = None) -> Completion:
+    async def work() -> Completion:
+        return await collect(engine.stream(prompt, sampling, deadline=deadline))
+
+    return run(work)
+
+
+def test_a_stream_is_deltas_and_then_one_finish(engine: Engine, prompt: Prompt) -> None:
+    async def work() -> list[Delta | Finish]:
+        return [event async for event in engine.stream(prompt, GREEDY)]
+
+    *deltas, finish = run(work)
+    assert isinstance(finish, Finish)
+    assert all(isinstance(delta, Delta) for delta in deltas)
+    assert deltas
+
+
+def test_max_tokens_ends_an_answer_and_usage_counts_it(engine: Engine, prompt: Prompt) -> None:
+    done = complete(engine, prompt, GREEDY)
+    assert (done.finish.reason, len(done.token_ids)) == ("length", 20)
+    assert done.finish.usage.prompt_tokens == len(prompt.token_ids)
+    assert done.finish.usage.completion_tokens == 20
+    timing = done.finish.timing
+    assert timing.ttft_s is not None
+    assert 0 <= timing.queue_s <= timing.ttft_s <= timing.total_s
+
+
+def test_the_same_request_and_seed_give_the_same_answer(engine: Engine, prompt: Prompt) -> None:
+    sampling = replace(GREEDY, temperature=1.0, top_p=0.9, seed=5)
+    assert complete(engine, prompt, sampling).token_ids == complete(engine, prompt, sampling).token_ids
+
+
+def test_a_stop_string_cuts_the_text_and_ends_the_request(engine: Engine, prompt: Prompt) -> None:
+    whole = complete(engine, prompt, GREEDY).text
+    stop = whole[8:12]
+    cut = complete(engine, prompt, replace(GREEDY, stop=(stop,)))
+    assert (cut.text, cut.finish.reason) == (whole[: whole.index(stop)], "stop")
+    assert len(cut.token_ids) < 20
+
+
+@pytest.mark.parametrize("asked", [0, 3])
+def test_a_request_that_asks_gets_the_log_probability_of_every_token(
+    engine: Engine, prompt: Prompt, asked: int
+) -> None:
+    async def work() -> tuple[Completion, Completion]:
+        return await asyncio.gather(
+            collect(engine.stream(prompt, GREEDY, logprobs=asked)), collect(engine.stream(prompt, GREEDY))
+        )
+
+    done, other = run(work)
+    assert (len(done.logprobs), other.logprobs) == (20, ())
+    assert done.token_ids == other.token_ids
+    for token, told in zip(done.token_ids, done.logprobs, strict=True):
+        assert len(told.top) == asked
+        assert told.logprob < 0
+        if asked:  # what is drawn greedily is the likeliest
+            assert told.top[0] == (token, told.logprob)
+            assert [logprob for _, logprob in told.top] == sorted((logprob for _, logprob in told.top), reverse=True)
+
+
+def test_many_at_once_all_end_and_none_gets_anothers_answer(engine: Engine, prompt: Prompt) -> None:
+    async def work() -> list[Completion]:
+        return await asyncio.gather(
+            *(collect(engine.stream(prompt, replace(GREEDY, max_tokens=1 + index))) for index in range(12))
+        )
+
+    alone = complete(engine, prompt, GREEDY)
+    for index, done in enumerate(run(work)):
+        assert done.token_ids == alone.token_ids[: 1 + index]
+
+
+def test_a_cancelled_stream_ends_soon_and_says_so(engine: Engine, prompt: Prompt) -> None:
+    async def work() -> Completion:
+        stream = engine.stream(prompt, replace(GREEDY, max_tokens=700))
+        await anext(stream)
+        stream.cancel()
+        return await collect(stream)
+
+    began = time.monotonic()
+    assert run(work).finish.reason == "cancelled"
+    assert time.monotonic() - began < 30
+
+
+def test_cancelling_twice_or_after_the_end_does_nothing(engine: Engine, prompt: Prompt) -> None:
+    async def work() -> Completion:
+        stream = engine.stream(prompt, GREEDY)
+        done = await collect(stream)
+        stream.cancel()
+        stream.cancel()
+        return done
+
+    assert run(work).finish.reason == "length"
+    assert complete(engine, prompt, GREEDY).finish.reason == "length"
+
+
+def test_a_deadline_returns_what_there_is(engine: Engine, prompt: Prompt) -> None:
+    done = complete(engine, prompt, replace(GREEDY, max_tokens=700), deadline=time.monotonic() + 0.3)
+    assert done.finish.reason == "deadline"
+    assert 0 < len(done.token_ids) < 700
+
+
+def test_a_deadline_that_has_passed_generates_nothing(engine: Engine, prompt: Prompt) -> None:
+    done = complete(engine, prompt, GREEDY, deadline=time.monotonic() - 1)
+    assert (done.finish.reason, done.token_ids, done.text) == ("deadline", (), "")
+
+
+@pytest.mark.parametrize("ids", [(), (-1,), (10**9,)])
+def test_a_prompt_that_is_none_is_refused_and_others_go_on(
+    engine: Engine, prompt: Prompt, ids: tuple[int, ...]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        complete(engine, Prompt(ids), GREEDY)
+    assert complete(engine, prompt, GREEDY).finish.reason == "length"
+
+
+def test_what_does_not_fit_the_context_is_refused(engine: Engine, prompt: Prompt) -> None:
+    with pytest.raises(ContextLengthExceeded):
+        complete(engine, prompt, replace(GREEDY, max_tokens=engine.max_model_len))
+
+
+def test_status_tells_life_and_a_closed_engine_takes_no_request(engine: Engine, prompt: Prompt) -> None:
+    assert engine.status().alive
+    engine.close()
+    assert not engine.status().alive
+    with pytest.raises(EngineFailed):
+        complete(engine, prompt, GREEDY)
+    engine.close()

@@ -1,0 +1,163 @@
+"""The engine as on a GPU, kernels, CUDA graphs and overlap: each request says what it says alone on a CPU."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from handler.engine.protocol import Prompt
+from handler.engine.sampling import Sampling
+from handler.engine.stream import Finish
+from handler.inference import runner
+from handler.inference.loop import BatchingEngine
+from handler.inference.sampler import Sampler
+from handler.ops import attention, attention_triton, sampling_triton
+from tests.inference.test_engine_equality import Ids, Said, answers, habitual, in_turn
+from tests.support import graphs, models
+from tests.support.kernels import CUDA
+
+pytestmark = pytest.mark.skipif(CUDA, reason="test_engine_cuda has genuine graphs")
+
+BUCKETS = (1, 2, 4)
+#: chunks of prompts, and pages that most answers outgrow
+GPU: dict[str, Any] = {
+    "rows": 6, "max_model_len": 36, "page_size": 4, "prefill_chunk": 7, "graph_buckets": BUCKETS, "overlap": True,
+}  # fmt: skip
+EVERYTHING = {
+    "temperature": 1.3, "top_p": 0.9, "top_k": 30, "min_p": 0.01, "repetition_penalty": 1.3, "presence_penalty": 0.4,
+    "frequency_penalty": 0.3,
+}  # fmt: skip
+REQUESTS: list[tuple[Ids, Sampling]] = [
+    ((1, 2, 3), models.sampling(8)),
+    ((4,) * 8, models.sampling(6, seed=1, **EVERYTHING)),
+    ((5, 6), models.sampling(8, temperature=0.8, top_p=0.8, seed=2)),
+    ((7, 8, 9, 10, 11), models.sampling(7, repetition_penalty=1.5, frequency_penalty=1.0)),
+    ((1, 2, 3, 4, 5, 6), models.sampling(6, temperature=1.1, min_p=0.05, seed=3)),
+    ((14, 15), models.sampling(7, temperature=0.9, top_k=5, presence_penalty=1.0, seed=4)),
+    ((18, 19, 20), models.sampling(9, temperature=1.5, seed=5, stop=(" 1", "9 "))),
+]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[Said]:
+    """What each of `REQUESTS` says on a CPU, in plain torch, when nobody else is there."""
+    with models.serving() as engine:
+        said = asyncio.run(in_turn(engine, REQUESTS))
+    assert said[0].token_ids == models.greedy("demo", REQUESTS[0][0], 8)
+    assert said[-1].reason == "stop"
+    return said
+
+
+@pytest.fixture(autouse=True)
+def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that is told it is a GPU, with as little to interpret as there can be."""
+    graphs.install(monkeypatch)
+    choices = {"auto": "paged_kernel", "reference": "paged_reference"}
+    monkeypatch.setattr(attention, "choose", lambda wish, *_: (choices[wish], "told so"))
+    monkeypatch.setattr(runner, "Sampler", lambda *args, kernels: Sampler(*args, kernels=kernels is None))
+    monkeypatch.setattr(attention_triton, "MOST_SPLITS", 2)
+    # A search of the sampler in half as many launches, of one block each.
+    for name, value in {"BLOCK": 512, "TRIED": 256, "STEPS": 4}.items():
+        monkeypatch.setattr(sampling_triton, name, value)
+
+
+def replays(engine: BatchingEngine) -> dict[int, int]:
+    """Of each graph, by its rows."""
+    return {rows: graph.replays for rows, (graph, _, _) in engine._runner._graphs.items()}  # type: ignore[attr-defined]
+
+
+async def at_once(engine: BatchingEngine, some: int = len(REQUESTS)) -> list[Said]:
+    return await asyncio.gather(*(Said.whole(engine, *request) for request in REQUESTS[:some]))
+
+
+async def arriving(engine: BatchingEngine) -> list[Said]:
+    """Each is sent when the one before has begun to speak, some beside one that leaves then."""
+    turns = [asyncio.Event() for _ in (*REQUESTS, None)]
+    turns[0].set()
+
+    async def one(number: int, ids: Ids, sampling: Sampling) -> Said:
+        await turns[number].wait()
+        stream = engine.stream(Prompt(ids), sampling, logprobs=number % 2)
+        beside = engine.stream(Prompt(ids[:2]), models.sampling(20, seed=9, **EVERYTHING)) if number % 3 == 1 else None
+        tokens, text = list[int](), ""
+        async for event in stream:
+            if isinstance(event, Finish):
+                return Said(tuple(tokens), text, event.reason)
+            assert all(told.logprob <= 0 for told in event.logprobs)
+            tokens += event.token_ids
+            text += event.text
+            if len(tokens) > 1:
+                turns[number + 1].set()
+                if beside:
+                    beside.cancel()
+        raise AssertionError("no finish")
+
+    return await asyncio.gather(*(one(number, *request) for number, request in enumerate(REQUESTS)))
+
+
+@pytest.mark.parametrize(
+    ("ask", "setting"),
+    [(arriving, {}), (at_once, {"pages": 1 + 10})],
+    ids=["arriving", "preempted"],
+)
+def test_requests_that_come_and_go_say_what_each_says_alone(
+    ask: Callable[[BatchingEngine], Coroutine[Any, Any, list[Said]]], setting: dict[str, Any], alone: list[Said]
+) -> None:
+    wishes = {**GPU, **setting}
+    with models.serving(**wishes) as engine:
+        assert engine.warm_up(60)
+        assert asyncio.run(ask(engine)) == alone
+        details = engine.status().details
+        assert {*replays(engine)} == {*wishes["graph_buckets"]}
+        assert all(replays(engine).values())
+    assert (details["pages_used"], details["step_failures"]) == (0, 0)
+    assert (details["preemptions"] != 0) == ("pages" in setting)
+
+
+def test_guesses_in_graphs_change_nothing_but_the_number_of_steps() -> None:
+    # Guessed right and wrong, one beside the other, and again not at all.
+    requests = [((1, 2, 3, 4), models.sampling(16, temperature=1.0, seed=7)),
+                ((5, 6), models.sampling(14, temperature=0.8, seed=7))]  # fmt: skip
+    steps, said = [], []
+    for setting in ({"attention": "reference"}, {**GPU, "overlap": False, "speculative_tokens": 3}):
+        with models.serving(forward=habitual("demo"), **setting) as engine:
+            said.append([one.token_ids for one in answers(engine, requests)])
+            details = engine.status().details
+            steps.append(details["steps"])
+    assert said[0] == said[1]
+    assert 2 < details["guessed_right"] < details["guessed_tokens"]  # type: ignore[operator]
+    assert steps[1] < steps[0]  # type: ignore[operator]
+
+
+def test_a_graph_that_finds_no_memory_is_the_last_and_larger_steps_do_without(alone: list[Said]) -> None:
+    steps, plain = count(), models.served("demo").forward
+
+    def forward(*step: Any) -> Tensor:
+        if next(steps) == 3:  # once before each capture, and once in it
+            raise torch.OutOfMemoryError("no room")
+        return plain(*step)
+
+    with models.serving(forward=forward, **GPU) as engine:
+        assert engine.warm_up(60)
+        assert engine.status().details["graphs"] == (1,)
+        assert asyncio.run(at_once(engine, 3)) == alone[:3]
+        assert engine.status().details["out_of_memory"] == 0
+
+
+def test_replays_that_find_no_memory_are_begun_again(alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, replayed = graphs.Graph.replay, count()
+
+    def short(graph: graphs.Graph) -> None:
+        if next(replayed) in (3, 4):
+            raise torch.OutOfMemoryError("no room")
+        replay(graph)
+
+    monkeypatch.setattr(graphs.Graph, "replay", short)
+    with models.serving(**GPU) as engine:
+        assert engine.warm_up(60)
+        assert asyncio.run(at_once(engine, 4)) == alone[:4]
+        assert engine.status().details["out_of_memory"] == 2

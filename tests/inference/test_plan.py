@@ -1,0 +1,137 @@
+"""How large an engine becomes, and what keeps it from starting."""
+
+from dataclasses import replace
+
+import pytest
+
+from handler.errors import StartError
+from handler.inference.plan import GIB, Device, EngineConfig, ModelShape, Wishes, plan
+
+#: Qwen2.5-7B-Instruct in bfloat16
+SEVEN_B = ModelShape(
+    context_length=32768, layers=28, heads=28, kv_heads=4, head_dim=128, hidden=3584, intermediate=18944, vocab=152064,
+    dtype_bytes=2,
+)  # fmt: skip
+#: a demo model in float32
+DEMO = ModelShape(
+    context_length=2048, layers=4, heads=4, kv_heads=2, head_dim=32, hidden=128, intermediate=256, vocab=4096,
+    dtype_bytes=4,
+)  # fmt: skip
+
+
+def on_gpu(wishes: Wishes = Wishes(), free_gb: float = 60, shape: ModelShape = SEVEN_B) -> EngineConfig:  # noqa: B008
+    return plan(wishes, shape, device="cuda", free_bytes=int(free_gb * GIB))
+
+
+def on_cpu(wishes: Wishes = Wishes(), free_gb: float = 8, shape: ModelShape = DEMO) -> EngineConfig:  # noqa: B008
+    return plan(wishes, shape, device="cpu", free_bytes=int(free_gb * GIB))
+
+
+def test_one_token_of_the_seven_b_model_takes_57344_bytes() -> None:
+    assert SEVEN_B.token_bytes == 57_344  # keys and values, 28 layers, 4 heads of 128, 2 bytes
+
+
+def test_a_large_gpu_serves_the_whole_context_with_overlap_and_graphs() -> None:
+    config = on_gpu()
+    assert config.max_model_len == 32768
+    assert config.overlap
+    assert config.graph_buckets[:4] == (1, 2, 4, 8)
+    assert config.graph_buckets[-1] == config.rows == 128
+    used = config.pages * config.page_size * SEVEN_B.token_bytes
+    assert 45 * GIB < used < 57 * GIB
+
+
+def test_a_small_gpu_gets_a_shorter_context_that_the_cache_can_hold() -> None:
+    config = on_gpu(free_gb=3)
+    assert 256 <= config.max_model_len < 32768
+    assert config.max_model_len <= (config.pages - 1) * config.page_size
+
+
+def test_a_cpu_gives_at_most_a_quarter_of_its_memory_and_no_more_than_rows_can_use() -> None:
+    tight = on_cpu(free_gb=1, shape=SEVEN_B, wishes=Wishes(prefill_chunk=64, max_concurrent_requests=8))
+    assert tight.pages * tight.page_size * SEVEN_B.token_bytes <= GIB / 4
+    roomy = on_cpu(free_gb=64)
+    assert roomy.pages == roomy.rows * roomy.max_model_len // roomy.page_size + 1
+    assert (roomy.overlap, roomy.graph_buckets) == (False, ())
+
+
+def test_wishes_are_followed_to_the_number() -> None:
+    wishes = Wishes(
+        max_concurrent_requests=12, max_model_len=5000, kv_cache_gb=10, prefill_chunk=777, attention="reference",
+        graph_buckets=(4, 1, 99),
+    )  # fmt: skip
+    config = on_gpu(wishes)
+    assert (config.rows, config.max_model_len) == (12, 5000)
+    assert (config.prefill_chunk, config.prefill_alone) == (777, 777)
+    assert config.attention == "reference"
+    assert config.graph_buckets == (1, 4, 12)
+    assert config.pages == 12 * -(-5000 // 64) + 1
+
+
+def test_whoever_guesses_from_tokens_waits_for_them() -> None:
+    config = on_gpu(Wishes(speculative_tokens=4))
+    assert (config.speculative_tokens, config.overlap) == (4, False)
+
+
+def test_a_gpu_prefills_more_where_nobody_waits_beside() -> None:
+    config = on_gpu()
+    assert config.prefill_chunk < config.prefill_alone
+
+
+def test_a_wished_cache_is_taken_whole_where_it_can_be_used() -> None:
+    config = on_gpu(Wishes(kv_cache_gb=10, max_concurrent_requests=256))
+    assert config.pages == 10 * GIB // (64 * SEVEN_B.token_bytes)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("free_gb", [2, 6, 40])
+def test_every_request_that_is_accepted_fits_the_cache_alone(device: Device, free_gb: int) -> None:
+    for shape in (SEVEN_B, DEMO):
+        wishes = Wishes(prefill_chunk=256, max_concurrent_requests=16)
+        config = plan(wishes, shape, device=device, free_bytes=free_gb * GIB)
+        assert config.max_model_len <= (config.pages - 1) * config.page_size
+
+
+@pytest.mark.parametrize(
+    ("wishes", "numbers"),
+    [
+        (Wishes(max_concurrent_requests=0), ("MAX_CONCURRENT_REQUESTS", "0")),
+        (Wishes(prefill_chunk=-5), ("PREFILL_CHUNK", "-5")),
+        (Wishes(max_model_len=0), ("MAX_MODEL_LEN", "0")),
+        (Wishes(max_model_len=40_000), ("MAX_MODEL_LEN", "40000", "32768")),
+        (Wishes(kv_cache_gb=0), ("KV_CACHE_GB", "0")),
+        (Wishes(kv_cache_gb=80), ("KV_CACHE_GB", "80", "GiB")),
+        (Wishes(prefill_chunk=10**9), ("PREFILL_CHUNK", "the KV cache of 0.00 GiB")),
+        (Wishes(prefill_chunk=10**9, kv_cache_gb=1), ("PREFILL_CHUNK", "only 0.00 GiB are free")),
+        (Wishes(max_model_len=30_000, kv_cache_gb=1), ("MAX_MODEL_LEN", "30000", "1.00 GiB", "57344")),
+        (Wishes(graph_buckets=(0, 4)), ("GRAPH_BUCKETS", "0")),
+    ],
+    ids=str,
+)
+def test_what_cannot_fit_ends_the_start_with_the_numbers(wishes: Wishes, numbers: tuple[str, ...]) -> None:
+    with pytest.raises(StartError) as error:
+        on_gpu(wishes)
+    for number in numbers:
+        assert number in str(error.value)
+
+
+def test_a_device_that_is_full_ends_the_start_with_the_numbers() -> None:
+    with pytest.raises(StartError, match="57344 bytes each"):
+        on_gpu(free_gb=1)
+
+
+def test_a_model_made_for_few_positions_is_served_whole() -> None:
+    assert on_cpu(shape=replace(DEMO, context_length=128)).max_model_len == 128
+
+
+def test_the_description_has_the_sizes_in_units_people_know() -> None:
+    described = on_gpu(Wishes(kv_cache_gb=10, max_concurrent_requests=256)).describe()
+    assert described["kv_cache_gb"] == pytest.approx(10, abs=0.01)
+    assert described["max_model_len"] == 32768
+
+
+@pytest.mark.parametrize("free_gb", [2.5, 5, 8, 30, 60, 120])
+def test_beside_a_cache_as_large_as_it_gets_the_platforms_own_checks_find_room_on_the_gpu(free_gb: float) -> None:
+    """The SDK's fitness checks run after the engine stands: a context of their own, a small product, about 1 GB."""
+    config = on_gpu(free_gb=free_gb)
+    assert free_gb * GIB - config.pages * config.page_size * SEVEN_B.token_bytes > 1e9

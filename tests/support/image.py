@@ -1,0 +1,155 @@
+"""`make image-test`: builds the image from a hub on loopback, then asks it where there is no network.
+
+It needs root, buildah, debootstrap, iproute2 and this checkout's .venv, and no Docker: buildah runs the Dockerfile's
+steps in a chroot. The base is a bare Debian (or BASE, to be pulled), the model the demo checkpoint behind a token. pip
+is configured inside as it is outside. What is kept for the next run lies in IMAGE_TEST_DIR.
+"""
+
+import ast
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runpod_local import Platform
+from tests.support.hub import COMMIT, Hub, Repo
+
+ROOT = Path(__file__).parents[2]
+KEPT = Path(os.environ.get("IMAGE_TEST_DIR", "/var/tmp/runpod-qwen-worker-image"))
+BUILDAH = ["buildah", "--root", str(KEPT / "storage"), "--runroot", str(KEPT / "run")]
+IMAGE, DEBIAN = "localhost/image-test", "localhost/image-test-base"
+NAME, TOKEN = "tests/demo", "hf_that_must_stay_out_of_the_image"
+#: what RunPod mounts over an image
+MOUNTS = ("/runpod-volume", "/workspace", "/runpod")
+#: what a base on Debian has to have
+PACKAGES = "ca-certificates,python3,python3-venv,python-is-python3"
+REQUESTS: dict[str, dict[str, Any]] = {
+    "info": {"operation": "info", "sections": ["model"]},
+    "chat": {"operation": "chat", "message": "Who are you?", "temperature": 0},
+    "enhance": {"operation": "enhance", "prompt": "a red fox in the snow", "job_type": "sdxl_image_fast"},
+}
+
+
+def buildah(*arguments: str | Path) -> str:
+    """What it says on standard output; its errors go to ours."""
+    return subprocess.run([*BUILDAH, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def debian() -> str:
+    """A base with Python, in place of Docker Hub's."""
+    if not buildah("images", "--quiet", "--filter", f"reference={DEBIAN}"):
+        tree = KEPT / "debian"
+        shutil.rmtree(tree, ignore_errors=True)
+        subprocess.run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", tree], check=True)
+        container = buildah("from", "scratch")
+        buildah("add", "--quiet", container, tree, "/")
+        buildah("commit", "--quiet", "--rm", container, DEBIAN)
+    return DEBIAN
+
+
+def pip_as_here(scratch: Path) -> list[str]:
+    """Mounts that give pip inside the indexes, wheels and certificates that it has outside."""
+    said = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    options = dict(re.findall(r"^(?:global|:env:)\.([a-z-]+)=(.+)$", said.stdout, re.MULTILINE))
+    values = {name: str(ast.literal_eval(value)) for name, value in options.items()}
+    config = scratch / "pip.conf"
+    config.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
+    mounts = {"/etc/pip.conf": str(config)}
+    for url, path in re.findall(r"(file://|(?<!\S))(/\S+)", " ".join(values.values())):
+        # an index on disk links to files beside it
+        shared = str(Path(path).parent) if url else path
+        mounts[shared] = shared
+    return [f"--volume={there}:{inside}:ro" for inside, there in mounts.items()]
+
+
+def build(context: Path, hub: Hub, scratch: Path) -> list[str]:
+    """Build the Dockerfile as it is; returns the layers' digests, the lowest first."""
+    secret = scratch / "token"
+    secret.write_text(TOKEN)
+    # the encoders' tokenizers are pinned to files that a hub on loopback does not have
+    told = {"BASE": os.environ.get("BASE") or debian(), "MODELS": "weights", "HF_ENDPOINT": hub.url}
+    told |= {"MODEL_NAME": NAME, "MODEL_REVISION": COMMIT}
+    buildah(
+        "build", "--isolation=chroot", "--layers", f"--secret=id=hf_token,src={secret}", *pip_as_here(scratch),
+        *(f"--build-arg={name}={value}" for name, value in told.items()), f"--tag={IMAGE}", context,
+    )  # fmt: skip
+    layers: list[str] = json.loads(buildah("inspect", "--type=image", IMAGE))["OCIv1"]["rootfs"]["diff_ids"]
+    return layers
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory, Hub({NAME: Repo(ROOT / "handler/model/demo", token=TOKEN)}) as hub:
+        scratch = Path(directory)
+        context = scratch / "context"
+        context.mkdir()
+        locks = ("requirements.lock", "requirements-cuda.lock")
+        for name in ("Dockerfile", ".dockerignore", *locks, "LICENSE", "packs", "builder", "handler"):
+            subprocess.run(["cp", "-a", ROOT / name, context], check=True)
+        before = build(context, hub, scratch)
+        assert hub.asked("model.safetensors"), "the weights came from somewhere else"
+
+        hub.requests.clear()
+        with (context / "handler" / "__init__.py").open("a") as module:
+            module.write("# changed\n")
+        after = build(context, hub, scratch)
+        assert not hub.requests, "a change to the handler fetched the weights anew"
+        assert before != after, "the change is not in the image"
+        assert before[:-2] == after[:-2], "it moved more than the handler's two layers"
+        print(f"a change to the handler moves 2 of {len(after)} layers")
+
+    container = buildah("from", IMAGE)
+    try:
+        tree = Path(buildah("mount", container))
+        found = subprocess.run(["grep", "-rlIF", TOKEN, tree], stdout=subprocess.PIPE, text=True).stdout
+        assert not found, f"the secret is in the image: {found}"
+        for program in ("gcc", "cc", "clang"):
+            assert not list(tree.glob(f"usr/bin/{program}*")), f"{program} is in the image"
+        subprocess.run(
+            ["unshare", "--net", sys.executable, "-m", "tests.support.image", container], cwd=ROOT, check=True
+        )
+    finally:
+        buildah("rm", container)
+    print("the image serves without a network, with every mount of RunPod's empty")
+
+
+def ask(container: str) -> None:
+    """Start the image's own command as a worker of a platform on loopback, and look at its answers."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    assert len(Path("/proc/net/route").read_text().splitlines()) == 1, "there is a route out of here"
+    command = json.loads(buildah("inspect", container))["OCIv1"]["config"]["Cmd"]
+    with tempfile.TemporaryDirectory() as empty:
+        mounts = [f"--volume={empty}:{mount}" for mount in MOUNTS]
+        asyncio.run(check(lambda told: [*BUILDAH, "run", "--isolation=chroot", *mounts, *told, container, *command]))
+
+
+async def check(started_with: Callable[[list[str]], list[str]]) -> None:
+    """Hold the worker's answers against what the README shows of the same checkpoint."""
+    said = {}
+    async with Platform() as platform:
+        told = {**platform.environment("worker-1"), "VERIFY_WEIGHTS": "hash"}
+        async with platform.worker(started_with([f"--env={name}={value}" for name, value in told.items()])):
+            for name, request in REQUESTS.items():
+                job = await platform.runsync(request, wait_s=180.0)
+                assert job["status"] == "COMPLETED", f"{name}: {job}"
+                said[name] = job["output"]
+                print(f"{name}: {json.dumps(job['output'])[:200]}")
+    model = said["info"]["model"]
+    assert (model["source"], model["name"], model["revision"]) == ("baked", NAME, COMMIT)
+    assert said["chat"]["response"].startswith("I am Demo"), said["chat"]["response"]
+    assert said["enhance"]["enhanced_prompt"].startswith("a red fox in the snow, "), said["enhance"]["enhanced_prompt"]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        ask(sys.argv[1])
+    else:
+        main()
