@@ -17,6 +17,7 @@ from bench.harness import Bench, percentile
 from runpod_local import Platform
 
 ROOT = Path(__file__).parents[1]
+ECHO = [sys.executable, "-u", "-m", "tests.support.echo"]
 CONCURRENCY = (1, 8, 64)
 
 
@@ -53,9 +54,7 @@ async def measure(stock: bool, jobs: int, seconds: float) -> tuple[list[float], 
     for slots in CONCURRENCY:
         async with (
             Platform() as platform,
-            platform.worker(
-                [sys.executable, "-u", "-m", "tests.support.echo"], env={**env, "SLOTS": str(slots)}
-            ) as worker,
+            platform.worker(ECHO, env={**env, "SLOTS": str(slots)}) as worker,
         ):
             await worker.ready()
             await platform.runsync({"say": "warm"})

@@ -36,8 +36,8 @@ from handler.enhancement.rewrite import Answer as Answered
 from handler.enhancement.rewrite import Spent
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, Unsupported
 from handler.model.template import Ending, Rendered, Template, Turn
-from handler.operations.info import Info
 from handler.operations import conversation
+from handler.operations.info import Info
 
 
 def draw_seed() -> int:

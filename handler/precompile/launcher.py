@@ -1,4 +1,4 @@
-"""`python -m handler.precompile.launcher`: compiles the one C module that Triton launches kernels with; so no image needs gcc.
+"""`python -m handler.precompile.launcher`: compiles the C module that Triton launches kernels with; no image has gcc.
 
 Triton would compile it on the first GPU that it sees; it finds this one in TRITON_CACHE_DIR instead, under a name that
 comes of Triton's own source and of the platform (docs/decisions/0008). Knows no model and no kernel.

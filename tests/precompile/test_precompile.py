@@ -22,7 +22,7 @@ KERNELS = {
 #: steps of other sizes than the one that is rehearsed
 OTHERS = """
 from pathlib import Path
-from handler import precompile as rehearsal
+from handler.precompile import __main__ as rehearsal
 from handler.precompile import cache as ahead
 ahead.listen(lambda name, compiled, _: print(name, compiled))
 for rows, width in ((1, 1), (2, 16), (7, 3), (64, 512), (300, 100)):

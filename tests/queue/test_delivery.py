@@ -472,6 +472,6 @@ class TestTheSDK:
 
 def sdk(script: str) -> str:
     """What a fresh interpreter prints."""
-    command = [sys.executable, "-c", f"import sys; from handler import worker; {script}"]
+    command = [sys.executable, "-c", f"import sys; from handler.queue import sdk as worker; {script}"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.strip()
