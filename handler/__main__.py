@@ -23,7 +23,7 @@ from handler.report import Report, process_age
 from handler.settings import Settings, on_runpod
 
 if TYPE_CHECKING:
-    from handler.enhancement.rewrite import Answer, Bad
+    from handler.enhancement.rewrite import Rewritten, Unusable
     from handler.inference.loop import BatchingEngine
     from handler.inference.plan import EngineConfig
     from handler.job import Jobs
@@ -105,8 +105,8 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.job import Jobs
         from handler.machine import device, memory
         from handler.model import weights
-        from handler.operations.info import Info
-        from handler.operations.run import Operations
+        from handler.operations.core import Core, WorkerConstants
+        from handler.operations.operations import Operations
     with report.phase("device"):
         found, weight_bytes = device.read(), snapshot.bytes()
         found.check(snapshot.name, weight_bytes, on_runpod=on_runpod(os.environ))
@@ -141,7 +141,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
             raise StartError(
                 f"the engine is not warm after STEP_TIMEOUT_S={settings.step_timeout_s:g}: start another worker"
             )
-        told |= {"graphs": engine.status().details["graphs"], "compiled": compiled}
+        told |= {"graphs": engine.status().details["graphs"], "compiled": [*compiled]}
     if hashing:
         with report.phase("verify"):
             hashing.wait()
@@ -149,19 +149,17 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
     report.say(
         f"{info.name} ({info.dtype}) on {info.device}: " + " ".join(f"{key}={value}" for key, value in size.items())
     )
-    facts = {
-        "version": __version__,
-        "face": "stream" if settings.streaming else "json",
-        "engine": size,
-        "python": platform.python_version(),
-        **{library: version(library) for library in ("torch", "transformers", "runpod")},
-    }
-    default_system = template.default_system if settings.model_default_system else None
-    cache: Cache[Answer | Bad] = Cache(settings.enhance_cache_entries, settings.enhance_cache_evict)
-    enhancer = Enhancer(packs, encoders, Rewriter(engine, cache), info)
-    operations = Operations(
-        engine, template, info, Info(engine, info, report, facts, enhancer), enhancer, default_system
+    worker = WorkerConstants(
+        version=__version__,
+        streaming=settings.streaming,
+        engine=size,
+        python=platform.python_version(),
+        libraries={library: version(library) for library in ("torch", "transformers", "runpod")},
     )
+    default_system = template.default_system if settings.model_default_system else None
+    cache: Cache[Rewritten | Unusable] = Cache(settings.enhance_cache_entries, settings.enhance_cache_evict)
+    enhancer = Enhancer(packs, encoders, Rewriter(engine, cache), info)
+    operations = Operations(Core(engine, template, info, report, worker, enhancer, default_system))
     return engine, config, Jobs(operations, report, settings.streaming)
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handler.api.parse import parse
-from handler.api.replies import EnhanceReply, Reply, TextReply, to_wire
+from handler.api.enhance import EnhanceReply
+from handler.api.reply import Reply, to_wire
+from handler.api.text import TextReply
 from handler.engine.fold import Piece
 from handler.errors import Internal, Unsupported, WorkerError
-from handler.operations.run import Operations
+from handler.operations.operations import Operations
 from handler.report import JobRecord, Report
 
 Json = dict[str, Any]
@@ -97,14 +99,14 @@ def _failure(error: WorkerError) -> Json:
 def _with_reply(record: JobRecord, reply: Reply) -> JobRecord:
     if not isinstance(reply, TextReply):
         return replace(record, outcome="ok")
-    outcome, reason = ("degraded", reply.reason) if isinstance(reply, EnhanceReply) and reply.degraded else ("ok", None)
+    degraded = reply.enhanced.degraded if isinstance(reply, EnhanceReply) else None
     return replace(
         record,
-        outcome=outcome,
-        reason=reason,
-        prompt_tokens=reply.usage.prompt_tokens,
-        completion_tokens=reply.usage.completion_tokens,
-        queue_ms=reply.timing.queue_ms,
-        ttft_ms=reply.timing.ttft_ms,
-        finish_reason=reply.finish_reason,
+        outcome="ok" if degraded is None else "degraded",
+        reason=None if degraded is None else degraded.code,
+        prompt_tokens=reply.run.usage.prompt_tokens,
+        completion_tokens=reply.run.usage.completion_tokens,
+        queue_ms=reply.run.timing.queue_ms,
+        ttft_ms=reply.run.timing.ttft_ms,
+        finish_reason=reply.run.finish_reason,
     )

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
 
 Clock = Callable[[], float]
 
@@ -44,17 +47,17 @@ class Report:
         self._started = clock() - age_s
         self._phases: dict[str, float] = {"interpreter": age_s}
         #: what phases did in their time, by the phase
-        self._facts: dict[str, dict[str, object]] = {}
+        self._facts: dict[str, dict[str, JsonValue]] = {}
         self._ready: float | None = None
-        self._first_job: dict[str, object] | None = None
+        self._first_job: dict[str, JsonValue] | None = None
         self._outcomes: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[dict[str, object]]:
+    def phase(self, name: str) -> Iterator[dict[str, JsonValue]]:
         """Time one phase of the start, and say so on standard error, with the facts put into the dict."""
         began = self._clock()
-        facts: dict[str, object] = {}
+        facts: dict[str, JsonValue] = {}
         yield facts
         self._phases[name] = seconds = self._clock() - began
         if size := facts.get("bytes"):
@@ -95,7 +98,7 @@ class Report:
             self._first_job = {"ttft_ms": job.ttft_ms, "total_ms": job.total_ms, "done_s": round(done, 3)}
             self._log(None, f"first job done in {done:.2f} s", first_job=self._first_job)
 
-    def startup(self) -> dict[str, object]:
+    def startup(self) -> dict[str, JsonValue]:
         """The ledger: seconds a phase in order, what they did, and when the worker was ready and answered first.
 
         `ready_s` and `done_s` count from the start of the process; None is what has not been yet.
@@ -107,13 +110,24 @@ class Report:
             "first_job": self._first_job,
         }
 
-    def counters(self) -> dict[str, object]:
-        """Jobs by outcome and tokens by kind since the start."""
-        return {
-            "uptime_s": round(self._clock() - self._started, 1),
-            "jobs": dict(self._outcomes),
-            "tokens": {kind: self._tokens[kind] for kind in ("prompt", "completion")},
-        }
+    @property
+    def state(self) -> Literal["healthy", "loading", "draining", "broken"]:
+        return "loading" if self._ready is None else "healthy"
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the process started."""
+        return round(self._clock() - self._started, 1)
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Jobs by outcome since the start."""
+        return dict(self._outcomes)
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens by kind since the start."""
+        return {kind: self._tokens[kind] for kind in ("prompt", "completion")}
 
     def _log(self, job_id: str | None, message: str, **facts: object) -> None:
         line = json.dumps({"requestId": job_id, "message": message, "level": "INFO", **facts})

@@ -1,25 +1,80 @@
-"""The kinds of fields that callers send, each checked and named once. Knows no request."""
+"""The kinds of fields that callers send, each checked in one place; knows no request."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from handler.engine.values import Value
 
 
-class Contract(BaseModel):
-    """Nothing unknown is let in, nothing is coerced, nothing changes later."""
+class Sent(Value):
+    """What a caller sends: `model_fields_set` names the fields that came. Null counts as not sent.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    Null is kept where the field takes any JSON, which is passed back as it came.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_sent(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        fields = cls.model_fields
+        null = {name for name, value in given.items() if value is None and name in fields}
+        dropped = {name for name in null if not _is_any_json(fields[name].annotation)}
+        return {name: value for name, value in given.items() if name not in dropped}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, told in schema.get("properties", {}).items():
+            nullable = {"type": "null"} in told.get("anyOf", ()) or "$ref" in told
+            if name not in schema.get("required", ()) and not nullable:
+                notes = {key: told.pop(key) for key in ("default", "description", "examples", "title") if key in told}
+                schema["properties"][name] = {"anyOf": [told, {"type": "null"}], **notes}
+        return schema
 
 
-def null_is(default: object) -> BeforeValidator:
-    """Null counts as not sent."""
-    return BeforeValidator(lambda value: default if value is None else value)
+def _is_any_json(annotation: object) -> bool:
+    return annotation is JsonValue
+
+
+class Echo(Sent):
+    """Fields that the worker passes back as they came: those that were sent, null included."""
+
+    @classmethod
+    def of(cls, request: Sent) -> Self:
+        """The fields of this class that the request brought."""
+        return cls(**{name: getattr(request, name) for name in cls.model_fields if name in request.model_fields_set})
+
+    @model_serializer(mode="wrap")
+    def _sent(self, dump: SerializerFunctionWrapHandler) -> Any:
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
+
+class Part(Value):
+    """A part of a reply. A field whose default is None is absent where it has no value; null is never a filler."""
+
+    @model_serializer(mode="wrap")
+    def _present(self, dump: SerializerFunctionWrapHandler) -> Any:
+        fields = type(self).model_fields
+        return {name: value for name, value in dump(self).items() if value is not None or fields[name].is_required()}
 
 
 def json_within(limit: int) -> AfterValidator:
-    """JSON of so many bytes, at most."""
+    """JSON of at most `limit` bytes."""
 
     def check(value: JsonValue) -> JsonValue:
         try:
@@ -47,20 +102,18 @@ def _not_blank(value: str) -> str:
     return value
 
 
-#: bytes of JSON that a field which is only passed back may have
+#: bytes of JSON of a field that is only passed back, at most
 MAX_ECHO_BYTES = 65_536
 
-#: a list on the wire, frozen as a tuple here
+#: a list on the wire, a tuple here, so that it cannot change
 LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Text = Annotated[str, AfterValidator(_unicode)]
 NonBlank = Annotated[Text, AfterValidator(_not_blank)]
-#: JSON of the caller's, passed back untouched
-Echo = Annotated[JsonValue, json_within(MAX_ECHO_BYTES)]
-#: off where it was not sent
-Flag = Annotated[bool, null_is(False)]
+#: any JSON of the caller's, passed back as it came
+AnyJson = Annotated[JsonValue, json_within(MAX_ECHO_BYTES)]
 StopString = Annotated[Text, Field(min_length=1, max_length=200)]
 _ONE_STOP = {"type": "string", "minLength": 1, "maxLength": 200}
-#: one, or a list
+#: one stop string, or a list of them
 StopStrings = Annotated[
     tuple[StopString, ...],
     Field(max_length=16),

@@ -1,21 +1,22 @@
-"""The door: a job's `input` comes in as one request, or is refused by the path of its field.
+"""A job's `input` becomes one request, or is refused with the path of the field at fault.
 
-What is let in is trusted behind it: nothing there checks again.
+What is let in is trusted from here on: nothing behind this module checks it again.
 """
 
 import re
 from difflib import get_close_matches
-from typing import Annotated, get_args
+from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from handler.api.contracts import Request
+from handler.api.requests import REQUESTS, Request
 from handler.errors import InvalidRequest
 
-#: fields of one request; none has as many
+#: fields of one request, at most; no request has as many
 MAX_FIELDS = 100
+OPERATIONS = ", ".join(REQUESTS)
 
-REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="operation")])
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="operation")])
 
 
 def parse(payload: object) -> Request:
@@ -28,23 +29,18 @@ def parse(payload: object) -> Request:
         raise InvalidRequest("a job's input is a JSON object", field="input")
     if len(payload) > MAX_FIELDS:
         raise InvalidRequest(f"input has {len(payload)} fields; no request has more than {MAX_FIELDS}", field="input")
-    if "openai_route" in payload:  # what RunPod makes of a call to an endpoint's /openai/v1
+    if "openai_route" in payload:  # RunPod's form of a call to an endpoint's /openai/v1
         raise InvalidRequest(
-            "openai_route: OpenAI's API is not served; send an operation: chat, generate, enhance, info",
-            field="openai_route",
+            f"openai_route: OpenAI's API is not served; send an operation: {OPERATIONS}", field="openai_route"
         )
     try:
-        return REQUEST.validate_python(payload)
+        return _REQUEST.validate_python(payload)
     except ValidationError as error:
         raise _refusal(error) from None
 
 
-#: fields by operation, for names that are nearly one of them
-_FIELDS = {
-    get_args(kind.model_fields["operation"].annotation)[0]: list(kind.model_fields) for kind in get_args(Request)
-}
-#: in the caller's words, where pydantic's speak of Python
-_TOLD = {
+#: pydantic's kinds of errors in the caller's terms, where its own words speak of Python
+_WORDS = {
     "missing": "is missing",
     "extra_forbidden": "unknown field",
     "tuple_type": "should be a list",
@@ -54,23 +50,24 @@ _TOLD = {
 
 
 def _refusal(error: ValidationError) -> InvalidRequest:
-    # The first alone: a list that is refused for one item is told to be too short as well.
+    # The first error alone: a list that is refused for one item is also reported as too short.
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     kind, place = first["type"], first["loc"]
     if kind.startswith("union_tag"):
-        return InvalidRequest("operation is one of chat, generate, enhance, info", field="operation")
+        return InvalidRequest(f"operation is one of {OPERATIONS}", field="operation")
     path = ".".join(str(part)[:100] for part in place[1:])[:200] or "input"
-    told = _TOLD.get(kind) or _in_json(first["msg"])
+    words = _WORDS.get(kind) or _in_json(first["msg"])
     if kind == "extra_forbidden" and len(place) == 2:
         # 0.9: one letter in ten is wrong
-        meant = get_close_matches(str(place[1])[:100], _FIELDS[str(place[0])], n=1, cutoff=0.9)
-        told += "".join(f"; did you mean {name}?" for name in meant)
-    return InvalidRequest(f"{path}: {told}", field=path)
+        fields = REQUESTS[str(place[0])].model_fields
+        meant = get_close_matches(str(place[1])[:100], fields, n=1, cutoff=0.9)
+        words += "".join(f"; did you mean {name}?" for name in meant)
+    return InvalidRequest(f"{path}: {words}", field=path)
 
 
-def _in_json(told: str) -> str:
-    """Pydantic's words on a bound without what is Python's in them; a `Value` is a text, which it cannot see."""
-    told = told.partition(" after validation")[0]
-    if told.startswith("Value"):
-        told = told.replace(" item", " character")
-    return re.sub("^(Input|String|Tuple|Value) should", "should", told)
+def _in_json(words: str) -> str:
+    """Pydantic's words on a bound without Python's types; its `Value` is a text, whose items are characters."""
+    words = words.partition(" after validation")[0]
+    if words.startswith("Value"):
+        words = words.replace(" item", " character")
+    return re.sub("^(Input|String|Tuple|Value) should", "should", words)

@@ -1,12 +1,16 @@
-"""An engine's stream as pieces of text, and then the whole of it. Knows no request and no reply."""
+"""The one reader of an engine's stream: pieces of text as they come, then the whole completion.
+
+Knows no request and no reply.
+"""
 
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import assert_never
 
 from handler.engine.stream import Delta, Finish, Logprob, Stream
 from handler.engine.thinking import Thinking
-from handler.errors import DeadlineExceeded
+from handler.errors import DeadlineExceeded, EngineFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,24 +22,32 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Completion:
     """A whole answer: a folded stream."""
 
     text: str
     #: None where thinking was not asked for
     reasoning: str | None
-    #: each token and how likely it was, where that was asked for
-    drawn: list[tuple[int, Logprob]]
+    token_ids: tuple[int, ...]
+    #: one for each token, where the request asked for them
+    logprobs: tuple[Logprob, ...]
     finish: Finish
 
 
-async def read(stream: Stream, thinking: Thinking | None) -> AsyncGenerator[Piece | Answer, None]:
-    """The engine's stream as text, then the whole of it; the request is cancelled when this is closed."""
+async def fold(stream: Stream, thinking: Thinking | None = None) -> AsyncGenerator[Piece | Completion, None]:
+    """Yield the text as it comes, then the completion. Closing the iterator cancels the request.
+
+    Raises:
+        DeadlineExceeded: the deadline passed before the first token.
+        WorkerError: the error that the stream ended with.
+    """
     answer: list[str] = []
     reasoning: list[str] = []
-    drawn: list[tuple[int, Logprob]] = []
+    token_ids: list[int] = []
+    logprobs: list[Logprob] = []
 
-    def pieces(thought: str, said: str) -> Iterator[Piece]:
+    def split(text: str, *, last: bool = False) -> Iterator[Piece]:
+        thought, said = ("", text) if thinking is None else thinking.flush() if last else thinking.push(text)
         if thought:
             reasoning.append(thought)
             yield Piece(thought, reasoning=True)
@@ -47,16 +59,27 @@ async def read(stream: Stream, thinking: Thinking | None) -> AsyncGenerator[Piec
         async for event in stream:
             match event:
                 case Delta():
-                    drawn.extend(zip(event.token_ids, event.logprobs, strict=False))
-                    for piece in pieces(*(thinking.push(event.text) if thinking else ("", event.text))):
+                    token_ids.extend(event.token_ids)
+                    logprobs.extend(event.logprobs)
+                    for piece in split(event.text):
                         yield piece
                 case Finish():
                     if event.reason == "deadline" and event.usage.completion_tokens == 0:
                         raise DeadlineExceeded("the deadline passed before the first token")
-                    for piece in pieces(*(thinking.flush() if thinking else ("", ""))):
+                    for piece in split("", last=True):
                         yield piece
-                    yield Answer("".join(answer), "".join(reasoning) if thinking else None, drawn, event)
+                    thoughts = None if thinking is None else "".join(reasoning)
+                    yield Completion("".join(answer), thoughts, tuple(token_ids), tuple(logprobs), event)
                 case _:
                     assert_never(event)
     finally:
         stream.cancel()
+
+
+async def whole(stream: Stream, thinking: Thinking | None = None) -> Completion:
+    """The completion alone; raises as `fold` does."""
+    async with aclosing(fold(stream, thinking)) as events:
+        async for event in events:
+            if isinstance(event, Completion):
+                return event
+    raise EngineFailed("the stream ended without a finish")

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
 
+from pydantic import JsonValue
+
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Stream
 
-#: alternatives told with the log-probability of a token, at most
+#: likeliest tokens listed beside each drawn token, at most
 MAX_TOP_LOGPROBS = 5
 
 
@@ -21,21 +23,25 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What was loaded; replies and `info` quote it."""
+    """The model that was loaded; replies and `info` quote it."""
 
     #: public name, never a path
     name: str
     #: commit of the snapshot; None where the directory does not say
     revision: str | None
-    #: where the weights came from: `path` or `demo`
+    #: where the weights came from: `path`, `cache`, `baked`, `download` or `demo`
     source: str
     #: `qwen2` or `qwen3`
     architecture: str
-    #: who computes: our merged forward, or transformers' modules
+    #: which code computes: our merged forward, or transformers' modules
     forward: Literal["merged", "modules"]
+    #: False where the modules are in training mode, in which dropout would change answers
+    eval_mode: bool
     dtype: str
     device: str
     parameters: int
+    #: bytes of the weights as they lie in memory
+    weight_bytes: int
     #: rows of the embedding; rows past the tokenizer's last id have no token
     vocab_size: int
     #: positions the model was made for
@@ -45,18 +51,23 @@ class ModelInfo:
     #: the sampling of the model's own generation_config, by our field names
     sampling_defaults: Mapping[str, float | int]
 
+    @property
+    def device_type(self) -> Literal["cpu", "cuda"]:
+        """The kind of device."""
+        return "cuda" if self.device.startswith("cuda") else "cpu"
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A glance at an engine, cheap enough for every `info`."""
+    """The state of an engine at this moment; reading it costs next to nothing."""
 
     alive: bool
     running: int
     waiting: int
     #: seconds since the engine's thread last showed life
     heartbeat_age_s: float
-    #: what else this engine counts (steps, pages, preemptions …), by name
-    details: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    #: this engine's own counters (steps, pages, preemptions …), by name
+    details: Mapping[str, JsonValue] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Engine(Protocol):
@@ -85,7 +96,7 @@ class Engine(Protocol):
         ...
 
     def status(self) -> Status:
-        """A glance; takes no lock that a step holds."""
+        """The state at this moment; takes no lock that a step holds."""
         ...
 
     def close(self) -> None:

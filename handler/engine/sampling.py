@@ -1,34 +1,57 @@
-"""How tokens are drawn."""
+"""How tokens are drawn: the one list of sampling fields, with their bounds, words and neutral values.
 
-from dataclasses import dataclass
+The engine, requests, replies and packs all take the fields from here.
+"""
+
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from handler.engine.values import Value
+
+MaxTokens = Annotated[int, Field(ge=1, le=1_000_000, description="Completion tokens, at most.", examples=[256])]
+Temperature = Annotated[float, Field(ge=0, le=2, description="0 is greedy.", examples=[0.7])]
+TopP = Annotated[float, Field(gt=0, le=1, description="1 is off.", examples=[0.9])]
+TopK = Annotated[int, Field(ge=0, le=1_000_000, description="0 is off.", examples=[20])]
+MinP = Annotated[float, Field(ge=0, le=1, description="0 is off.", examples=[0.05])]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=10, description="1 is off.", examples=[1.05])]
+Penalty = Annotated[float, Field(ge=-2, le=2, description="0 is off.", examples=[0.5])]
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="Same request and seed, same draws.", examples=[7])]
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn. No field has a hidden default: neutral values do nothing, and this is what replies echo."""
+class Distribution(Value):
+    """What shapes the probabilities of the next token. Each field defaults to the value that changes nothing."""
 
-    #: at most this many completion tokens, >= 1
-    max_tokens: int
-    #: 0 takes the most likely token (greedy), 1 leaves the distribution as it is
-    temperature: float
-    #: keep the smallest set of tokens whose probability reaches this; 1 is off
-    top_p: float
-    #: keep this many most likely tokens; 0 is off
-    top_k: int
-    #: drop tokens less likely than this share of the likeliest; 0 is off
-    min_p: float
-    #: divide (or multiply) logits of tokens in prompt or completion; 1 is off
-    repetition_penalty: float
-    #: subtract from logits of tokens already in the completion; 0 is off
-    presence_penalty: float
-    #: the same, per occurrence; 0 is off
-    frequency_penalty: float
-    #: the draw depends on this and the position alone, 0 <= seed < 2**63
-    seed: int
-    #: end before the first of these that completes
-    stop: tuple[str, ...]
+    #: 0 takes the likeliest token; 1 leaves the distribution as it is
+    temperature: Temperature = 1.0
+    #: keeps the smallest set of tokens whose probability reaches this
+    top_p: TopP = 1.0
+    #: keeps this many of the likeliest tokens
+    top_k: TopK = 0
+    #: drops tokens less likely than this share of the likeliest one
+    min_p: MinP = 0.0
+    #: divides (or multiplies) the logits of tokens in prompt or completion
+    repetition_penalty: RepetitionPenalty = 1.0
+    #: is subtracted from the logits of tokens that are in the completion
+    presence_penalty: Penalty = 0.0
+    #: the same, once for each time that the token is there
+    frequency_penalty: Penalty = 0.0
 
     @property
     def penalises(self) -> bool:
-        """Whether what was said changes what is drawn."""
+        """Whether the text so far changes what is drawn next."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+
+
+class Sampling(Distribution):
+    """How one completion is drawn; a reply echoes it as it was applied."""
+
+    max_tokens: MaxTokens
+    #: a draw depends on logits, seed and position alone
+    seed: Seed
+    #: the completion ends before the first of these that completes
+    stop: tuple[str, ...] = ()
+
+    def with_seed(self, seed: int) -> Self:
+        """The same with another seed, which wraps round at 2**63."""
+        return self.model_copy(update={"seed": seed % 2**63})

@@ -7,26 +7,26 @@ from typing import Literal
 
 from handler.errors import EngineFailed, WorkerError
 
-#: Why a request ended: an end token or stop string, `max_tokens`, its deadline, or its caller.
+#: what ended a request: an end token or stop string, `max_tokens`, its deadline, or its caller
 FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """How likely the model found a drawn token: of the log-softmax of its raw logits, before any option."""
+    """The log-probability of a drawn token: log-softmax of the raw logits, before any sampling option."""
 
     logprob: float
-    #: (token id, log-probability) of the likeliest tokens in its place, best first; as many as were asked for
+    #: (token id, log-probability) of the likeliest tokens at its position, likeliest first; as many as requested
     top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What came since the last event. Text may lag behind tokens: half a character and half a stop string wait."""
+    """Tokens and text since the last event. Text may lag behind: part of a character or of a stop string waits."""
 
     text: str
     token_ids: tuple[int, ...]
-    #: of each of `token_ids`, where the request asked for them
+    #: one for each of `token_ids`, where the request asked for them
     logprobs: tuple[Logprob, ...] = ()
 
 
@@ -78,7 +78,7 @@ class Stream:
         self._ready = asyncio.Event()
 
     def put(self, event: Delta | Finish | WorkerError) -> None:
-        """Called by the engine, on the event loop's thread. Whatever follows the end is ignored."""
+        """Called by the engine, on the event loop's thread. Events after the end are ignored."""
         if self._end is not None:
             return
         if isinstance(event, Delta):
@@ -87,7 +87,7 @@ class Stream:
             self._logprobs.extend(event.logprobs)
         else:
             self._end = event
-            self._cancel = _nothing  # else stream and request would hold each other until a collection
+            self._cancel = _nothing  # else stream and request would keep each other alive until garbage collection
         self._ready.set()
 
     def cancel(self) -> None:
@@ -120,30 +120,4 @@ class Stream:
 
 
 def _nothing() -> None:
-    """What is left to cancel at the end of a stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A whole answer: a folded stream."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[Logprob, ...]
-    finish: Finish
-
-
-async def collect(stream: Stream) -> Completion:
-    """Fold a stream into the whole answer; raises what the stream raises."""
-    text: list[str] = []
-    token_ids: list[int] = []
-    logprobs: list[Logprob] = []
-    async for event in stream:
-        match event:
-            case Delta():
-                text.append(event.text)
-                token_ids.extend(event.token_ids)
-                logprobs.extend(event.logprobs)
-            case Finish():
-                return Completion("".join(text), tuple(token_ids), tuple(logprobs), event)
-    raise EngineFailed("the stream ended without a finish")
+    """Cancelling a stream that has ended does nothing."""

@@ -19,6 +19,11 @@ class Thinking:
         self._fresh = True  # nothing of the present part was sent yet
         self._held = ""
 
+    @classmethod
+    def of(cls, prompt: str) -> "Thinking":
+        """For the answer to a rendered prompt, which may end inside a think block already."""
+        return cls(prompt.rstrip().endswith(cls.OPEN))
+
     def push(self, text: str) -> tuple[str, str]:
         """Add text; returns what is surely (reasoning, answer)."""
         text = self._held + text

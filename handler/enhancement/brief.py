@@ -1,33 +1,33 @@
-"""What a prompt has to become: a request and, where it names one, a pack's entry, as one value.
+"""The task that an enhance request sets: the request and, where it names one, a pack's entry, as one value.
 
-Knows no engine. Where the request brings its own messages, no pack has a say.
+Knows no engine. Where the request brings its own messages, an entry only says what the result is measured for.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from handler.api.contracts import EnhanceRequest, Language, Message, Mode
-from handler.api.replies import PackFacts
+from pydantic import JsonValue
+
+from handler.api.enhance import EnhanceRequest, Language, Mode
+from handler.api.text import Message
 from handler.enhancement import checks, spans
 from handler.enhancement.budget import Limit
 from handler.enhancement.encoder import Encoder, Encoders
-from handler.enhancement.pack import Found, Lexicon, Loaded, Packs, Protect, Rules, Weights, fill
+from handler.enhancement.pack import Found, Loaded, Packs, PackSampling, Rules, Weights, Words, fill
 from handler.enhancement.spans import Span
-from handler.errors import InvalidRequest
+from handler.errors import InvalidRequest, NoPack
 
-#: what requests without a pack are measured by: no word is known, no fault is looked for
-PLAIN = Rules(
+#: the rules of requests that name no entry: every clause is a subject, and no fault is looked for
+NO_RULES = Rules(
     version="none",
     optimizations=None,
-    lexicon=Lexicon(),
     drop_order=("subject",),
-    protect=Protect(),
     retry_on=(),
     coverage=(),
     score=Weights(words_kept=1, coverage=0, repetition=0, added_style=0, length=0),
 )
-
+NO_WORDS = Words()
 
 #: every text fits
 UNLIMITED = Limit(lambda text: 0, 0)
@@ -35,11 +35,13 @@ UNLIMITED = Limit(lambda text: 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """One prompt's task."""
+    """One prompt to rewrite, and what the result must be."""
 
     prompt: str
-    #: the entry of a pack; None where the request brought its own messages
+    #: the pack's entry; None where the request names none
     found: Found | None
+    #: True where the model reads the entry's messages; else the entry only measures, fits and judges
+    by_pack: bool
     #: None where nothing is measured
     encoder: Encoder | None
     min_tokens: int
@@ -56,36 +58,34 @@ class Brief:
 
     @property
     def rules(self) -> Rules:
-        """The entry's, or none."""
-        return PLAIN if self.found is None else self.found.rules
+        """The entry's rules, or none."""
+        return NO_RULES if self.found is None else self.found.rules
 
     @property
-    def pack(self) -> PackFacts | None:
-        """What a reply tells of the pack."""
-        if self.found is None:
-            return None
-        loaded = self.found.loaded
-        return PackFacts(id=loaded.pack.id, version=loaded.pack.version, sha256=loaded.sha256)
+    def words(self) -> Words:
+        """The pack's word lists, or none."""
+        return NO_WORDS if self.found is None else self.found.words
 
     @property
     def is_checked(self) -> bool:
-        """True where anything was asked for that an answer can fail."""
+        """Whether the request asks for anything that a text can fail."""
         return self.found is not None or self.encoder is not None or self.language is not None or bool(self.protect)
 
     @property
     def limit(self) -> Limit:
-        """The budget; without one, every text counts nothing."""
+        """The budget; without one, every text fits."""
         if self.encoder is None or self.max_tokens is None:
             return UNLIMITED
         return Limit(self.encoder.count, self.max_tokens)
 
     @property
-    def identity(self) -> Mapping[str, object]:
-        """Everything here that can change an answer, as JSON values."""
+    def identity(self) -> Mapping[str, JsonValue]:
+        """Everything in it that can change an answer."""
         return {
             "prompt": self.prompt,
             "pack": None if self.found is None else self.found.loaded.sha256,
             "entry": None if self.found is None else self.found.name,
+            "by_pack": self.by_pack,
             "encoder": None if self.encoder is None else [self.encoder.name, self.encoder.measured_with],
             "budget": [self.min_tokens, self.max_tokens, self.fit],
             "mode": self.mode,
@@ -94,88 +94,86 @@ class Brief:
             "repair": self.repair,
         }
 
+    @classmethod
+    def of(cls, request: EnhanceRequest, packs: Packs, encoders: Encoders) -> "Brief":
+        """Look up what the request names.
+
+        Raises:
+            NoPack: there is no such entry.
+            InvalidRequest: the pack that was sent cannot be read, or the entry cannot do what was asked; also for an
+                unknown entry beside the caller's own messages.
+        """
+        found = _find(request, packs)
+        by_pack = found is not None and not request.brings_messages
+        language = request.language
+        if found is not None and by_pack:
+            language = language or found.entry.language
+            if language not in found.loaded.pack.languages:
+                known = ", ".join(found.loaded.pack.languages)
+                raise InvalidRequest(f"the pack has no language {language}; it has {known}", field="language")
+        prompt, protect, target = request.original_prompt, request.protect or (), request.target
+        encoder, max_tokens, fit, min_tokens = None, None, False, 0
+        if target is not None:
+            encoder, max_tokens = encoders[target.encoder], target.max_tokens
+            fit = (found is not None) if target.fit is None else target.fit
+        elif found is not None:
+            budget = found.entry.budget
+            encoder, max_tokens, fit, min_tokens = encoders[found.entry.encoder], budget.max_tokens, True, budget.min_tokens
+        entry_mode: Mode = found.entry.mode if found is not None and by_pack else "rewrite"
+        return cls(
+            prompt=prompt,
+            found=found,
+            by_pack=by_pack,
+            encoder=encoder,
+            min_tokens=min_tokens,
+            max_tokens=max_tokens,
+            fit=fit,
+            mode=request.mode or entry_mode,
+            language=language,
+            spans=spans.find(
+                prompt,
+                (NO_WORDS if found is None else found.words).protect,
+                protect,
+                translated=language is not None and checks.translated(prompt, language),
+            ),
+            repair=by_pack or request.protect is not None,
+            protect=protect,
+        )
+
+
+def _find(request: EnhanceRequest, packs: Packs) -> Found | None:
+    if not request.names_entry:
+        return None
+    searched = packs if request.pack is None else Packs((Loaded.of(request.pack),))
+    try:
+        return searched.find(request.job_type, request.target_model, request.quality)
+    except NoPack as error:
+        if not request.brings_messages:
+            raise
+        # The caller needs no pack to be answered; a wrong name is a mistake in the request.
+        raise InvalidRequest(error.message, field=error.field) from None
+
 
 def is_plain(request: EnhanceRequest) -> bool:
-    """True where the model's text is the answer, as it comes."""
+    """Whether the model's text is the answer, as it comes."""
     options = (request.target, request.mode, request.language, request.protect, request.cache, request.fallback)
-    return by_messages(request) and request.n == 1 and all(option is None for option in options)
+    return not request.names_entry and request.n == 1 and all(option is None for option in options)
 
 
-def by_messages(request: EnhanceRequest) -> bool:
-    """True where the request brings its own messages, and no pack has a say."""
-    return request.job_type is None and request.target_model is None
-
-
-def brief(request: EnhanceRequest, packs: Packs, encoders: Encoders, original_prompt: str) -> Brief:
-    """Look up what the request asks for.
-
-    Raises:
-        NoPack: there is no such entry.
-        InvalidRequest: the pack that was sent is none, or the entry cannot do what was asked.
-    """
-    found = None
-    if not by_messages(request):
-        searched = packs if request.pack is None else Packs((Loaded.of(request.pack),))
-        found = searched.find(request.job_type, request.target_model, request.quality)
-    entry = None if found is None else found.entry
-    language = request.language or (entry.language if entry else None)
-    if found is not None and language not in found.loaded.pack.languages:
-        known = ", ".join(found.loaded.pack.languages)
-        raise InvalidRequest(f"the pack has no language {language}; it has {known}", field="language")
-    target = request.target
-    if target is not None:
-        encoder, max_tokens = encoders[target.encoder], target.max_tokens
-        fit = (entry is not None) if target.fit is None else target.fit
-    elif entry is not None:
-        encoder, max_tokens, fit = encoders[entry.encoder], entry.budget.max_tokens, True
-    else:
-        return _brief(request, original_prompt, None, None, None, False, language)
-    return _brief(request, original_prompt, found, encoder, max_tokens, fit, language)
-
-
-def _brief(
-    request: EnhanceRequest,
-    prompt: str,
-    found: Found | None,
-    encoder: Encoder | None,
-    max_tokens: int | None,
-    fit: bool,
-    language: Language | None,
-) -> Brief:
-    rules = PLAIN if found is None else found.rules
-    protect = request.protect or ()
-    other_script = language is not None and checks.translated(prompt, language)
-    return Brief(
-        prompt=prompt,
-        found=found,
-        encoder=encoder,
-        min_tokens=0 if found is None or request.target is not None else found.entry.budget.min_tokens,
-        max_tokens=max_tokens,
-        fit=fit,
-        mode=request.mode or ("rewrite" if found is None else found.entry.mode),
-        language=language,
-        spans=spans.find(prompt, rules.protect, protect, translated=other_script),
-        repair=found is not None or request.protect is not None,
-        protect=protect,
-    )
-
-
-def messages(task: Brief) -> tuple[Message, ...]:
-    """What the pack asks the model."""
-    assert task.found is not None
-    entry, pack = task.found.entry, task.found.loaded.pack
-    budget = task.max_tokens or entry.budget.max_tokens
+def messages(brief: Brief, found: Found) -> tuple[Message, ...]:
+    """The messages of the pack's entry, filled for this prompt."""
+    entry, pack = found.entry, found.loaded.pack
+    budget = brief.max_tokens or entry.budget.max_tokens
     values = {
-        "prompt": task.prompt,
+        "prompt": brief.prompt,
         "words": str(max(1, int(budget * entry.budget.words_per_token))),
-        "language": pack.languages[task.language or entry.language],
+        "language": pack.languages[brief.language or entry.language],
     }
     return tuple(Message(role=one.role, content=one.content) for one in fill(entry.messages, values))
 
 
-def sampling(task: Brief) -> dict[str, float | int]:
-    """How the pack wants the answer drawn; one for a larger target may be longer by as much as its budget is."""
-    assert task.found is not None
-    entry = task.found.entry
-    more = max(1.0, (task.max_tokens or 0) / entry.budget.max_tokens)
-    return {**entry.sampling.model_dump(), "max_tokens": ceil(entry.sampling.max_tokens * more)}
+def sampling(brief: Brief, found: Found) -> PackSampling:
+    """The entry's sampling; for a larger target than the entry's, the answer may be longer in proportion."""
+    entry = found.entry
+    more = max(1.0, (brief.max_tokens or 0) / entry.budget.max_tokens)
+    return entry.sampling.model_copy(update={"max_tokens": ceil(entry.sampling.max_tokens * more)})

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count
 
-from handler.api.replies import Trimmed
+from handler.api.enhance import Trimmed
 from handler.enhancement.clauses import Clause, Region, join, joint, overlaps, split, words
 from handler.enhancement.pack import Kind
 
-#: where a text must not be cut, found anew in whatever text is left
+#: the places where a text must not be cut, found again in the text that is left after a cut
 Regions = Callable[[str], tuple[Region, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """So many tokens, counted so."""
+    """A number of tokens, and how they are counted."""
 
     count: Callable[[str], int]
     tokens: int
@@ -30,7 +30,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A text within its budget, and what it cost."""
+    """A text within its budget, and what was trimmed for it."""
 
     text: str
     trimmed: tuple[Trimmed, ...] = ()
@@ -38,14 +38,14 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Which clauses outlive which."""
+    """The order in which clauses are kept."""
 
-    #: what must survive
+    #: text that is protected
     regions: Regions
-    #: where no clause ends
+    #: text inside which no clause ends
     unbroken: Regions
     kind: Callable[[str], Kind]
-    #: from what survives longest; kinds that are not named go first
+    #: the first is dropped last; kinds that are not named are dropped first
     order: tuple[Kind, ...]
     #: the user's own words, by stem
     own: frozenset[str]

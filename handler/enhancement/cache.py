@@ -1,4 +1,4 @@
-"""Answers kept in this process, and equal questions asked once. Knows neither what a key stands for nor an answer."""
+"""Answers kept in this process, and equal questions asked once. Knows no question and no answer."""
 
 import asyncio
 import json
@@ -9,12 +9,14 @@ from hashlib import sha256
 from threading import Lock
 from typing import Generic, TypeVar
 
-from handler.api.contracts import CacheUse
+from pydantic import JsonValue
+
+from handler.api.enhance import CacheUse
 
 T = TypeVar("T")
 
 
-def key_of(parts: Mapping[str, object]) -> str:
+def key_of(parts: Mapping[str, JsonValue]) -> str:
     """The hash of everything that can change an answer."""
     return sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
@@ -104,14 +106,13 @@ class Cache(Generic[T]):
             self._kept.clear()
         return count
 
-    def describe(self) -> dict[str, object]:
-        """What `info` tells."""
-        with self._lock:
-            asked = self.hits + self.misses
-            return {
-                "size": len(self._kept),
-                "limit": self.limit,
-                "hits": self.hits,
-                "misses": self.misses,
-                "hit_rate": round(self.hits / asked, 4) if asked else None,
-            }
+    @property
+    def size(self) -> int:
+        """Answers that are kept now."""
+        return len(self._kept)
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of looks that found an answer; None before the first."""
+        looks = self.hits + self.misses
+        return round(self.hits / looks, 4) if looks else None

@@ -1,4 +1,4 @@
-"""Is an answer a prompt, and does it keep to the rules? Cleans what is told around it, checks, scores. Pure."""
+"""Finds the prompt in a model's answer, checks it against the rules, and scores it. Pure."""
 
 import re
 import unicodedata
@@ -9,10 +9,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import get_args
 
-from handler.api.contracts import Language
-from handler.api.replies import Check, SdxlOptimizations, WanOptimizations
+from handler.api.enhance import Check, Language, SdxlOptimizations, WanOptimizations
 from handler.enhancement.clauses import one_line
-from handler.enhancement.pack import Fault, Kind, Lexicon, Rules
+from handler.enhancement.pack import Fault, Kind, Lexicon, Rules, Words
 from handler.enhancement.spans import Span, any_of, missing, reversed_in
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL | re.IGNORECASE)
@@ -21,7 +20,7 @@ _FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
 _MARKDOWN = re.compile(r"^[ \t]*+(?:#{1,6}|[-*•]|\d+[.)])\s+|\*\*", re.MULTILINE)
 _COLON = re.compile(r":\**\s*|\n")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("`", "`"), ("«", "»"), ("「", "」"))
-#: an opening is that far from its colon, at most
+#: characters from an opening to its colon, at most
 _OPENING_CHARACTERS = 100
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 
@@ -39,23 +38,23 @@ _SCRIPTS: Mapping[str, frozenset[str]] = {
     "th": frozenset({"THAI"}),
 }
 _LATIN = frozenset({"LATIN"})
-#: a failed hard check leaves no more of the score
+#: the score of a text that failed a hard check, at most
 CAP = 0.49
 
 
-def clean(answer: str, prompt: str, rules: Rules) -> tuple[str, Fault | None]:
-    """The prompt within an answer, on one line; with what is wrong where there is none."""
+def clean(answer: str, prompt: str, lists: Words) -> tuple[str, Fault | None]:
+    """The prompt within an answer, on one line; with the fault where there is none."""
     text = _CONTROL.sub("", _THINKING.sub("", answer)).strip()
-    if _begins(text, prompt, rules.refusals):
+    if _begins(text, prompt, lists.refusals):
         return text, "refusal"
-    if _begins(text, prompt, rules.openings):
+    if _begins(text, prompt, lists.openings):
         end = _COLON.search(text, 0, _OPENING_CHARACTERS)
         if end is None or not text[end.end() :].strip():
             return text, "meta"
         text = text[end.end() :]
     lines = _MARKDOWN.sub("", _FENCE.sub("", text)).strip().splitlines()
     for index, line in enumerate(lines):
-        if index and _begins(line, prompt, rules.closings):
+        if index and _begins(line, prompt, lists.closings):
             lines = lines[:index]
             break
     text = one_line("\n".join(lines))
@@ -66,11 +65,11 @@ def clean(answer: str, prompt: str, rules: Rules) -> tuple[str, Fault | None]:
             break
     if not _TOKEN.search(text):
         return text, "empty"
-    return text, "refusal" if _begins(text, prompt, rules.refusals) else None
+    return text, "refusal" if _begins(text, prompt, lists.refusals) else None
 
 
 def _begins(text: str, prompt: str, phrases: tuple[str, ...]) -> bool:
-    """With one of the phrases, and the user's prompt does not begin so itself."""
+    """Whether a text begins with one of the phrases, and the user's prompt does not."""
     found = any_of(phrases).match(text.lstrip(" \t\n*#\"'“`").replace("’", "'"))
     return found is not None and not prompt.strip().casefold().startswith(found.group().casefold())
 
@@ -112,23 +111,23 @@ def _scripts_of(language: Language) -> frozenset[str]:
 
 
 def foreign(text: str, prompt: str, language: Language) -> tuple[str, ...]:
-    """Scripts of a text that were not asked for; those of the prompt may come along, but not lead."""
-    told, own = scripts(text), scripts(prompt)
-    if not told:
+    """Scripts of a text that the language does not have; those of the prompt may occur, but not lead."""
+    found, own = scripts(text), scripts(prompt)
+    if not found:
         return ()
     if language == "same":
-        return tuple(sorted(set(told) - set(own))) if own else ()
-    asked = _scripts_of(language)
-    strays = set(told) - asked - set(own)
-    leading = max(told, key=told.__getitem__)
-    return tuple(sorted(strays if leading in asked else strays | {leading}))
+        return tuple(sorted(set(found) - set(own))) if own else ()
+    expected = _scripts_of(language)
+    strays = set(found) - expected - set(own)
+    leading = max(found, key=found.__getitem__)
+    return tuple(sorted(strays if leading in expected else strays | {leading}))
 
 
-def kind_of(text: str, rules: Rules) -> Kind:
-    """What a clause is about: the list with most of its words; at a tie the one that survives longer."""
-    pattern, kinds = _vocabulary(rules.lexicon, rules.drop_order)
+def kind_of(text: str, lexicon: Lexicon, order: tuple[Kind, ...]) -> Kind:
+    """The topic of a clause: the list with most of its words; at a tie the one that comes first in the order."""
+    pattern, kinds = _vocabulary(lexicon, order)
     hits = Counter(kind for found in pattern.findall(text) for kind in kinds[found.casefold()])
-    return max(hits, key=lambda kind: (hits[kind], -rules.drop_order.index(kind))) if hits else "subject"
+    return max(hits, key=lambda kind: (hits[kind], -order.index(kind))) if hits else "subject"
 
 
 @lru_cache(maxsize=64)
@@ -141,19 +140,20 @@ def _vocabulary(lexicon: Lexicon, order: tuple[Kind, ...]) -> tuple[re.Pattern[s
     return any_of(tuple(kinds)), kinds
 
 
-def speaks_of(text: str, kind: Kind, rules: Rules) -> bool:
+def speaks_of(text: str, kind: Kind, lexicon: Lexicon) -> bool:
     """True where a text has a word of a list."""
-    return any_of(rules.lexicon.phrases(kind)).search(text) is not None
+    return any_of(lexicon.phrases(kind)).search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is checked, and against what."""
+    """A text to check, and what to check it against."""
 
     text: str
     prompt: str
     spans: tuple[Span, ...]
     rules: Rules
+    lists: Words
     language: Language | None
     #: None where nothing was measured
     tokens: int | None
@@ -165,15 +165,15 @@ class Subject:
 
 def check(subject: Subject) -> dict[str, Check]:
     """Every check by name, the hard ones first."""
-    text, prompt, rules = subject.text, subject.prompt, subject.rules
+    text, prompt, rules, lists = subject.text, subject.prompt, subject.rules, subject.lists
     lost = missing(text, subject.spans)
     turned = reversed_in(text, subject.spans, prompt)
-    cleaned, fault = clean(text, prompt, rules)
+    cleaned, fault = clean(text, prompt, lists)
     language = () if subject.language is None else foreign(text, prompt, subject.language)
     over = subject.tokens is not None and subject.max_tokens is not None and subject.tokens > subject.max_tokens
-    own, there = stems(prompt, rules.stopwords), stems(text, rules.stopwords)
-    covered = [kind for kind in rules.coverage if not speaks_of(text, kind, rules)]
-    styles = any_of(rules.lexicon.style)
+    own, there = stems(prompt, lists.stopwords), stems(text, lists.stopwords)
+    covered = [kind for kind in rules.coverage if not speaks_of(text, kind, lists.lexicon)]
+    styles = any_of(lists.lexicon.style)
     added = {style.casefold() for style in styles.findall(text)} - {own.casefold() for own in styles.findall(prompt)}
     lost_words = [word for stem, word in own.items() if stem not in there]
     return {
@@ -195,7 +195,7 @@ def check(subject: Subject) -> dict[str, Check]:
 def score(subject: Subject, checks: Mapping[str, Check]) -> tuple[float, dict[str, float]]:
     """How well the rules are kept, 0 to 1, and the parts it is the weighted mean of."""
     rules = subject.rules
-    own = stems(subject.prompt, rules.stopwords)
+    own = stems(subject.prompt, subject.lists.stopwords)
     words = [match.group().casefold() for match in _TOKEN.finditer(subject.text)]
     pairs = list(pairwise(words))
     parts = {
@@ -212,36 +212,35 @@ def score(subject: Subject, checks: Mapping[str, Check]) -> tuple[float, dict[st
     return round(value, 4), {name: round(part, 4) for name, part in parts.items()}
 
 
-def sdxl(text: str, tokens: int, rules: Rules) -> SdxlOptimizations:
+def sdxl(text: str, tokens: int, lexicon: Lexicon) -> SdxlOptimizations:
     """The summary for an image model."""
     return SdxlOptimizations(
-        has_quality_tags=speaks_of(text, "quality", rules),
-        has_lighting=speaks_of(text, "lighting", rules),
-        has_technical_terms=speaks_of(text, "technical", rules),
-        has_resolution=speaks_of(text, "resolution", rules),
+        has_quality_tags=speaks_of(text, "quality", lexicon),
+        has_lighting=speaks_of(text, "lighting", lexicon),
+        has_technical_terms=speaks_of(text, "technical", lexicon),
+        has_resolution=speaks_of(text, "resolution", lexicon),
+        has_anatomical_accuracy=speaks_of(text, "anatomy", lexicon) if lexicon.anatomy else None,
         token_count=tokens,
     )
 
 
-def wan(text: str, tokens: int, rules: Rules) -> WanOptimizations:
+def wan(text: str, tokens: int, lexicon: Lexicon) -> WanOptimizations:
     """The summary for a video model."""
     return WanOptimizations(
-        has_motion=speaks_of(text, "motion", rules),
-        has_cinematography=speaks_of(text, "camera", rules),
-        has_temporal_consistency=speaks_of(text, "temporal", rules),
-        has_quality=speaks_of(text, "quality", rules),
+        has_motion=speaks_of(text, "motion", lexicon),
+        has_cinematography=speaks_of(text, "camera", lexicon),
+        has_temporal_consistency=speaks_of(text, "temporal", lexicon),
+        has_quality=speaks_of(text, "quality", lexicon),
         token_count=tokens,
     )
 
 
 def _hard(found: Iterable[str]) -> Check:
-    told = tuple(found)
-    return Check(passed=not told, hard=True, found=told)
+    return Check(hard=True, found=tuple(found))
 
 
 def _soft(found: Iterable[str]) -> Check:
-    told = tuple(found)
-    return Check(passed=not told, hard=False, found=told)
+    return Check(hard=False, found=tuple(found))
 
 
 def _repeated(text: str) -> Sequence[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from handler.api.contracts import EncoderName
+from handler.api.enhance import EncoderName
 from handler.errors import StartError
 
 Count = Callable[[str], int]

@@ -1,10 +1,22 @@
-"""From a model's answer to a prompt that can be used: clean it, put the user's words back, fit it, judge it. Pure."""
+"""Makes a usable prompt of a model's answer: cleans, repairs, fits and judges it. Pure."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
-from handler.api.replies import BudgetFacts, Check, Enhanced, Failure, Repair, Score, Trimmed
+from handler.api.enhance import (
+    BudgetFacts,
+    Check,
+    Degraded,
+    Enhanced,
+    Enhancement,
+    Repair,
+    Score,
+    SdxlOptimizations,
+    Source,
+    Trimmed,
+    WanOptimizations,
+)
 from handler.engine.stream import FinishReason
 from handler.enhancement import budget, checks
 from handler.enhancement.brief import UNLIMITED, Brief
@@ -17,7 +29,7 @@ from handler.enhancement.spans import missing, regions, reversed_in, unbroken
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A prompt that was made, before it is judged."""
+    """A prompt that was made of an answer, before it is judged."""
 
     text: str
     trimmed: tuple[Trimmed, ...] = ()
@@ -25,19 +37,19 @@ class Draft:
     #: it ends where a clause does
     whole: bool = True
     #: the user's own text was over the budget
-    over: bool = False
+    over_budget: bool = False
 
 
 def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fault:
-    """Make a prompt of an answer; a fault where there is none in it. Without a pack, faults are not looked for."""
+    """Make a prompt of an answer; a fault where there is none in it. Answers to the caller's own messages have none."""
     text, repaired, whole = answer, tuple[Repair, ...](), finish_reason == "stop"
-    if brief.found is not None:
-        text, fault = checks.clean(answer, brief.prompt, brief.rules)
+    if brief.by_pack:
+        text, fault = checks.clean(answer, brief.prompt, brief.words)
         if fault is not None:
             return fault
     if not whole and brief.fit:
         text, whole = _without_stump(brief, text)
-    if brief.found is not None and brief.language is not None and checks.foreign(text, brief.prompt, brief.language):
+    if brief.by_pack and brief.language is not None and checks.foreign(text, brief.prompt, brief.language):
         return "language"
     if brief.repair:
         text, repaired = _repaired(brief, text)
@@ -47,88 +59,107 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
         made = _drafted(budget.fit(text, brief.limit, _ranking(brief)))
     else:
         made = Draft(text)
-    if brief.found is not None and not made.text:
+    if brief.by_pack and not made.text:
         return "empty"
-    return Draft(made.text, made.trimmed, repaired, whole, made.over)
+    return Draft(made.text, made.trimmed, repaired, whole, made.over_budget)
 
 
 def over_budget(brief: Brief) -> Draft:
     """The user's own text, trimmed: no room is left for anything else. Empty where not one word fits."""
     fitted = budget.fit(brief.prompt, brief.limit, _ranking(brief))
-    return Draft(fitted.text, fitted.trimmed, over=True)
+    return Draft(fitted.text, fitted.trimmed, over_budget=True)
 
 
 def composed(brief: Brief) -> Draft | None:
     """The user's prompt with the pack's clauses, as many as fit; None where the pack has none."""
-    if brief.found is None or not brief.found.entry.compose:
+    if brief.found is None or not brief.by_pack or not brief.found.entry.compose:
         return None
     made = _appended(brief, ", ".join(brief.found.entry.compose))
     return made if made.text else None
 
 
 def judged(
-    brief: Brief,
-    draft: Draft,
-    *,
-    retries: int = 0,
-    reason: str | None = None,
-    failure: Failure | None = None,
-    unchanged: bool = False,
+    brief: Brief, draft: Draft, *, retries: int = 0, degraded: Degraded | None = None, unchanged: bool = False
 ) -> Enhanced:
-    """All that is told of a draft. `unchanged`: it is the original prompt, given back for want of anything better."""
-    source = "edge_function" if brief.found is None else "worker_fallback"
+    """The draft with its measures, checks and score. `unchanged`: it is the original prompt, given back."""
+    source: Source = "worker_fallback" if brief.by_pack else "edge_function"
     tokens = None if brief.encoder is None else brief.encoder.count(draft.text)
-    subject = Subject(
+    subject = _subject(brief, draft, tokens)
+    found = checks.check(subject) if brief.is_checked else None
+    score, quality_score = None, None
+    if brief.found is not None and found is not None:
+        quality_score, score = _scored(brief, subject, found)
+    return Enhanced(
+        enhanced_prompt=draft.text,
+        enhancement_source="emergency_fallback" if unchanged else source,
+        cache_hit=False,
+        quality_score=quality_score,
+        sdxl_optimizations=_sdxl(brief, draft.text, tokens),
+        wan_optimizations=_wan(brief, draft.text, tokens),
+        enhancement=None if found is None else _enhancement(brief, draft, tokens, score, found, retries),
+        degraded=degraded,
+        error=degraded.message if unchanged and degraded is not None else None,
+    )
+
+
+def _subject(brief: Brief, draft: Draft, tokens: int | None) -> Subject:
+    return Subject(
         text=draft.text,
         prompt=brief.prompt,
         spans=brief.spans,
         rules=brief.rules,
+        lists=brief.words,
         language=brief.language,
         tokens=tokens,
         min_tokens=brief.min_tokens,
         max_tokens=brief.max_tokens,
         whole=draft.whole,
     )
-    found = checks.check(subject) if brief.is_checked else None
-    told: dict[str, object] = {}
-    if brief.found is not None and found is not None and tokens is not None:
-        told = _scored(brief, subject, found, tokens)
-    measured = None
-    if brief.encoder is not None and brief.max_tokens is not None and tokens is not None:
-        measured = BudgetFacts(
-            encoder=brief.encoder.name,
-            measured_with=brief.encoder.measured_with,
-            tokens=tokens,
-            max_tokens=brief.max_tokens,
-            windows=brief.encoder.windows(tokens),
-            trimmed=draft.trimmed,
-        )
-    return Enhanced.model_validate(
-        {
-            "enhanced_prompt": draft.text,
-            "enhancement_source": "emergency_fallback" if unchanged else source,
-            "reason": "input_over_budget" if draft.over and reason is None else reason,
-            "degraded": failure is not None,
-            "failure": failure,
-            "budget": measured,
-            "checks": found,
-            "repaired": draft.repaired,
-            "retries": retries,
-            **told,
-        }
+
+
+def _enhancement(
+    brief: Brief, draft: Draft, tokens: int | None, score: Score | None, found: Mapping[str, Check], retries: int
+) -> Enhancement:
+    return Enhancement(
+        pack=None if brief.found is None else brief.found.loaded.facts,
+        budget=_budget(brief, draft, tokens),
+        score=score,
+        retries=retries,
+        repairs=draft.repaired,
+        failed_checks={name: check for name, check in found.items() if not check.passed},
     )
 
 
-def _scored(brief: Brief, subject: Subject, found: dict[str, Check], tokens: int) -> dict[str, object]:
-    rules = brief.rules
+def _budget(brief: Brief, draft: Draft, tokens: int | None) -> BudgetFacts | None:
+    if brief.encoder is None or brief.max_tokens is None or tokens is None:
+        return None
+    return BudgetFacts(
+        encoder=brief.encoder.name,
+        measured_with=brief.encoder.measured_with,
+        tokens=tokens,
+        max_tokens=brief.max_tokens,
+        windows=brief.encoder.windows(tokens),
+        input_over_budget=draft.over_budget,
+        trimmed=draft.trimmed,
+    )
+
+
+def _sdxl(brief: Brief, text: str, tokens: int | None) -> SdxlOptimizations | None:
+    if brief.rules.optimizations != "sdxl" or tokens is None:
+        return None
+    return checks.sdxl(text, tokens, brief.words.lexicon)
+
+
+def _wan(brief: Brief, text: str, tokens: int | None) -> WanOptimizations | None:
+    if brief.rules.optimizations != "wan" or tokens is None:
+        return None
+    return checks.wan(text, tokens, brief.words.lexicon)
+
+
+def _scored(brief: Brief, subject: Subject, found: Mapping[str, Check]) -> tuple[float, Score]:
     value, parts = checks.score(subject, found)
     original, _ = checks.score(*_original(brief, subject))
-    return {
-        "quality_score": value,
-        "score": Score(parts=parts, score_original=original, rules_version=rules.version),
-        "sdxl_optimizations": checks.sdxl(subject.text, tokens, rules) if rules.optimizations == "sdxl" else None,
-        "wan_optimizations": checks.wan(subject.text, tokens, rules) if rules.optimizations == "wan" else None,
-    }
+    return value, Score(parts=parts, score_original=original, rules_version=brief.rules.version)
 
 
 def _original(brief: Brief, subject: Subject) -> tuple[Subject, dict[str, Check]]:
@@ -142,14 +173,14 @@ def _drafted(fitted: Fitted) -> Draft:
 
 
 def _stems(brief: Brief, text: str) -> Set[str]:
-    return checks.stems(text, brief.rules.stopwords).keys()
+    return checks.stems(text, brief.words.stopwords).keys()
 
 
 def _ranking(brief: Brief) -> Ranking:
     return Ranking(
         regions=partial(regions, spans=brief.spans),
         unbroken=partial(unbroken, spans=brief.spans),
-        kind=partial(checks.kind_of, rules=brief.rules),
+        kind=partial(checks.kind_of, lexicon=brief.words.lexicon, order=brief.rules.drop_order),
         order=brief.rules.drop_order,
         own=frozenset(_stems(brief, brief.prompt)),
         stems=partial(_stems, brief),
@@ -157,7 +188,7 @@ def _ranking(brief: Brief) -> Ranking:
 
 
 def _without_stump(brief: Brief, text: str) -> tuple[str, bool]:
-    """Without the clause that the model did not finish, and whether the text ends well now."""
+    """The text without the clause that the model did not finish, and whether it ends at a clause now."""
     if text.rstrip().endswith(tuple(SENTENCE_END)):
         return text, True
     *finished, _ = split(text, unbroken(text, brief.spans)) or [None]
@@ -165,7 +196,7 @@ def _without_stump(brief: Brief, text: str) -> tuple[str, bool]:
 
 
 def _appended(brief: Brief, text: str) -> Draft:
-    """The user's prompt, byte for byte where it fits, and behind it what a text adds to it."""
+    """The user's prompt, byte for byte where it fits, followed by what a text adds to it."""
     limit = brief.limit if brief.fit else UNLIMITED
     if not limit.fits(brief.prompt):
         return over_budget(brief)
@@ -173,7 +204,7 @@ def _appended(brief: Brief, text: str) -> Draft:
 
 
 def _without(brief: Brief, text: str, known: str) -> str:
-    """A text without the clauses that only say again what is known."""
+    """A text without the clauses that only repeat what is known."""
     known_stems = checks.stems(known).keys()
     needed = missing(known, brief.spans)
 
@@ -186,8 +217,8 @@ def _without(brief: Brief, text: str, known: str) -> str:
 
 
 def _repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
-    """Take out what turns a negation of the user's around; put the user's own clauses in for what is missing, and for
-    what went with it.
+    """Remove clauses that contradict a negation of the user's; insert the user's own clauses for words that are
+    missing, or that went with a removed clause.
     """
     repairs: list[Repair] = []
     places = reversed_in(text, brief.spans, brief.prompt)

@@ -1,6 +1,6 @@
 """Packs: the prompts, budgets and word lists of enhancement, as data that the operator owns.
 
-Knows no request and no model. A pack holds no pattern language, only phrases, so that no pack can stall the worker.
+Knows no request and no model. A pack holds phrases and no patterns, so that no pack can stall the worker.
 """
 
 import json
@@ -10,17 +10,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from handler.api.contracts import EncoderName, Language, Mode, Quality
+from handler.api.enhance import EncoderName, Language, Mode, PackFacts, Quality
+from handler.engine.sampling import Distribution
+from handler.engine.values import Value
 from handler.errors import InvalidRequest, NoPack, StartError
 
-#: what a clause is about; `subject` is whatever no word list claims
-Kind = Literal["subject", "quality", "lighting", "technical", "resolution", "style", "motion", "camera", "temporal"]
-#: an answer with one of these faults is no prompt at all
+#: the topic of a clause: the word list that has most of its words; `subject` where no list has one
+Kind = Literal[
+    "subject", "quality", "lighting", "technical", "resolution", "style", "motion", "camera", "temporal", "anatomy"
+]
+#: an answer with one of these faults is no prompt
 Fault = Literal["empty", "refusal", "meta", "language"]
 
 
@@ -29,14 +33,8 @@ Phrases = Annotated[tuple[Phrase, ...], Field(max_length=1000)]
 Weight = Annotated[float, Field(ge=0, le=100)]
 
 
-class Data(BaseModel):
-    """Nothing unknown is let in, nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Lexicon(Data):
-    """Words and phrases by what they are about; they are found whole, in any case."""
+class Lexicon(Value):
+    """Words and phrases by topic; they are found whole, in any case."""
 
     quality: Phrases = ()
     lighting: Phrases = ()
@@ -46,14 +44,16 @@ class Lexicon(Data):
     motion: Phrases = ()
     camera: Phrases = ()
     temporal: Phrases = ()
+    anatomy: Phrases = ()
 
     def phrases(self, kind: Kind) -> tuple[str, ...]:
         """The list of one kind; none for `subject`."""
-        return () if kind == "subject" else cast("tuple[str, ...]", getattr(self, kind))
+        phrases: tuple[str, ...] = () if kind == "subject" else getattr(self, kind)
+        return phrases
 
 
-class Protect(Data):
-    """What of the user's own words must be in the result."""
+class Protect(Value):
+    """The user's own words that the result must keep."""
 
     counts: Phrases = Field(default=(), description="Number words; numbers in digits are always counts.")
     colours: Phrases = ()
@@ -63,8 +63,8 @@ class Protect(Data):
     syntax: bool = Field(default=True, description="LoRA tags, weights, BREAK.")
 
 
-class Weights(Data):
-    """What each part of the score counts; only their proportions matter."""
+class Weights(Value):
+    """The weight of each part of the score; only their proportions matter."""
 
     words_kept: Weight
     coverage: Weight
@@ -79,22 +79,29 @@ class Weights(Data):
         return self
 
 
-class Rules(Data):
-    """What makes an answer a good one."""
+class Words(Value):
+    """The word lists of a pack, which all its rules share."""
 
-    version: Phrase = Field(description="Told with every score.")
-    optimizations: Literal["sdxl", "wan"] | None = Field(description="Which summary a reply has.")
-    lexicon: Lexicon
-    drop_order: tuple[Kind, ...] = Field(description="What survives trimming longest comes first; others go first.")
-    protect: Protect
+    lexicon: Lexicon = Lexicon()
+    protect: Protect = Protect()
     openings: Phrases = Field(
         default=(), description="An answer that begins so is cut up to its first colon or line end."
     )
     closings: Phrases = Field(default=(), description="A later line that begins so ends the answer before it.")
     refusals: Phrases = Field(default=(), description="An answer that begins so is a refusal.")
-    stopwords: Phrases = Field(default=(), description="Words that carry no content of the user's.")
+    stopwords: Phrases = Field(default=(), description="Words without content of their own: articles, prepositions.")
+
+
+class Rules(Value):
+    """How an answer is trimmed, judged and scored."""
+
+    version: Phrase = Field(description="Returned with every score.")
+    optimizations: Literal["sdxl", "wan"] | None = Field(description="The summary that a reply has.")
+    drop_order: tuple[Kind, ...] = Field(
+        description="Topics of clauses; the first is trimmed last, and topics that are not named are trimmed first."
+    )
     retry_on: tuple[Fault, ...] = Field(description="Faults that are worth one more try.")
-    coverage: tuple[Kind, ...] = Field(description="What a full prompt speaks of.")
+    coverage: tuple[Kind, ...] = Field(description="Topics that a full prompt has a word of.")
     score: Weights
 
     @model_validator(mode="after")
@@ -104,7 +111,7 @@ class Rules(Data):
         return self
 
 
-class Budget(Data):
+class Budget(Value):
     """Content tokens of the target's text encoder."""
 
     min_tokens: Annotated[int, Field(ge=0)] = Field(default=0, description="Fewer lower the score.")
@@ -121,32 +128,32 @@ class Budget(Data):
         return self
 
 
-#: what values are put in for, and what looks like it
+#: the marks that stand for values, and the pattern of anything that looks like one
 MARKS = ("{{prompt}}", "{{words}}", "{{language}}")
 _MARK = re.compile(r"\{\{(\w*)\}\}")
 
 
-class PackMessage(Data):
+class PackMessage(Value):
     """One turn; `{{prompt}}`, `{{words}}` and `{{language}}` stand for their values."""
 
     role: Literal["system", "user", "assistant"]
     content: Annotated[str, Field(max_length=20_000)]
 
 
-class PackSampling(Data):
-    """How tokens are drawn: every field, so that no default can change an answer."""
+class PackSampling(Distribution):
+    """How tokens are drawn. An entry names every field, so that no default can change an answer."""
 
     max_tokens: Annotated[int, Field(ge=1, le=100_000)]
-    temperature: Annotated[float, Field(ge=0, le=2)]
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)]
-    min_p: Annotated[float, Field(ge=0, le=1)]
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)]
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)]
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)]
+
+    @model_validator(mode="after")
+    def _names_every_field(self) -> Self:
+        for name in type(self).model_fields:
+            if name not in self.model_fields_set:
+                raise PydanticCustomError("missing", "{name} is missing: an entry names every field", {"name": name})
+        return self
 
 
-class Entry(Data):
+class Entry(Value):
     """One job type."""
 
     rules: Phrase = Field(description="Names one of the pack's rules.")
@@ -177,15 +184,16 @@ class Entry(Data):
         return self
 
 
-class Pack(Data):
+class Pack(Value):
     """A set of entries with the rules they share."""
 
-    form: Literal["enhance-pack/1"] = Field(alias="schema")
+    form: Literal["enhance-pack/2"] = Field(alias="schema")
     id: Phrase
     version: Phrase
     languages: Annotated[dict[Language, Phrase], Field(min_length=1)] = Field(
         description="What `{{language}}` becomes, by language code."
     )
+    words: Words
     rules: Annotated[dict[str, Rules], Field(min_length=1)]
     entries: Annotated[dict[str, Entry], Field(min_length=1)]
     targets: dict[str, dict[Quality, str]] = Field(default={}, description="The entry for a target_model and quality.")
@@ -194,7 +202,7 @@ class Pack(Data):
     def _names_lead_somewhere(self) -> Self:
         def known(place: str, name: str, names: Collection[str]) -> None:
             if name not in names:
-                raise PydanticCustomError("name", "{place} names {name}, which is not there", _told(place, name))
+                raise PydanticCustomError("name", "{place} names {name}, which is not there", {"place": place, "name": name[:100]})
 
         for name, entry in self.entries.items():
             known(f"entries.{name}.rules", entry.rules, self.rules)
@@ -205,17 +213,18 @@ class Pack(Data):
         return self
 
 
-def _told(place: str, name: str) -> dict[str, Any]:
-    return {"place": place, "name": name[:100]}
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A pack, and the hash of what it was read from."""
+    """A pack, and the hash of the JSON that it was read from."""
 
     pack: Pack
     #: over the JSON with sorted keys and no white space, so that the layout of a file does not count
     sha256: str
+
+    @property
+    def facts(self) -> PackFacts:
+        """The pack as a reply names it."""
+        return PackFacts(id=self.pack.id, version=self.pack.version, sha256=self.sha256)
 
     @classmethod
     def of(cls, value: object) -> Self:
@@ -230,18 +239,23 @@ class Loaded:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             path = ".".join(str(part)[:100] for part in ("pack", *first["loc"]))
-            told = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-            raise InvalidRequest(f"{path}: {told}", field=path) from None
+            words = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+            raise InvalidRequest(f"{path}: {words}", field=path) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry with what it stands on."""
+    """An entry, with its name, its rules and its pack."""
 
     name: str
     entry: Entry
     rules: Rules
     loaded: Loaded
+
+    @property
+    def words(self) -> Words:
+        """The pack's word lists."""
+        return self.loaded.pack.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,15 +268,20 @@ class Packs:
         """The entry that a job type names, or a target model and quality (`fast` where none was sent).
 
         Raises:
-            NoPack: there is none; the message names those there are.
-            InvalidRequest: the entry is of the other quality.
+            NoPack: there is no such entry; the message names those there are.
+            InvalidRequest: the entry is of the other quality, or of another target model.
         """
         for loaded in self.loaded:
-            name = job_type or loaded.pack.targets.get(target_model or "", {}).get(quality or "fast")
+            qualities = loaded.pack.targets.get(target_model or "", {})
+            name = job_type or qualities.get(quality or "fast")
             entry = None if name is None else loaded.pack.entries.get(name)
             if name is not None and entry is not None:
                 if quality not in (None, entry.quality) and entry.quality is not None:
                     raise InvalidRequest(f"job_type {name} is of quality {entry.quality}", field="quality")
+                if target_model is not None and name not in qualities.values():
+                    raise InvalidRequest(
+                        f"job_type {name} is not of target_model {target_model}: send one of them", field="target_model"
+                    )
                 return Found(name, entry, loaded.pack.rules[entry.rules], loaded)
         entries = ", ".join(sorted(name for loaded in self.loaded for name in loaded.pack.entries)) or "none"
         targets = ", ".join(sorted(name for loaded in self.loaded for name in loaded.pack.targets)) or "none"
@@ -279,7 +298,7 @@ def load(directory: Path) -> Packs:
         StartError: a pack cannot be read, with file and field; or two packs have an entry or target of the same name.
     """
     if not directory.is_dir():
-        raise StartError(f"{directory} is not there: the worker's own packs are missing")
+        raise StartError(f"the directory of packs {directory} is not there: set PACKS_DIR to one that is")
     loaded: list[Loaded] = []
     owners: dict[tuple[str, str], str] = {}
     for path in sorted(directory.glob("*.json")):
@@ -298,15 +317,15 @@ def load(directory: Path) -> Packs:
 
 
 def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """JSON lets the second of two equal keys hide the first."""
+    """Refuse two equal keys in one object, where JSON parsers let the second hide the first."""
     for key, times in Counter(key for key, _ in pairs).items():
         if times > 1:
-            raise ValueError(f"the key {key!r} stands twice in one object")
+            raise ValueError(f"the key {key!r} is in one object twice")
     return dict(pairs)
 
 
 def fill(messages: Sequence[PackMessage], values: Mapping[str, str]) -> tuple[PackMessage, ...]:
-    """Put values for their marks, in one pass: what is put in is never read again, nor held to a pack's bounds."""
+    """Replace marks by their values, in one pass: marks inside a value stay text, and a pack's bounds do not apply."""
     return tuple(
         one.model_copy(update={"content": _MARK.sub(lambda mark: values.get(mark.group(1), mark.group()), one.content)})
         for one in messages

@@ -1,4 +1,4 @@
-"""The flow of one enhancement: ask the model, ask once more where that is worth it, and stand in where it fails.
+"""The flow of one enhancement: ask the model, ask once more where the rules say so, and stand in where it fails.
 
 Knows the engine's protocol and no request.
 """
@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from handler.api.contracts import CacheUse
-from handler.api.replies import Enhanced, Failure
+from handler.api.enhance import CacheUse, Degraded, Enhanced
+from handler.engine.fold import whole
 from handler.engine.protocol import Engine
 from handler.engine.sampling import Sampling
-from handler.engine.stream import FinishReason, Timing, Usage, collect
+from handler.engine.spent import NO_TIME, NO_TOKENS, Spent
 from handler.engine.thinking import Thinking
 from handler.enhancement.brief import Brief
 from handler.enhancement.cache import Cache, key_of
@@ -22,7 +22,6 @@ from handler.enhancement.pack import Fault
 from handler.errors import (
     BadAnswer,
     ContextLengthExceeded,
-    DeadlineExceeded,
     Internal,
     InvalidRequest,
     Unsupported,
@@ -32,26 +31,9 @@ from handler.model.template import Rendered
 
 _log = logging.getLogger(__name__)
 
-NO_TOKENS = Usage(0, 0, 0)
-NO_TIME = Timing(0.0, None, 0.0)
-
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """What an answer took, all tries together; of the last one where it cannot be added up."""
-
-    sampling: Sampling
-    finish_reason: FinishReason | None = None
-    usage: Usage = NO_TOKENS
-    timing: Timing = NO_TIME
-    reasoning: str | None = None
-    tries: int = 0
-    #: of the token ids that the model read; None where it read none
-    prompt_sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Rewritten:
     """A result, and what it took."""
 
     enhanced: Enhanced
@@ -59,8 +41,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
-    """The model answered, and nothing of it can be used."""
+class Unusable:
+    """The model answered, and its answer is no prompt."""
 
     fault: Fault
     spent: Spent
@@ -73,7 +55,7 @@ class Question:
     brief: Brief
     rendered: Rendered
     sampling: Sampling
-    #: the caller chose the seed; otherwise the draw that is kept first is as good as any
+    #: the caller chose the seed; otherwise the first draw that is kept serves every equal question
     seeded: bool
     #: which of several variants this is
     variant: int
@@ -85,22 +67,21 @@ class Question:
     model: tuple[str, str | None]
     #: on the clock of `time.monotonic`
     deadline: float | None
-    #: the same as it was asked for: questions with different ones do not wait for each other's answer
+    #: the deadline as it was sent: questions with different ones do not wait for each other's answer
     deadline_ms: int | None
 
     @property
     def key(self) -> str:
         """The hash of everything that can change the answer."""
-        sampling = replace(self.sampling, seed=0)
         drawn = [self.sampling.seed] if self.seeded else ["any", self.variant]
         return key_of(
             {
                 **self.brief.identity,
-                "model": self.model,
+                "model": list(self.model),
                 "rendered": self.rendered.text,
                 "token_ids": self.rendered.sha256,
                 "thinking": self.thinking,
-                "sampling": [getattr(sampling, name) for name in sampling.__dataclass_fields__],
+                "sampling": self.sampling.model_dump(mode="json", exclude={"seed"}),
                 "seed": [*drawn, self.seed_step],
             }
         )
@@ -111,13 +92,13 @@ class Rewriter:
     """Answers questions over one engine."""
 
     engine: Engine
-    cache: Cache[Answer | Bad] = field(default_factory=Cache)
+    cache: Cache[Rewritten | Unusable] = field(default_factory=Cache)
 
-    async def answer(self, question: Question, *, fall_back: bool) -> Answer:
-        """The model's answer, fitted and judged; where that fails and `fall_back` is set, what stands in for it.
+    async def answer(self, question: Question, *, fall_back: bool) -> Rewritten:
+        """The model's answer, fitted and judged; where that fails and `fall_back` is set, a stand-in.
 
         Raises:
-            WorkerError: what failed; with `fall_back` only where the request itself is at fault.
+            WorkerError: the failure; with `fall_back` only where the request itself is at fault.
         """
         spent = Spent(question.sampling)
         failure: WorkerError
@@ -129,90 +110,67 @@ class Rewriter:
                 clean=_is_clean,
                 flight=question.deadline_ms,
             )
-            if isinstance(got, Answer):
+            if isinstance(got, Rewritten):
                 return _from_cache(got) if hit else got
-            spent = got.spent
-            failure = BadAnswer(f"the model's answer is no prompt: {_TOLD[got.fault]}")
-            reason: str = got.fault
+            spent, code = got.spent, str(got.fault)
+            failure = BadAnswer(f"the model's answer is no prompt: {_FAULTS[got.fault]}")
         except (InvalidRequest, ContextLengthExceeded, Unsupported):
             raise
         except WorkerError as error:
-            failure, reason = error, error.code
+            failure, code = error, error.code
         except Exception as error:
             # Where it broke, without the exception's own words: they may quote the caller.
             frames = "".join(traceback.format_tb(error.__traceback__))
             _log.error("an enhancement failed on a defect: %s\n%s", type(error).__name__, frames)
-            failure, reason = Internal("the worker failed on a defect of its own; its log tells more"), Internal.code
+            failure, code = Internal("the worker failed on a defect of its own; its log tells more"), Internal.code
         if not fall_back:
             raise failure
-        return await asyncio.to_thread(stand_in, question.brief, spent, failure, reason)
+        return await asyncio.to_thread(stand_in, question.brief, spent, Degraded(code=code, message=failure.message))
 
-    async def _ask(self, question: Question) -> Answer | Bad:
-        """Ask, and once more where the rules say that it is worth it."""
+    async def _ask(self, question: Question) -> Rewritten | Unusable:
+        """Ask, and once more where the rules say so."""
         brief = question.brief
         spent = Spent(question.sampling)
         while True:
-            text, spent = await self._say(question, spent)
+            text, spent = await self._complete(question, spent)
             made = await asyncio.to_thread(draft, brief, text, spent.finish_reason or "stop")
             if isinstance(made, Draft):
-                return Answer(await asyncio.to_thread(judged, brief, made, retries=spent.tries - 1), spent)
+                return Rewritten(await asyncio.to_thread(judged, brief, made, retries=spent.tries - 1), spent)
             ended = spent.finish_reason in ("stop", "length")
-            # A greedy model would say the same again.
+            # A greedy model would give the same answer again.
             if spent.tries == 2 or made not in brief.rules.retry_on or not ended or not spent.sampling.temperature:
-                return Bad(made, spent)
-            seed = (spent.sampling.seed + question.seed_step) % 2**63
-            spent = replace(spent, sampling=replace(spent.sampling, seed=seed))
+                return Unusable(made, spent)
+            spent = replace(spent, sampling=spent.sampling.with_seed(spent.sampling.seed + question.seed_step))
 
-    async def _say(self, question: Question, spent: Spent) -> tuple[str, Spent]:
-        """One answer of the model's, and what was spent with it."""
-        stream = self.engine.stream(question.rendered.prompt, spent.sampling, deadline=question.deadline)
-        try:
-            said = await collect(stream)
-        finally:
-            stream.cancel()
-        finish, before = said.finish, spent
-        if finish.reason == "deadline" and not finish.usage.completion_tokens:
-            raise DeadlineExceeded("the deadline passed before the first token")
-        reasoning, text = None, said.text
-        if question.thinking:
-            thinking = Thinking(question.rendered.text.rstrip().endswith(Thinking.OPEN))
-            pairs = [thinking.push(said.text), thinking.flush()]
-            reasoning, text = ("".join(part) for part in zip(*pairs, strict=True))
-        usage = Usage(
-            before.usage.prompt_tokens + finish.usage.prompt_tokens,
-            before.usage.cached_tokens + finish.usage.cached_tokens,
-            before.usage.completion_tokens + finish.usage.completion_tokens,
-        )
-        first = before.timing if before.tries else finish.timing
-        timing = replace(first, total_s=before.timing.total_s + finish.timing.total_s)
-        sha256 = question.rendered.sha256
-        return text, Spent(before.sampling, finish.reason, usage, timing, reasoning, before.tries + 1, sha256)
+    async def _complete(self, question: Question, spent: Spent) -> tuple[str, Spent]:
+        """One completion, and what was spent with it."""
+        rendered = question.rendered
+        stream = self.engine.stream(rendered.prompt, spent.sampling, deadline=question.deadline)
+        completion = await whole(stream, Thinking.of(rendered.text) if question.thinking else None)
+        return completion.text, spent.plus(completion, rendered.sha256)
 
 
-def without_asking(brief: Brief, sampling: Sampling) -> Answer | None:
-    """The answer to a prompt that is over its budget by itself: trimmed, and no model needed; None for any other."""
-    if brief.found is None or not brief.fit or brief.limit.fits(brief.prompt):
+def without_asking(brief: Brief, sampling: Sampling) -> Rewritten | None:
+    """The answer to a prompt that is over the budget by itself: trimmed, without the model. None for any other.
+
+    The caller's own messages are always run.
+    """
+    if not brief.by_pack or not brief.fit or brief.limit.fits(brief.prompt):
         return None
     made = over_budget(brief)
-    return Answer(judged(brief, made), Spent(sampling)) if made.text else None
+    return Rewritten(judged(brief, made), Spent(sampling)) if made.text else None
 
 
-def stand_in(brief: Brief, spent: Spent, error: WorkerError, reason: str) -> Answer:
-    """What is answered where the model gave nothing: the pack's composition, else the prompt byte for byte."""
-    failure = Failure(code=error.code, message=error.message)
+def stand_in(brief: Brief, spent: Spent, degraded: Degraded) -> Rewritten:
+    """The answer where the model gave none: the pack's composition, else the prompt byte for byte."""
     made = composed(brief)
-    enhanced = judged(
-        brief,
-        made or Draft(brief.prompt),
-        retries=max(0, spent.tries - 1),
-        reason=reason,
-        failure=failure,
-        unchanged=made is None,
-    )
-    return Answer(enhanced, spent)
+    retries = max(0, spent.tries - 1)
+    if made is None:
+        return Rewritten(judged(brief, Draft(brief.prompt), retries=retries, degraded=degraded, unchanged=True), spent)
+    return Rewritten(judged(brief, made, retries=retries, degraded=degraded), spent)
 
 
-_TOLD: Mapping[Fault, str] = {
+_FAULTS: Mapping[Fault, str] = {
     "empty": "it holds no word",
     "refusal": "it is a refusal",
     "meta": "it speaks about the prompt",
@@ -220,15 +178,15 @@ _TOLD: Mapping[Fault, str] = {
 }
 
 
-def _is_clean(answer: Answer | Bad) -> bool:
-    """Worth keeping: the model ended by itself, and every hard check passed."""
-    if isinstance(answer, Bad) or answer.spent.finish_reason not in ("stop", "length"):
+def _is_clean(answer: Rewritten | Unusable) -> bool:
+    """Whether to keep it: the model ended by itself, and every hard check passed."""
+    if isinstance(answer, Unusable) or answer.spent.finish_reason not in ("stop", "length"):
         return False
-    checks = answer.enhanced.checks or {}
-    return all(check.passed for check in checks.values() if check.hard)
+    enhancement = answer.enhanced.enhancement
+    return enhancement is None or not any(check.hard for check in enhancement.failed_checks.values())
 
 
-def _from_cache(answer: Answer) -> Answer:
-    """The same result; this time it took nothing."""
+def _from_cache(answer: Rewritten) -> Rewritten:
+    """The same result, which took nothing this time."""
     spent = replace(answer.spent, usage=NO_TOKENS, timing=NO_TIME)
-    return Answer(answer.enhanced.model_copy(update={"cache_hit": True}), spent)
+    return Rewritten(answer.enhanced.model_copy(update={"cache_hit": True}), spent)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 import torch
+from pydantic import JsonValue
 
 from handler.engine.protocol import ModelInfo, Prompt, Status
 from handler.engine.sampling import Sampling
@@ -106,12 +107,12 @@ class BatchingEngine:
         return stream
 
     def status(self) -> Status:
-        details = {
+        details: dict[str, JsonValue] = {
             "steps": self._steps,
             **self._scheduler.counters(),
             "attention": self._runner.attention,
             "attention_reason": self._runner.attention_reason,
-            "graphs": self._runner.captured,
+            "graphs": list(self._runner.captured),
             "step_failures": self._failures,
             "out_of_memory": self._memory_failures,
         }

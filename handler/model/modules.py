@@ -31,6 +31,11 @@ class Modules:
         self.shape = ModelConfig.model_validate(model.config.to_dict()).shape(model.dtype.itemsize)
         self._body, self._head = model.get_submodule("model"), model.get_submodule("lm_head")
 
+    @property
+    def training(self) -> bool:
+        """Whether dropout and the like are on."""
+        return self._body.training
+
     @classmethod
     def load(cls, directory: Path, dtype: torch.dtype | None, device: torch.device) -> "Modules":
         """Load a checkpoint, in its own dtype unless another is asked for; raises whatever transformers raises."""

@@ -53,8 +53,10 @@ def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | 
         architecture=config.model_type,
         forward=kind,
         dtype=str(model.dtype).removeprefix("torch."),
-        device=_device_name(model.device),
-        parameters=sum(stored.elements for stored in tensors.values()),
+        device=str(model.device),
+        eval_mode=not getattr(model, "training", False),
+        parameters=(parameters := sum(stored.elements for stored in tensors.values())),
+        weight_bytes=parameters * model.dtype.itemsize,
         vocab_size=config.vocab_size,
         context_length=config.max_position_embeddings,
         stop_token_ids=() if ends is None else ends if isinstance(ends, tuple) else (ends,),
@@ -84,10 +86,6 @@ def _load_modules(
         return Modules.load(snapshot.path, dtype, device)
     except Exception as error:  # transformers raises whatever a damaged file makes it raise
         raise StartError(f"{snapshot.name}: the checkpoint cannot be loaded: {_first_line(error)}") from error
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,303 @@
+"""enhance: a short prompt in, one fit for an image or video model out."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from handler.api.fields import LIST, MAX_ECHO_BYTES, AnyJson, Echo, NonBlank, Part, Sent, Text, json_within
+from handler.api.text import TextReply, TextRequest, exactly_one, none_of
+from handler.engine.sampling import MaxTokens
+from handler.engine.values import Value
+from handler.errors import InvalidRequest
+
+#: characters of a prompt to enhance, at most: forty times what the largest text encoder reads
+MAX_PROMPT = 20_000
+#: bytes of JSON of a pack that a request brings, at most
+MAX_PACK_BYTES = 262_144
+
+EncoderName = Literal["clip", "umt5", "t5", "qwen"]
+Quality = Literal["fast", "high"]
+Mode = Literal["rewrite", "append"]
+CacheUse = Literal["use", "refresh", "off"]
+Fallback = Literal["original", "error"]
+Source = Literal["edge_function", "worker_fallback", "emergency_fallback"]
+#: languages that can be asked for; each is recognised by its script
+Language = Literal[
+    "same", "en", "de", "fr", "es", "it", "pt", "nl", "pl", "tr", "vi", "id",
+    "zh", "ja", "ko", "ru", "uk", "el", "ar", "he", "hi", "th",
+]  # fmt: skip
+
+
+class Target(Sent):
+    """The text encoder and budget that the result is measured for."""
+
+    encoder: EncoderName = Field(description="The text encoder that will read the result.")
+    max_tokens: int = Field(ge=1, le=100_000, description="Its budget, in content tokens.", examples=[75])
+    fit: bool | None = Field(
+        None, description="Trim the result to the budget. Not sent: true with a pack's entry, else false."
+    )
+
+
+class EnhanceEcho(Echo):
+    """What an enhance passes back as it came, where it was sent."""
+
+    context: Annotated[dict[str, JsonValue] | None, json_within(MAX_ECHO_BYTES)] = Field(
+        None, description="Passed back as it came.", examples=[{"scene": 3}]
+    )
+    enhancement_type: AnyJson = Field(None, description="Passed back as it came.", examples=["image"])
+
+
+class EnhanceRequest(EnhanceEcho, TextRequest):
+    """A short prompt to rewrite.
+
+    `messages`; or `prompt` with `system_prompt`; or `prompt` with `job_type` or `target_model`, which name an entry of
+    a pack. With `system_prompt`, an entry only says what the result is measured for.
+    """
+
+    operation: Literal["enhance"]
+    max_tokens: MaxTokens = 200
+    prompt: NonBlank | None = Field(
+        None,
+        max_length=MAX_PROMPT,
+        description="The user's prompt; `original_prompt` is another name for it.",
+        examples=["a fox in the snow"],
+    )
+    system_prompt: Text | None = Field(
+        None, description="With `prompt`: the system turn, as sent.", examples=["Rewrite for SDXL."]
+    )
+    job_type: Text | None = Field(
+        None, description="With `prompt`: names an entry of a pack.", examples=["sdxl_image_fast"]
+    )
+    target_model: Text | None = Field(None, description="With `prompt`: names entries of a pack.", examples=["sdxl"])
+    quality: Quality | None = Field(
+        None, description="With `job_type` or `target_model`; `fast` where not sent.", examples=["fast"]
+    )
+    pack: Annotated[dict[str, JsonValue], json_within(MAX_PACK_BYTES)] | None = Field(
+        None, description="With `job_type` or `target_model`: the pack to look in, instead of the worker's."
+    )
+    target: Target | None = Field(None, description="Measure the result for this, instead of the entry's budget.")
+    mode: Mode | None = Field(
+        None,
+        description="`append`: the user's prompt leads, byte for byte. Not sent: the entry's, else `rewrite`.",
+        examples=["append"],
+    )
+    language: Language | None = Field(
+        None, description="Of the result; checked by its script. Not sent: the entry's, or unchecked.", examples=["en"]
+    )
+    protect: Annotated[tuple[Annotated[NonBlank, Field(max_length=500)], ...], Field(max_length=50), LIST] | None = (
+        Field(None, description="Texts that the result must hold, to the letter.", examples=[["ohwx"]])
+    )
+    negative_prompt: Text | None = Field(
+        None, max_length=MAX_PROMPT, description="Passed back; else the entry's.", examples=["blurry"]
+    )
+    cache: CacheUse | None = Field(
+        None,
+        description="`refresh` asks the model again and stores the answer. Not sent: `use` with a pack's messages, "
+        "else `off`.",
+        examples=["off"],
+    )
+    fallback: Fallback | None = Field(
+        None,
+        description="What to answer where the model gives no usable text. Not sent: `original` with a pack's "
+        "messages, else `error`.",
+        examples=["error"],
+    )
+    n: int = Field(1, ge=1, le=8, description="Variants, each with a seed of its own.")
+
+    @property
+    def brings_messages(self) -> bool:
+        """Whether the model reads the caller's own messages; else it reads those of a pack's entry."""
+        return self.messages is not None or self.system_prompt is not None
+
+    @property
+    def names_entry(self) -> bool:
+        """Whether the request names an entry of a pack."""
+        return self.job_type is not None or self.target_model is not None
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """`cache`, with its default."""
+        return self.cache or ("off" if self.brings_messages else "use")
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether something stands in where the model gives no usable text; else that is an error."""
+        return (self.fallback or ("error" if self.brings_messages else "original")) == "original"
+
+    @property
+    def original_prompt(self) -> str:
+        """The user's words: the prompt, or the last user turn."""
+        if self.prompt is not None:
+            return self.prompt
+        return next((message.content for message in reversed(self.messages or ()) if message.role == "user"), "")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _original_prompt_is_prompt(cls, given: object) -> object:
+        if not isinstance(given, dict) or "original_prompt" not in given:
+            return given
+        original, others = given["original_prompt"], {k: v for k, v in given.items() if k != "original_prompt"}
+        if original is None or others.get("prompt") is not None:
+            if original is not None:
+                raise InvalidRequest("send prompt or original_prompt, not both", field="original_prompt")
+            return others
+        return others | {"prompt": original}
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        exactly_one(self, "messages", "prompt")
+        if self.messages is not None:
+            none_of(self, "messages", "system_prompt", "job_type", "target_model", "quality", "pack")
+        elif not self.names_entry:
+            if self.system_prompt is None:
+                raise InvalidRequest(
+                    "prompt comes with system_prompt, or with job_type or target_model", field="system_prompt"
+                )
+            for name in ("quality", "pack"):
+                if name in self.model_fields_set:
+                    raise InvalidRequest(f"{name} needs job_type or target_model", field=name)
+        elif self.system_prompt is None and self.sampling_defaults == "model":
+            raise InvalidRequest(
+                "sampling_defaults: a pack's entry sets every value itself", field="sampling_defaults"
+            )
+        return self
+
+
+class PackFacts(Value):
+    """The pack that was used."""
+
+    id: str
+    version: str
+    sha256: str = Field(description="Of the pack's JSON with sorted keys and no white space.")
+
+
+class Trimmed(Value):
+    """Text of the model's answer that was trimmed."""
+
+    kind: str = Field(description="`subject`, or the word list it was found in.")
+    text: str
+
+
+class BudgetFacts(Value):
+    """The result, measured."""
+
+    encoder: EncoderName
+    measured_with: str = Field(description="The tokenizer that counted; says so where it is a stand-in.")
+    tokens: int
+    max_tokens: int
+    windows: int = Field(description="How often the encoder must run to read all of it (CLIP: 75 tokens each time).")
+    input_over_budget: bool = Field(description="True where the user's prompt alone was over the budget.")
+    trimmed: tuple[Trimmed, ...]
+
+
+class Check(Value):
+    """A check of the result; it passed where nothing was found."""
+
+    hard: bool = Field(description="A failed hard check caps the score at 0.49.")
+    found: tuple[str, ...] = Field(description="The words, counts or faults that made it fail.")
+
+    @property
+    def passed(self) -> bool:
+        return not self.found
+
+
+class Score(Value):
+    """The parts of `quality_score`. It measures how well the pack's rules are kept, not how good an image gets."""
+
+    parts: dict[str, float]
+    score_original: float = Field(description="The same rules, applied to the original prompt.")
+    rules_version: str
+
+
+class Repair(Value):
+    """A change made to the model's answer without the model."""
+
+    kind: Literal["inserted", "removed"] = Field(
+        description="`inserted`: the user's own words, which the answer had lost. `removed`: text that contradicted them."
+    )
+    text: str
+
+
+class Enhancement(Part):
+    """How the result was made and judged."""
+
+    pack: PackFacts | None = Field(None, description="Where an entry was named.")
+    budget: BudgetFacts | None = Field(None, description="Where the result was measured.")
+    score: Score | None = Field(None, description="Where an entry was named.")
+    retries: int = Field(description="How often the model was asked again.")
+    repairs: tuple[Repair, ...]
+    failed_checks: dict[str, Check] = Field(description="By name; empty where every check passed.")
+
+
+class Degraded(Value):
+    """Why something else stands in for the model's answer."""
+
+    code: str
+    message: str
+
+
+class WorkerOptimizations(Value):
+    """Which of the worker's services were in force for this request."""
+
+    caching: bool
+    post_processing: bool
+    fallback_ready: bool
+
+
+class SdxlOptimizations(Part):
+    """Which of the pack's word lists the result has a word of."""
+
+    has_quality_tags: bool
+    has_lighting: bool
+    has_technical_terms: bool
+    has_resolution: bool
+    has_anatomical_accuracy: bool | None = Field(None, description="Absent where the pack has no list `anatomy`.")
+    token_count: int
+
+
+class WanOptimizations(Value):
+    """Which of the pack's word lists the result has a word of."""
+
+    has_motion: bool
+    has_cinematography: bool
+    has_temporal_consistency: bool
+    has_quality: bool
+    token_count: int
+
+
+class Enhanced(Part):
+    """One result."""
+
+    enhanced_prompt: str
+    enhancement_source: Source = Field(
+        description="`edge_function`: by the caller's messages; `worker_fallback`: by the worker's pack; "
+        "`emergency_fallback`: the original prompt, byte for byte."
+    )
+    cache_hit: bool
+    quality_score: float | None = Field(None, description="0 to 1, where an entry was named.")
+    sdxl_optimizations: SdxlOptimizations | None = None
+    wan_optimizations: WanOptimizations | None = None
+    enhancement: Enhancement | None = Field(None, description="Where the result was measured, fitted or checked.")
+    degraded: Degraded | None = Field(None, description="Where the model was asked, and something else stands in.")
+    error: str | None = Field(None, description="Where the original prompt is given back: why.")
+
+
+class Variant(Enhanced):
+    """One of `n` results."""
+
+    seed: int
+
+
+class EnhanceReply(TextReply):
+    """The rewritten prompt."""
+
+    FLAT: ClassVar[tuple[str, ...]] = ("enhanced", "echo", "run")
+
+    original_prompt: str = Field(description="`prompt`, or the last user turn of `messages`.")
+    enhanced: Enhanced
+    negative_prompt: str | None = Field(None, description="The caller's, else the entry's.")
+    job_type: str | None = Field(None, description="The entry of the pack.")
+    quality: Quality | None = None
+    worker_optimizations: WorkerOptimizations
+    variants: tuple[Variant, ...] | None = Field(None, description="With `n` above 1: all results, the first one too.")
+    echo: EnhanceEcho

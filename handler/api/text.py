@@ -1,0 +1,227 @@
+"""What chat, generate and enhance share: their requests' common fields, and what each of their replies ends with."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from handler.api.fields import LIST, Part, Sent, StopStrings, Text
+from handler.api.reply import Reply
+from handler.engine.protocol import MAX_TOP_LOGPROBS
+from handler.engine.sampling import Distribution, MaxTokens, Sampling, Seed, Temperature, TopP
+from handler.engine.stream import FinishReason
+from handler.engine.values import Value
+from handler.errors import InvalidRequest
+
+#: turns of one conversation, at most
+MAX_TURNS = 10_000
+#: log-probabilities of one reply, at most; each takes 60 bytes of JSON, and RunPod loses a result of more than 10 MB
+MAX_LOGPROBS = 100_000
+
+
+class Message(Value):
+    """One turn, exactly as the model reads it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text = Field(description="Text; control tokens typed in it stay text. May be empty.")
+
+
+Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True), LIST]
+
+
+class TextRequest(Sent, Distribution):
+    """A request that runs the model: the conversation, how tokens are drawn, and how the request runs.
+
+    The defaults are the worker's; `sampling_defaults: "model"` takes the model's own in their place.
+    """
+
+    messages: Messages | None = Field(
+        None,
+        description="The whole conversation, as the model reads it.",
+        examples=[[{"role": "user", "content": "hi"}]],
+    )
+    continue_final_message: bool = Field(
+        False, description="With `messages`: the last one is the assistant's, and the model continues it."
+    )
+
+    #: fewer where the context ends before
+    max_tokens: MaxTokens = 512
+    temperature: Temperature = 0.7
+    top_p: TopP = 0.9
+    seed: Annotated[Seed | None, Field(description="Same request and seed, same draws; drawn where not sent.")] = None
+    stop: StopStrings = Field(
+        (), description="The answer ends before the first of these that completes.", examples=["\n\n"]
+    )
+    logprobs: bool = Field(False, description="Return the log-probability of each token of the answer.")
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="With `logprobs`: return so many of the likeliest tokens at each position, too.",
+        examples=[3],
+    )
+    stream: bool = Field(False, description="Send the text as it comes; needs a worker with `STREAMING=true`.")
+    deadline_ms: int | None = Field(
+        None,
+        ge=1,
+        le=604_800_000,
+        description="Answer with what there is after this time in the worker; RunPod's queue comes before it.",
+        examples=[20000],
+    )
+    enable_thinking: bool = Field(
+        False, description="Let the model think first, where its template knows how; its thoughts come as `reasoning`."
+    )
+    dry_run: bool = Field(False, description="Answer with the prompt that the model would read, without running it.")
+    sampling_defaults: Literal["worker", "model"] = Field(
+        "worker",
+        description="Where values that were not sent come from: the worker's, or the model's generation_config.",
+    )
+
+    @property
+    def sent_max_tokens(self) -> int | None:
+        """`max_tokens` where the caller sent it."""
+        return self.max_tokens if "max_tokens" in self.model_fields_set else None
+
+    @model_validator(mode="after")
+    def _logprobs_fit_a_reply(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("top_logprobs needs logprobs: true", field="top_logprobs")
+        if self.logprobs and (self.sent_max_tokens or 0) * (1 + (self.top_logprobs or 0)) > MAX_LOGPROBS:
+            raise InvalidRequest(
+                f"logprobs: max_tokens * (1 + top_logprobs) is at most {MAX_LOGPROBS}: RunPod carries no larger reply",
+                field="logprobs",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _last_turn_can_be_answered(self) -> Self:
+        continues = self.continue_final_message
+        if self.messages is None:
+            if continues:
+                raise InvalidRequest("continue_final_message needs messages", field="continue_final_message")
+            return self
+        last = self.messages[-1].role
+        if continues and last != "assistant":
+            raise InvalidRequest(
+                f"continue_final_message: the last message has the role {last}, not assistant",
+                field="continue_final_message",
+            )
+        if last == "assistant" and not continues:
+            raise InvalidRequest(
+                "the last message has the role assistant: there is nothing to answer; "
+                "send continue_final_message: true to have it continued",
+                field=f"messages.{len(self.messages) - 1}.role",
+            )
+        return self
+
+
+def exactly_one(request: TextRequest, one: str, other: str) -> None:
+    """Refuse a request that has both of two fields, or neither."""
+    sent = request.model_fields_set & {one, other}
+    if len(sent) == 2:
+        raise InvalidRequest(f"send {one} or {other}, not both", field=other)
+    if not sent:
+        raise InvalidRequest(f"send {one} or {other}", field=one)
+
+
+def none_of(request: TextRequest, given: str, *names: str) -> None:
+    """Refuse a request that has one of the names beside `given`."""
+    for name in names:
+        if name in request.model_fields_set:
+            raise InvalidRequest(f"{name} does not go with {given}", field=name)
+
+
+class Usage(Value):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int = Field(description="Prompt tokens that were already in the KV cache.")
+
+
+class TokenLogprob(Value):
+    """A token and its log-probability."""
+
+    token: str = Field(description="Its text; U+FFFD for bytes that are no character, empty for a control token.")
+    token_id: int
+    logprob: float = Field(description="Natural logarithm of its probability.")
+
+
+class DrawnLogprob(TokenLogprob):
+    """A token of the answer, beside the likeliest ones at its position."""
+
+    top: tuple[TokenLogprob, ...] = Field(description="As many as `top_logprobs` says, the likeliest first.")
+
+
+class Timing(Part):
+    """Milliseconds in the engine."""
+
+    queue_ms: float = Field(description="Until the first step of this request began.")
+    ttft_ms: float | None = Field(None, description="Until its first token; absent where none came.")
+    total_ms: float = Field(description="Until its end.")
+    tokens_per_second: float | None = Field(None, description="Completion tokens over the time after the queue.")
+
+
+class ModelFacts(Part):
+    """The model that answered."""
+
+    model_name: str
+    model_loaded: bool
+    revision: str | None = None
+    dtype: str
+    max_model_len: int
+
+
+class Run(Part):
+    """How a reply came about: its fields stand at the end of every reply that ran the model."""
+
+    finish_reason: FinishReason | None = Field(None, description="Absent where an enhance did not ask the model.")
+    reasoning: str | None = Field(None, description="The think block, where `enable_thinking` was sent.")
+    usage: Usage
+    sampling: Sampling = Field(description="How tokens were drawn, every field as it was applied.")
+    logprobs: tuple[DrawnLogprob, ...] | None = Field(
+        None, description="Where `logprobs` was sent: one for each completion token."
+    )
+    model_info: ModelFacts
+    prompt_sha256: str | None = Field(
+        None, description="Of the token ids that the model read (fidelity.md); absent where it read none."
+    )
+    timing: Timing
+    generation_time: float = Field(description="Seconds in the engine.")
+    processing_time: float = Field(description="Seconds in the worker, from job to reply.")
+
+
+class TextReply(Reply):
+    """A reply that ran the model."""
+
+    FLAT: ClassVar[tuple[str, ...]] = ("run",)
+
+    run: Run
+
+
+class DryRunUsage(Value):
+    """Token counts of a prompt that did not run."""
+
+    prompt_tokens: int
+
+
+class DryRunReply(Reply):
+    """The prompt that the model would have read."""
+
+    dry_run: Literal[True] = True
+    messages: tuple[Message, ...] | None = Field(
+        None, description="As built; absent for a raw prompt, and where the model would not be asked."
+    )
+    rendered: str
+    token_ids: tuple[int, ...]
+    prompt_sha256: str | None = None
+    usage: DryRunUsage
+    sampling: Sampling
+    model_info: ModelFacts
+    no_override_detected: bool = Field(description="True where this worker adds nothing to what callers send.")
+    pure_inference_mode: bool = Field(description="The same, by the name that older callers read.")
+    system_prompt_received: str | None = Field(None, description="Of a chat: the system turn as sent.")
+    system_prompt_used: str | None = Field(None, description="Of a chat: the system turn that the model would read.")
+    messages_built: tuple[Message, ...] | None = Field(
+        None, description="Of a chat: `messages`, by the name that older callers read."
+    )

@@ -1,0 +1,67 @@
+"""chat: the conversation that a request stands for, and its next turn."""
+
+from collections.abc import AsyncGenerator
+
+from handler.api.chat import ChatEcho, ChatReply, ChatRequest, Turn
+from handler.api.reply import Reply
+from handler.api.text import DryRunReply, Message, Run
+from handler.engine.fold import Piece
+from handler.operations.core import Core, Prepared, system_of
+
+
+def chat(core: Core, request: ChatRequest) -> AsyncGenerator[Piece | Reply, None]:
+    """Yield the text as it comes, then the reply."""
+    asked_at = core.now()
+    sent = _messages(request)
+    messages = core.with_default_system(sent)
+
+    def reply(prepared: Prepared, text: str, run: Run) -> ChatReply:
+        return ChatReply(
+            response=text,
+            system_prompt_used=prepared.system,
+            conversation_history=_history(request, text, asked_at, core.now()),
+            echo=ChatEcho.of(request),
+            message_id=core.new_id(),
+            run=run,
+        )
+
+    field = "message" if request.messages is None else "messages"
+    return core.answer(
+        request,
+        messages,
+        core.conversation(request, messages),
+        field=field,
+        reply=reply,
+        dry_run=lambda prepared: _dry_run(core.dry_run(prepared), sent, messages),
+    )
+
+
+def _messages(request: ChatRequest) -> tuple[Message, ...]:
+    """The conversation as sent, with nothing added."""
+    if request.messages is not None:
+        return request.messages
+    system = () if request.system_prompt is None else (Message(role="system", content=request.system_prompt),)
+    history = (Message(role=turn.sender, content=turn.content) for turn in request.conversation_history)
+    return (*system, *history, Message(role="user", content=request.message or ""))
+
+
+def _history(request: ChatRequest, text: str, asked_at: str, answered_at: str) -> tuple[Turn, ...] | None:
+    """The turns to store, the two new ones last; the user's has the time at which the job began."""
+    if request.message is None:
+        return None
+    return (
+        *request.conversation_history,
+        Turn(sender="user", content=request.message, created_at=asked_at),
+        Turn(sender="assistant", content=text, created_at=answered_at),
+    )
+
+
+def _dry_run(dry_run: DryRunReply, sent: tuple[Message, ...], built: tuple[Message, ...]) -> DryRunReply:
+    """With the names that callers of the former /chat/debug/system-prompt read."""
+    return dry_run.model_copy(
+        update={
+            "system_prompt_received": system_of(sent),
+            "system_prompt_used": system_of(built),
+            "messages_built": built,
+        }
+    )

@@ -1,0 +1,323 @@
+"""What the operations share: prompts, sampling, one completion, and the facts that a reply ends with.
+
+Knows no job and no SDK.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from random import SystemRandom
+from uuid import uuid4
+
+from pydantic import JsonValue
+
+from handler.api.reply import Reply
+from handler.api.text import (
+    DrawnLogprob,
+    DryRunReply,
+    DryRunUsage,
+    Message,
+    ModelFacts,
+    Run,
+    TextReply,
+    TextRequest,
+    Timing,
+    TokenLogprob,
+    Usage,
+)
+from handler.engine.fold import Completion, Piece, fold
+from handler.engine.protocol import Engine, ModelInfo
+from handler.engine.sampling import Distribution, Sampling
+from handler.engine.spent import Spent
+from handler.engine.stream import Logprob
+from handler.engine.thinking import Thinking
+from handler.enhancement.enhancer import Enhancer
+from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, Unsupported
+from handler.model.template import Ending, Rendered, Template, Turn
+from handler.report import Report
+
+#: renders and encodes one prompt, whose tokens must not exceed the number given
+Encode = Callable[[int], Rendered]
+
+
+def draw_seed() -> int:
+    """A seed for a request that brought none; below 2**53, so that JavaScript reads it without loss."""
+    return SystemRandom().randrange(2**53)
+
+
+def utc_now() -> str:
+    """The time of a new turn, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt that is ready to run."""
+
+    #: none for a raw prompt
+    messages: tuple[Message, ...]
+    rendered: Rendered
+    sampling: Sampling
+
+    @property
+    def system(self) -> str | None:
+        """The system turn that the model reads."""
+        return system_of(self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConstants:
+    """Facts about this worker that do not change while it runs."""
+
+    version: str
+    streaming: bool
+    #: the size of the engine, as it was planned
+    engine: dict[str, JsonValue]
+    python: str
+    #: versions by name
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """One engine with its model, and the sources of time and chance."""
+
+    engine: Engine
+    template: Template
+    model: ModelInfo
+    report: Report
+    worker: WorkerConstants
+    enhancer: Enhancer
+    #: the system turn of conversations without one, where the operator wants the model's own; None adds nothing
+    default_system: str | None = None
+    clock: Callable[[], float] = time.monotonic
+    draw_seed: Callable[[], int] = draw_seed
+    now: Callable[[], str] = utc_now
+    new_id: Callable[[], str] = field(default=lambda: str(uuid4()))
+
+    # -- the prompt --------------------------------------------------------------------------------------------------
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether the model reads the caller's messages and nothing else, for every request."""
+        return self.default_system is None
+
+    def check(self, request: TextRequest) -> None:
+        """Refuse what this model cannot do for any prompt.
+
+        Raises:
+            ContextLengthExceeded: `max_tokens` leaves no room for a prompt.
+            Unsupported: the model's template has no thinking.
+        """
+        context, sent = self.engine.max_model_len, request.sent_max_tokens or 0
+        if sent >= context:
+            raise ContextLengthExceeded(
+                f"max_tokens is {sent}, and prompt and answer share a context of {context} tokens", field="max_tokens"
+            )
+        if request.enable_thinking and not self.template.thinks:
+            raise Unsupported("the model's template has no thinking", field="enable_thinking")
+
+    def with_default_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """The conversation as it is; only what the operator set may be added to it."""
+        if self.default_system is not None and messages and messages[0].role != "system":
+            return (Message(role="system", content=self.default_system), *messages)
+        return messages
+
+    def conversation(self, request: TextRequest, messages: Sequence[Message]) -> Encode:
+        """Encodes messages through the model's template."""
+        turns = [Turn(message.role, message.content) for message in messages]
+        ending = Ending(continues=request.continue_final_message, thinks=request.enable_thinking)
+        return lambda room: self.template.chat(turns, room, ending)
+
+    async def prepare(
+        self,
+        request: TextRequest,
+        messages: tuple[Message, ...],
+        encode: Encode,
+        *,
+        field: str,
+        sampling: Callable[[int], Sampling] | None = None,
+    ) -> Prepared:
+        """Render, encode and fit to the context, in a thread: a long prompt takes a while, and other jobs go on.
+
+        Args:
+            field: the request's field that holds the prompt, for errors.
+            sampling: from the completion tokens that the context leaves; the request's own where None.
+        """
+        context, sent = self.engine.max_model_len, request.sent_max_tokens
+        try:
+            rendered = await asyncio.to_thread(encode, context - (sent or 1))
+        except ContextLengthExceeded as error:
+            taken = "" if sent is None else f": max_tokens takes {sent} of the context's {context}"
+            raise ContextLengthExceeded(error.message + taken, field=field) from None
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, field=field) from None
+        room = context - len(rendered.prompt.token_ids)
+        applied = partial(self.sampling, request) if sampling is None else sampling
+        return Prepared(messages, rendered, applied(room))
+
+    # -- sampling ----------------------------------------------------------------------------------------------------
+
+    def sampling(self, request: TextRequest, room: int) -> Sampling:
+        """The values that the request sent, and the defaults that it chose for the others.
+
+        `room`: the completion tokens that the context leaves.
+        """
+        base, max_tokens = Distribution.model_validate(_of(request)), request.max_tokens
+        if request.sampling_defaults == "model":
+            own = dict(self.model.sampling_defaults)
+            max_tokens = int(own.pop("max_tokens", max_tokens))
+            base = Distribution.model_validate(own)
+        return self.sampled(request, base, max_tokens, room)
+
+    def sampled(self, request: TextRequest, base: Distribution, max_tokens: int, room: int) -> Sampling:
+        """The values that the request sent, over those of `base`."""
+        sent = {name: value for name, value in _of(request).items() if name in request.model_fields_set}
+        return Sampling.model_validate(
+            {
+                **_of(base),
+                **sent,
+                "max_tokens": request.sent_max_tokens or min(max_tokens, room),
+                "seed": self.draw_seed() if request.seed is None else request.seed,
+                "stop": request.stop,
+            }
+        )
+
+    # -- the completion ----------------------------------------------------------------------------------------------
+
+    async def answer(
+        self,
+        request: TextRequest,
+        messages: tuple[Message, ...],
+        encode: Encode,
+        *,
+        field: str,
+        reply: Callable[[Prepared, str, Run], TextReply],
+        dry_run: Callable[[Prepared], DryRunReply] | None = None,
+    ) -> AsyncGenerator[Piece | Reply, None]:
+        """Yield the text as it comes, then the reply. Closing the iterator cancels the request.
+
+        Args:
+            field: the request's field that holds the prompt, for errors.
+            dry_run: makes the reply to a dry run; `Core.dry_run` where None.
+
+        Raises:
+            WorkerError: the failure that the caller reads in place of a reply.
+        """
+        began = self.clock()
+        self.check(request)
+        prepared = await self.prepare(request, messages, encode, field=field)
+        if request.dry_run:
+            yield (dry_run or self.dry_run)(prepared)
+            return
+        async with aclosing(self._completion(request, prepared, began)) as events:
+            async for event in events:
+                if isinstance(event, Piece):
+                    yield event
+                    continue
+                spent = Spent(prepared.sampling).plus(event, prepared.rendered.sha256)
+                # In a thread: thousands of tokens take a while, and other jobs go on.
+                logprobs = await asyncio.to_thread(self._logprobs, event) if request.logprobs else None
+                yield reply(prepared, event.text, self.run(spent, self.clock() - began, logprobs))
+
+    def _completion(
+        self, request: TextRequest, prepared: Prepared, began: float
+    ) -> AsyncGenerator[Piece | Completion, None]:
+        stream = self.engine.stream(
+            prepared.rendered.prompt,
+            prepared.sampling,
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            deadline=deadline(request, began),
+        )
+        return fold(stream, Thinking.of(prepared.rendered.text) if request.enable_thinking else None)
+
+    # -- the reply's facts -------------------------------------------------------------------------------------------
+
+    def run(self, spent: Spent, seconds: float, logprobs: tuple[DrawnLogprob, ...] | None = None) -> Run:
+        """How a reply came about. `seconds`: in the worker, from the job's start."""
+        usage, timing = spent.usage, spent.timing
+        generating = timing.total_s - timing.queue_s
+        return Run(
+            finish_reason=spent.finish_reason,
+            reasoning=spent.reasoning,
+            usage=Usage(
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                total_tokens=usage.prompt_tokens + usage.completion_tokens,
+                cached_tokens=usage.cached_tokens,
+            ),
+            sampling=spent.sampling,
+            logprobs=logprobs,
+            model_info=self.model_facts(),
+            prompt_sha256=spent.prompt_sha256,
+            timing=Timing(
+                queue_ms=round(timing.queue_s * 1000, 2),
+                ttft_ms=None if timing.ttft_s is None else round(timing.ttft_s * 1000, 2),
+                total_ms=round(timing.total_s * 1000, 2),
+                tokens_per_second=round(usage.completion_tokens / generating, 2) if generating > 0 else None,
+            ),
+            generation_time=round(timing.total_s, 4),
+            processing_time=round(seconds, 4),
+        )
+
+    def model_facts(self) -> ModelFacts:
+        """The model as a reply names it."""
+        return ModelFacts(
+            model_name=self.model.name,
+            model_loaded=self.engine.status().alive,
+            revision=self.model.revision,
+            dtype=self.model.dtype,
+            max_model_len=self.engine.max_model_len,
+        )
+
+    def dry_run(self, prepared: Prepared) -> DryRunReply:
+        """The prompt that the model would read."""
+        return self.without_run(prepared.sampling, prepared.messages, prepared.rendered)
+
+    def without_run(
+        self, sampling: Sampling, messages: tuple[Message, ...] = (), rendered: Rendered | None = None
+    ) -> DryRunReply:
+        """`rendered` is None where the model would not be asked."""
+        token_ids = () if rendered is None else rendered.prompt.token_ids
+        return DryRunReply(
+            messages=messages or None,
+            rendered="" if rendered is None else rendered.text,
+            token_ids=token_ids,
+            prompt_sha256=None if rendered is None else rendered.sha256,
+            usage=DryRunUsage(prompt_tokens=len(token_ids)),
+            sampling=sampling,
+            model_info=self.model_facts(),
+            no_override_detected=self.adds_nothing,
+            pure_inference_mode=self.adds_nothing,
+        )
+
+    def _logprobs(self, completion: Completion) -> tuple[DrawnLogprob, ...]:
+        pairs = zip(completion.token_ids, completion.logprobs, strict=False)
+        return tuple(self._drawn(token_id, found) for token_id, found in pairs)
+
+    def _drawn(self, token_id: int, found: Logprob) -> DrawnLogprob:
+        drawn = self._likely(token_id, found.logprob)
+        top = tuple(self._likely(*other) for other in found.top)
+        return DrawnLogprob(token=drawn.token, token_id=token_id, logprob=drawn.logprob, top=top)
+
+    def _likely(self, token_id: int, logprob: float) -> TokenLogprob:
+        text = self.template.token_bytes(token_id).decode(errors="replace")
+        return TokenLogprob(token=text, token_id=token_id, logprob=round(logprob, 6))  # 32 bits hold no more
+
+
+def system_of(messages: Sequence[Message]) -> str | None:
+    """The system turn that a conversation begins with."""
+    return messages[0].content if messages and messages[0].role == "system" else None
+
+
+def deadline(request: TextRequest, began: float) -> float | None:
+    """When to end, on the engine's clock."""
+    return None if request.deadline_ms is None else began + request.deadline_ms / 1000
+
+
+def _of(values: Distribution) -> dict[str, float]:
+    return {name: getattr(values, name) for name in Distribution.model_fields}

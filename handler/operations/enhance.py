@@ -1,0 +1,143 @@
+"""enhance: a prompt rewritten by the caller's own messages, or by those of a pack's entry."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from handler.api.enhance import Enhanced, EnhanceEcho, EnhanceReply, EnhanceRequest, Variant, WorkerOptimizations
+from handler.api.reply import Reply
+from handler.api.text import DryRunReply, Message, Run
+from handler.engine.fold import Piece
+from handler.engine.sampling import Sampling
+from handler.enhancement import brief as briefs
+from handler.enhancement.brief import Brief
+from handler.enhancement.enhancer import best, spent_on_all
+from handler.enhancement.rewrite import Rewritten, without_asking
+from handler.errors import Unsupported
+from handler.operations.core import Core, Prepared, deadline
+
+
+def enhance(core: Core, request: EnhanceRequest) -> AsyncGenerator[Piece | Reply, None]:
+    """Yield the text as it comes where it is the answer as it comes; then the reply."""
+    if not briefs.is_plain(request):
+        return _judged(core, request)
+    messages = core.with_default_system(_own_messages(request))
+
+    def reply(prepared: Prepared, text: str, run: Run) -> EnhanceReply:
+        result = Enhanced(enhanced_prompt=text, enhancement_source="edge_function", cache_hit=False)
+        return _reply(request, None, result, run)
+
+    encode = core.conversation(request, messages)
+    return core.answer(request, messages, encode, field=_field(request), reply=reply)
+
+
+async def _judged(core: Core, request: EnhanceRequest) -> AsyncGenerator[Piece | Reply, None]:
+    """Yield the reply to an enhancement that is fitted or judged: no part of it is known before the whole."""
+    yield await _judge(core, request)
+
+
+async def _judge(core: Core, request: EnhanceRequest) -> EnhanceReply | DryRunReply:
+    began = core.clock()
+    core.check(request)
+    if request.logprobs:
+        raise Unsupported("logprobs are of the model's own words, not of a fitted or judged text", field="logprobs")
+    brief = await asyncio.to_thread(core.enhancer.brief, request)
+    sampling = _sampling(core, request, brief, core.engine.max_model_len)
+    answer = await asyncio.to_thread(without_asking, brief, sampling)
+    if answer is not None:
+        if request.dry_run:
+            return core.without_run(sampling)
+        return _enhance_reply(core, request, brief, (answer,), began)
+    prepared = await _prepare(core, request, brief)
+    if request.dry_run:
+        return core.dry_run(prepared)
+    answers = await core.enhancer.answers(
+        request, brief, prepared.rendered, prepared.sampling, deadline(request, began)
+    )
+    return _enhance_reply(core, request, brief, answers, began)
+
+
+def _own_messages(request: EnhanceRequest) -> tuple[Message, ...]:
+    """The caller's messages, with nothing added."""
+    if request.messages is not None:
+        return request.messages
+    system = () if request.system_prompt is None else (Message(role="system", content=request.system_prompt),)
+    return (*system, Message(role="user", content=request.prompt or ""))
+
+
+def _field(request: EnhanceRequest) -> str:
+    return "prompt" if request.messages is None else "messages"
+
+
+async def _prepare(core: Core, request: EnhanceRequest, brief: Brief) -> Prepared:
+    found = brief.found if brief.by_pack else None
+    messages = core.with_default_system(_own_messages(request) if found is None else briefs.messages(brief, found))
+    return await core.prepare(
+        request,
+        messages,
+        core.conversation(request, messages),
+        field=_field(request),
+        sampling=lambda room: _sampling(core, request, brief, room),
+    )
+
+
+def _sampling(core: Core, request: EnhanceRequest, brief: Brief, room: int) -> Sampling:
+    """The entry's values where the model reads the entry's messages; what the request sent goes before them."""
+    if brief.found is None or not brief.by_pack:
+        return core.sampling(request, room)
+    entry = briefs.sampling(brief, brief.found)
+    return core.sampled(request, entry, entry.max_tokens, room)
+
+
+def _enhance_reply(
+    core: Core, request: EnhanceRequest, brief: Brief, answers: tuple[Rewritten, ...], began: float
+) -> EnhanceReply:
+    run = core.run(spent_on_all(answers), core.clock() - began)
+    variants = tuple(_variant(answer) for answer in answers) if request.n > 1 else None
+    return _reply(request, brief, best(answers).enhanced, run, variants)
+
+
+def _reply(
+    request: EnhanceRequest,
+    brief: Brief | None,
+    result: Enhanced,
+    run: Run,
+    variants: tuple[Variant, ...] | None = None,
+) -> EnhanceReply:
+    """`brief` is None where the model's text is the answer, as it comes."""
+    found = None if brief is None else brief.found
+    entry = None if found is None else found.entry
+    negative_prompt = request.negative_prompt
+    if negative_prompt is None and entry is not None:
+        negative_prompt = entry.negative_prompt
+    return EnhanceReply(
+        success=result.error is None,
+        original_prompt=request.original_prompt,
+        enhanced=result,
+        negative_prompt=negative_prompt,
+        job_type=None if found is None else found.name,
+        quality=request.quality if entry is None or entry.quality is None else entry.quality,
+        worker_optimizations=WorkerOptimizations(
+            caching=request.cache_use != "off",
+            post_processing=brief is not None and (brief.by_pack or brief.fit or brief.repair),
+            fallback_ready=request.falls_back,
+        ),
+        variants=variants,
+        echo=EnhanceEcho.of(request),
+        run=run,
+    )
+
+
+def _variant(answer: Rewritten) -> Variant:
+    result = answer.enhanced
+    return Variant(
+        enhanced_prompt=result.enhanced_prompt,
+        enhancement_source=result.enhancement_source,
+        cache_hit=result.cache_hit,
+        quality_score=result.quality_score,
+        sdxl_optimizations=result.sdxl_optimizations,
+        wan_optimizations=result.wan_optimizations,
+        enhancement=result.enhancement,
+        degraded=result.degraded,
+        error=result.error,
+        seed=answer.spent.sampling.seed,
+    )
