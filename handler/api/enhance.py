@@ -293,8 +293,8 @@ class EnhanceReply(TextReply):
 
     FLAT: ClassVar[tuple[str, ...]] = ("enhanced", "echo", "run")
 
-    original_prompt: str = Field(description="`prompt`, or the last user turn of `messages`.")
     enhanced: Enhanced
+    original_prompt: str = Field(description="`prompt`, or the last user turn of `messages`.")
     negative_prompt: str | None = Field(None, description="The caller's, else the entry's.")
     job_type: str | None = Field(None, description="The entry of the pack.")
     quality: Quality | None = None

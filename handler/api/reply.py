@@ -18,9 +18,10 @@ class Reply(Part):
 
 def to_wire(reply: Reply) -> dict[str, JsonValue]:
     """The reply as JSON values; a field without a value is absent."""
-    wire: dict[str, JsonValue] = reply.model_dump(mode="json")
-    for name in reply.FLAT:
-        inner = wire.pop(name)
-        assert isinstance(inner, dict)
-        wire |= inner
+    dumped: dict[str, JsonValue] = reply.model_dump(mode="json")
+    wire: dict[str, JsonValue] = {}
+    # The facts of the run come last, though a base class declares them first.
+    for name in sorted(dumped, key=lambda name: name == "run"):
+        value = dumped[name]
+        wire |= value if name in reply.FLAT and isinstance(value, dict) else {name: value}
     return wire
