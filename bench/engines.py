@@ -99,8 +99,8 @@ def engine_on(model: Model, rows: int, longest: int, *, guesses: int = 0) -> Ite
     free = torch.cuda.mem_get_info()[0] if cuda else 8 << 30
     wishes = Wishes(max_concurrent_requests=rows, max_model_len=longest, speculative_tokens=guesses)
     sized = plan(wishes, shape, device="cuda" if cuda else "cpu", free_bytes=free)
-    info = ModelInfo("random", None, "path", "qwen2", "merged", str(model.dtype), str(model.device), 0, shape.vocab,
-                     shape.context_length, (), {})  # fmt: skip
+    info = ModelInfo("random", None, "path", "qwen2", "merged", True, str(model.dtype), str(model.device), 0, 0,
+                     shape.vocab, shape.context_length, (), {})  # fmt: skip
     engine = BatchingEngine(model, info, lambda _: b"word ", sized)
     try:
         while engine.status().alive and engine._runner._buckets:  # the larger graphs wait for an idle engine

@@ -76,7 +76,9 @@ class FreeModel:
 
 def ours(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
     """See `Clock.medians`."""
-    info = ModelInfo("none", None, "path", "qwen2", "merged", "float32", "cpu", 0, VOCAB, 4096, (VOCAB - 1,), {})
+    info = ModelInfo(
+        "none", None, "path", "qwen2", "merged", True, "float32", "cpu", 0, 0, VOCAB, 4096, (VOCAB - 1,), {}
+    )
     length = PROMPT + steps + 1
     config = EngineConfig(
         rows=rows, max_waiting=0, max_model_len=length, page_size=16, pages=rows * -(-length // 16) + 1,

@@ -63,7 +63,7 @@ def main() -> None:
     wishes = parser.parse_args()
     random.seed(0)
     engine, _, jobs = start(Settings.from_environment({"MODEL_PATH": wishes.model}), Report())
-    model = jobs.operations.info.model
+    model = jobs.operations.core.model
     bench = Bench("identical", device="cpu" if model.device == "cpu" else "cuda")
     table = bench.table(
         f"Identical answers, {model.name} in {model.dtype}", ["sampling", "against", "same %", "part after"]

@@ -5,8 +5,9 @@
 The real worker with the demo model, sixteen jobs at any time, the mix and the faults of `tests.inference.test_mixed`,
 a twentieth of the jobs cancelled. Every ten seconds: memory (RSS), file descriptors and threads of the worker. Fails
 where from the second minute to the last memory grows by 5 % or more, threads by one, or descriptors by more than the
-connections that come and go with retries (medians of a minute). The first minute fills what is bounded: the KV cache, and on a CPU the
-kernels that oneDNN keeps for shapes of batches. The results kept for jobs that come again, 8 MiB, take some more.
+connections that come and go with retries (medians of a minute). The first minute fills what is bounded: the KV cache,
+and on a CPU the kernels that oneDNN keeps for shapes of batches. The results kept for jobs that come again, 8 MiB,
+take some more.
 """
 
 import argparse

@@ -9,8 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handler.api.parse import parse
 from handler.api.enhance import EnhanceReply
+from handler.api.parse import parse
 from handler.api.reply import Reply, to_wire
 from handler.api.text import TextReply
 from handler.engine.fold import Piece

@@ -11,7 +11,7 @@ import pytest
 from handler.engine.fold import Piece
 from handler.errors import EngineFailed, WorkerError
 from handler.job import Jobs
-from handler.operations.run import Operations
+from handler.operations.operations import Operations
 from handler.report import JobRecord, Report
 from runpod_local import eventually
 from tests.support.fakes import ScriptedEngine

@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from handler.api.fields import LIST, AnyJson, Echo, NonBlank, Sent, Text
+from handler.api.fields import LIST, AnyJson, Echo, NonBlank, Text
 from handler.api.text import MAX_TURNS, TextReply, TextRequest, exactly_one, none_of
 
 
@@ -13,9 +13,7 @@ class Turn(Echo):
 
     sender: Literal["user", "assistant"]
     content: Text
-    created_at: Text | None = Field(
-        None, description="Passed back as it came.", examples=["2026-11-20T12:00:00+00:00"]
-    )
+    created_at: Text | None = Field(None, description="Passed back as it came.", examples=["2026-11-20T12:00:00+00:00"])
 
 
 History = Annotated[tuple[Turn, ...], Field(max_length=MAX_TURNS, fail_fast=True), LIST]

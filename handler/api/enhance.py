@@ -157,9 +157,7 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
                 if name in self.model_fields_set:
                     raise InvalidRequest(f"{name} needs job_type or target_model", field=name)
         elif self.system_prompt is None and self.sampling_defaults == "model":
-            raise InvalidRequest(
-                "sampling_defaults: a pack's entry sets every value itself", field="sampling_defaults"
-            )
+            raise InvalidRequest("sampling_defaults: a pack's entry sets every value itself", field="sampling_defaults")
         return self
 
 
@@ -213,7 +211,7 @@ class Repair(Value):
     """A change made to the model's answer without the model."""
 
     kind: Literal["inserted", "removed"] = Field(
-        description="`inserted`: the user's own words, which the answer had lost. `removed`: text that contradicted them."
+        description="`inserted`: the user's own words, which the answer had lost; `removed`: text against them."
     )
     text: str
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, JsonValue
 
-from handler.api.fields import LIST, Part, Sent
+from handler.api.fields import LIST, Sent
 from handler.api.reply import Reply
 from handler.engine.values import Value
 

@@ -36,7 +36,7 @@ from handler.engine.spent import Spent
 from handler.engine.stream import Logprob
 from handler.engine.thinking import Thinking
 from handler.enhancement.enhancer import Enhancer
-from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, Unsupported
+from handler.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from handler.model.template import Ending, Rendered, Template, Turn
 from handler.report import Report
 

@@ -9,9 +9,10 @@ from typing import TypeVar
 import pytest
 from transformers import AutoModelForCausalLM
 
+from handler.engine.fold import Completion, whole
 from handler.engine.protocol import Engine, Prompt
 from handler.engine.sampling import Sampling
-from handler.engine.stream import Completion, Delta, Finish, collect
+from handler.engine.stream import Delta, Finish
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from handler.inference.loop import BatchingEngine
 from handler.inference.plan import Wishes, plan
@@ -20,10 +21,11 @@ from handler.model.snapshot import DEMO, find
 from handler.model.template import Turn
 from handler.model.weights import Loaded
 from tests.support.fakes import ScriptedEngine
+from tests.support.models import changed
 from tests.support.oracle import SerialEngine
 
 T = TypeVar("T")
-GREEDY = Sampling(20, 0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, 0, ())
+GREEDY = Sampling(max_tokens=20, temperature=0.0, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
 
 def complete(engine: Engine, prompt: Prompt, sampling: Sampling, deadline: float | None = None) -> Completion:
     async def work() -> Completion:
-        return await collect(engine.stream(prompt, sampling, deadline=deadline))
+        return await whole(engine.stream(prompt, sampling, deadline=deadline))
 
     return run(work)
 
@@ -91,14 +93,14 @@ def test_max_tokens_ends_an_answer_and_usage_counts_it(engine: Engine, prompt: P
 
 
 def test_the_same_request_and_seed_give_the_same_answer(engine: Engine, prompt: Prompt) -> None:
-    sampling = replace(GREEDY, temperature=1.0, top_p=0.9, seed=5)
+    sampling = changed(GREEDY, temperature=1.0, top_p=0.9, seed=5)
     assert complete(engine, prompt, sampling).token_ids == complete(engine, prompt, sampling).token_ids
 
 
 def test_a_stop_string_cuts_the_text_and_ends_the_request(engine: Engine, prompt: Prompt) -> None:
     whole = complete(engine, prompt, GREEDY).text
     stop = whole[8:12]
-    cut = complete(engine, prompt, replace(GREEDY, stop=(stop,)))
+    cut = complete(engine, prompt, changed(GREEDY, stop=(stop,)))
     assert (cut.text, cut.finish.reason) == (whole[: whole.index(stop)], "stop")
     assert len(cut.token_ids) < 20
 
@@ -109,7 +111,7 @@ def test_a_request_that_asks_gets_the_log_probability_of_every_token(
 ) -> None:
     async def work() -> tuple[Completion, Completion]:
         return await asyncio.gather(
-            collect(engine.stream(prompt, GREEDY, logprobs=asked)), collect(engine.stream(prompt, GREEDY))
+            whole(engine.stream(prompt, GREEDY, logprobs=asked)), whole(engine.stream(prompt, GREEDY))
         )
 
     done, other = run(work)
@@ -126,7 +128,7 @@ def test_a_request_that_asks_gets_the_log_probability_of_every_token(
 def test_many_at_once_all_end_and_none_gets_anothers_answer(engine: Engine, prompt: Prompt) -> None:
     async def work() -> list[Completion]:
         return await asyncio.gather(
-            *(collect(engine.stream(prompt, replace(GREEDY, max_tokens=1 + index))) for index in range(12))
+            *(whole(engine.stream(prompt, changed(GREEDY, max_tokens=1 + index))) for index in range(12))
         )
 
     alone = complete(engine, prompt, GREEDY)
@@ -136,10 +138,10 @@ def test_many_at_once_all_end_and_none_gets_anothers_answer(engine: Engine, prom
 
 def test_a_cancelled_stream_ends_soon_and_says_so(engine: Engine, prompt: Prompt) -> None:
     async def work() -> Completion:
-        stream = engine.stream(prompt, replace(GREEDY, max_tokens=700))
+        stream = engine.stream(prompt, changed(GREEDY, max_tokens=700))
         await anext(stream)
         stream.cancel()
-        return await collect(stream)
+        return await whole(stream)
 
     began = time.monotonic()
     assert run(work).finish.reason == "cancelled"
@@ -149,7 +151,7 @@ def test_a_cancelled_stream_ends_soon_and_says_so(engine: Engine, prompt: Prompt
 def test_cancelling_twice_or_after_the_end_does_nothing(engine: Engine, prompt: Prompt) -> None:
     async def work() -> Completion:
         stream = engine.stream(prompt, GREEDY)
-        done = await collect(stream)
+        done = await whole(stream)
         stream.cancel()
         stream.cancel()
         return done
@@ -159,14 +161,19 @@ def test_cancelling_twice_or_after_the_end_does_nothing(engine: Engine, prompt: 
 
 
 def test_a_deadline_returns_what_there_is(engine: Engine, prompt: Prompt) -> None:
-    done = complete(engine, prompt, replace(GREEDY, max_tokens=700), deadline=time.monotonic() + 0.3)
+    done = complete(engine, prompt, changed(GREEDY, max_tokens=700), deadline=time.monotonic() + 0.3)
     assert done.finish.reason == "deadline"
     assert 0 < len(done.token_ids) < 700
 
 
 def test_a_deadline_that_has_passed_generates_nothing(engine: Engine, prompt: Prompt) -> None:
-    done = complete(engine, prompt, GREEDY, deadline=time.monotonic() - 1)
-    assert (done.finish.reason, done.token_ids, done.text) == ("deadline", (), "")
+    async def work() -> list[Delta | Finish]:
+        return [event async for event in engine.stream(prompt, GREEDY, deadline=time.monotonic() - 1)]
+
+    *deltas, finish = run(work)
+    assert isinstance(finish, Finish)
+    assert (finish.reason, finish.usage.completion_tokens) == ("deadline", 0)
+    assert all(isinstance(delta, Delta) and (delta.text, delta.token_ids) == ("", ()) for delta in deltas)
 
 
 @pytest.mark.parametrize("ids", [(), (-1,), (10**9,)])
@@ -180,7 +187,7 @@ def test_a_prompt_that_is_none_is_refused_and_others_go_on(
 
 def test_what_does_not_fit_the_context_is_refused(engine: Engine, prompt: Prompt) -> None:
     with pytest.raises(ContextLengthExceeded):
-        complete(engine, prompt, replace(GREEDY, max_tokens=engine.max_model_len))
+        complete(engine, prompt, changed(GREEDY, max_tokens=engine.max_model_len))
 
 
 def test_status_tells_life_and_a_closed_engine_takes_no_request(engine: Engine, prompt: Prompt) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import count
 from typing import Any, NamedTuple
@@ -12,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler.engine import fold
+from handler.engine.fold import Completion
 from handler.engine.protocol import Engine, Prompt
 from handler.engine.sampling import Sampling
-from handler.engine.stream import Completion, Finish, FinishReason, collect
+from handler.engine.stream import Finish, FinishReason
 from handler.inference.loop import BatchingEngine
 from handler.ops.attention import KVPages, Layout
 from tests.support import models
@@ -54,7 +55,7 @@ def answers(engine: BatchingEngine, requests: Sequence[tuple[Ids, Sampling]]) ->
 
     async def together() -> list[Completion]:
         streams = [engine.stream(Prompt(ids), sampling) for ids, sampling in requests]
-        return await asyncio.gather(*map(collect, streams))
+        return await asyncio.gather(*map(fold.whole, streams))
 
     return asyncio.run(together())
 
@@ -121,9 +122,9 @@ def test_guesses_change_nothing_but_the_number_of_steps(name: str, setting: dict
         (
             tuple(dice.choices(range(11), k=dice.randint(1, 60))),
             # Every fourth has penalties, and is never guessed.
-            replace(sampling, max_tokens=40)
+            models.changed(sampling, max_tokens=40)
             if number % 4 == 0
-            else replace(
+            else models.changed(
                 plain, temperature=sampling.temperature, top_p=sampling.top_p, seed=number, stop=sampling.stop
             ),
         )
@@ -187,7 +188,7 @@ def test_prompts_that_begin_alike_share_pages_and_still_say_the_same(name: str, 
 def test_requests_that_stop_or_are_cancelled_midway_leave_the_others_as_they_are(name: str, setting: str) -> None:
     async def stopped(engine: BatchingEngine, ids: Ids, said: Ids) -> None:
         stop = f" {said[5]} {said[6]}"
-        completion = await collect(engine.stream(Prompt(ids), models.sampling(MAX_TOKENS, stop=(stop,))))
+        completion = await fold.whole(engine.stream(Prompt(ids), models.sampling(MAX_TOKENS, stop=(stop,))))
         text = "".join(f" {token}" for token in said)
         assert completion.text == text[: text.index(stop)]
         assert completion.token_ids == said[: len(completion.token_ids)]
@@ -209,7 +210,7 @@ def test_requests_that_stop_or_are_cancelled_midway_leave_the_others_as_they_are
         assert tuple(got) == said[: len(got)]
 
     async def whole(engine: BatchingEngine, ids: Ids, said: Ids) -> None:
-        assert (await collect(engine.stream(Prompt(ids), models.sampling(MAX_TOKENS)))).token_ids == said
+        assert (await fold.whole(engine.stream(Prompt(ids), models.sampling(MAX_TOKENS)))).token_ids == said
 
     async def together(engine: BatchingEngine, order: list[Ids]) -> None:
         fates = random.Random(6).sample([stopped] * 8 + [cancelled] * 8 + [whole] * 48, 64)
@@ -226,7 +227,7 @@ def test_requests_that_stop_or_are_cancelled_midway_leave_the_others_as_they_are
 def test_log_probabilities_are_those_of_generate_to_1e_5(name: str) -> None:
     async def told(engine: Engine) -> list[Completion]:
         streams = [engine.stream(Prompt(ids), models.sampling(MAX_TOKENS), logprobs=5) for ids in prompts()[:24]]
-        return await asyncio.gather(*map(collect, streams))
+        return await asyncio.gather(*map(fold.whole, streams))
 
     serial = SerialEngine(models.oracle(name), models.info(name), models.token_bytes)
     with models.serving(name, overlap=True, rows=9, prefill_chunk=48) as engine:
@@ -279,7 +280,7 @@ class Said(NamedTuple):
 
     @classmethod
     async def whole(cls, engine: BatchingEngine, ids: Ids, sampling: Sampling) -> "Said":
-        done = await collect(engine.stream(Prompt(ids), sampling))
+        done = await fold.whole(engine.stream(Prompt(ids), sampling))
         return cls(done.token_ids, done.text, done.finish.reason)
 
     @classmethod

@@ -143,7 +143,7 @@ def test_a_graph_that_finds_no_memory_is_the_last_and_larger_steps_do_without(al
 
     with models.serving(forward=forward, **GPU) as engine:
         assert engine.warm_up(60)
-        assert engine.status().details["graphs"] == (1,)
+        assert engine.status().details["graphs"] == [1]
         assert asyncio.run(at_once(engine, 3)) == alone[:3]
         assert engine.status().details["out_of_memory"] == 0
 

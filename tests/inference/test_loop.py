@@ -15,15 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler.engine.fold import Completion, whole
 from handler.engine.protocol import Prompt
-from handler.engine.stream import Completion, Delta, Finish, Stream, collect
+from handler.engine.stream import Delta, Finish, Stream
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, OutOfMemory, Overloaded, WorkerError
 from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
 from handler.inference.request import Event, Request
 from handler.inference.runner import Runner
 from handler.ops.attention import KVPages, Layout
 from tests.support import models
-from tests.support.models import VOCAB, greedy, sampling, serving
+from tests.support.models import VOCAB, greedy, sampling, serving, unchecked
 
 HEALTHY = (7, 8, 9, 10, 11)
 #: longer than two pages, so that its prefix is shared
@@ -55,9 +56,13 @@ def out_of_memory() -> Exception:
 
 async def outcome(stream: Stream) -> Completion | WorkerError:
     try:
-        return await collect(stream)
+        return await whole(stream)
     except WorkerError as error:
         return error
+
+
+async def events(stream: Stream) -> list[Delta | Finish]:
+    return [event async for event in stream]
 
 
 async def settled(engine: BatchingEngine) -> None:
@@ -117,7 +122,7 @@ def test_an_end_token_ends_the_answer_and_is_counted_but_is_no_text(overlap: boo
 
     async def main() -> None:
         with serving(stop_token_ids=[end], overlap=overlap) as engine:
-            completion = await collect(engine.stream(Prompt(HEALTHY), sampling(12)))
+            completion = await whole(engine.stream(Prompt(HEALTHY), sampling(12)))
             assert completion.finish.reason == "stop"
             assert completion.token_ids == said[:length]
             assert completion.text == "".join(f" {token}" for token in said[: length - 1])
@@ -136,12 +141,12 @@ def test_a_token_drawn_after_the_end_is_nobodys(overlap: bool) -> None:
     async def main() -> None:
         with serving(stop_token_ids=[3], overlap=overlap, forward=only_three) as engine:
             for completion in await asyncio.gather(
-                *(collect(engine.stream(Prompt(HEALTHY), sampling(9))) for _ in range(3))
+                *(whole(engine.stream(Prompt(HEALTHY), sampling(9))) for _ in range(3))
             ):
                 assert (completion.token_ids, completion.text) == ((3,), "")
                 assert completion.finish.usage.completion_tokens == 1
             # By the end of one more request, the engine has read all that those left behind.
-            await collect(engine.stream(Prompt(HEALTHY), sampling(9)))
+            await whole(engine.stream(Prompt(HEALTHY), sampling(9)))
             assert engine.status().details["step_failures"] == 0
 
     asyncio.run(main())
@@ -153,7 +158,7 @@ def test_a_stop_string_ends_the_answer_before_it(overlap: bool) -> None:
 
     async def main() -> None:
         with serving(overlap=overlap) as engine:
-            completion = await collect(engine.stream(Prompt(HEALTHY), sampling(12, stop=(stop,))))
+            completion = await whole(engine.stream(Prompt(HEALTHY), sampling(12, stop=(stop,))))
             assert completion.finish.reason == "stop"
             assert completion.text == "".join(f" {token}" for token in said[:3]) + " "
             assert completion.finish.usage.completion_tokens == 5
@@ -164,7 +169,7 @@ def test_a_stop_string_ends_the_answer_before_it(overlap: bool) -> None:
 def test_max_tokens_of_one_takes_one_step(overlap: bool) -> None:
     async def main() -> None:
         with serving(overlap=overlap) as engine:
-            completion = await collect(engine.stream(Prompt((3,)), sampling(1)))
+            completion = await whole(engine.stream(Prompt((3,)), sampling(1)))
             assert completion.token_ids == greedy("demo", (3,), 1)
             assert engine.status().details["steps"] == 1
 
@@ -199,13 +204,13 @@ def test_cancelling_before_the_first_step_ends_the_stream_too() -> None:
             first = engine.stream(Prompt(HEALTHY), sampling(200))
             second = engine.stream(Prompt(GUILTY), sampling(200))
             second.cancel()
-            completion = await collect(second)
+            completion = await whole(second)
             assert completion.finish.reason == "cancelled"
             assert (completion.token_ids, completion.finish.timing.ttft_s) == ((), None)
             first.cancel()
-            assert (await collect(first)).finish.reason == "cancelled"
+            assert (await whole(first)).finish.reason == "cancelled"
             first.cancel()  # after the end, nothing happens
-            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(4)))).token_ids == greedy("demo", HEALTHY, 4)
+            assert (await whole(engine.stream(Prompt(HEALTHY), sampling(4)))).token_ids == greedy("demo", HEALTHY, 4)
 
     asyncio.run(main())
 
@@ -225,12 +230,14 @@ def test_a_deadline_ends_a_running_and_a_waiting_request_with_what_they_have() -
             runs = engine.stream(Prompt(HEALTHY), sampling(500, stop=stops), deadline=now + 0.8)
             waits = engine.stream(Prompt(GUILTY), sampling(500), deadline=now + 0.1)
             free = engine.stream(Prompt(HEALTHY), sampling(5))
-            first, second, third = await asyncio.gather(collect(runs), collect(waits), collect(free))
-            assert first.finish.reason == second.finish.reason == "deadline"
+            first, second, third = await asyncio.gather(whole(runs), events(waits), whole(free))
+            *deltas, finish = second
+            assert isinstance(finish, Finish)
+            assert first.finish.reason == finish.reason == "deadline"
             assert 0 < len(first.token_ids) < 100
             assert first.text == "".join(f" {token}" for token in first.token_ids)
-            assert second.token_ids == ()
-            assert second.finish.timing.total_s < first.finish.timing.total_s < 5
+            assert not any(isinstance(delta, Delta) and delta.token_ids for delta in deltas)
+            assert finish.timing.total_s < first.finish.timing.total_s < 5
             assert third.token_ids == greedy("demo", HEALTHY, 5)
 
     asyncio.run(main())
@@ -261,8 +268,8 @@ def test_what_would_break_a_step_is_refused_at_the_door(
         with serving() as engine:
             healthy = engine.stream(Prompt(HEALTHY), sampling(20))
             with pytest.raises(error):
-                engine.stream(Prompt(ids), sampling(max_tokens))
-            assert (await collect(healthy)).token_ids == greedy("demo", HEALTHY, 20)
+                engine.stream(Prompt(ids), unchecked(max_tokens))
+            assert (await whole(healthy)).token_ids == greedy("demo", HEALTHY, 20)
 
     asyncio.run(main())
 
@@ -282,7 +289,7 @@ def test_the_longest_request_that_is_accepted_is_answered() -> None:
     async def main() -> None:
         with serving(pages=1 + 2, max_model_len=32) as engine:
             assert engine.max_model_len == 32
-            assert len((await collect(engine.stream(Prompt((5,) * 20), sampling(12)))).token_ids) == 12
+            assert len((await whole(engine.stream(Prompt((5,) * 20), sampling(12)))).token_ids) == 12
 
     asyncio.run(main())
 
@@ -294,10 +301,10 @@ def test_a_full_queue_refuses_at_once_and_accepts_again_later() -> None:
             with pytest.raises(Overloaded) as caught:
                 engine.stream(Prompt(HEALTHY), sampling(50))
             assert 1 <= caught.value.to_wire()["retry_after_s"] <= 60  # type: ignore[operator]
-            for completion in await asyncio.gather(*map(collect, streams)):
+            for completion in await asyncio.gather(*map(whole, streams)):
                 assert completion.token_ids == greedy("demo", HEALTHY, 50)
             await settled(engine)
-            await collect(engine.stream(Prompt(HEALTHY), sampling(1)))
+            await whole(engine.stream(Prompt(HEALTHY), sampling(1)))
 
     asyncio.run(main())
 
@@ -315,7 +322,7 @@ def test_two_hundred_requests_of_every_kind_leave_nothing_behind(overlap: bool) 
     async def one(engine: BatchingEngine) -> None:
         head = GUILTY if draw.random() < 0.5 else ()
         prompt = Prompt(head + tuple(draw.choices(range(VOCAB), k=draw.randint(0, 40))))
-        wishes = sampling(draw.randint(1, 60), **draw.choice(kinds))
+        wishes = unchecked(draw.randint(1, 60), **draw.choice(kinds))
         deadline = time.monotonic() + 0.05 if draw.random() < 0.1 else None
         with suppress(InvalidRequest, Overloaded, OutOfMemory):
             stream = engine.stream(prompt, wishes, logprobs=draw.choice((None, 2)), deadline=deadline)
@@ -324,7 +331,7 @@ def test_two_hundred_requests_of_every_kind_leave_nothing_behind(overlap: bool) 
             if draw.random() < 0.2:
                 await asyncio.sleep(draw.uniform(0, 0.5))
                 stream.cancel()
-            await collect(stream)
+            await whole(stream)
 
     def tracked() -> tuple[int, int]:
         gc.collect()
@@ -380,7 +387,7 @@ def test_sampling_out_of_any_range_is_one_requests_own_affair(wishes: dict[str, 
     async def main() -> None:
         with serving(overlap=overlap) as engine:
             before = engine.stream(Prompt(HEALTHY), sampling(12))
-            guilty = engine.stream(Prompt(GUILTY), sampling(6, **wishes))
+            guilty = engine.stream(Prompt(GUILTY), unchecked(6, **wishes))
             alike = engine.stream(Prompt(GUILTY), sampling(6))
             after = engine.stream(Prompt(HEALTHY), sampling(12))
             got = await asyncio.gather(*map(outcome, (before, guilty, alike, after)))
@@ -425,7 +432,7 @@ def test_ids_that_the_tokenizer_does_not_have_are_never_drawn() -> None:
     async def main() -> None:
         made = models.served("demo"), models.info("demo"), models.token_bytes, models.config()
         with closing(BatchingEngine(*made, tokens_in_vocab=5)) as engine:
-            completion = await collect(engine.stream(Prompt(HEALTHY), sampling(20, temperature=2.0)))
+            completion = await whole(engine.stream(Prompt(HEALTHY), sampling(20, temperature=2.0)))
             assert max(completion.token_ids) < 5
 
     asyncio.run(main())
@@ -435,7 +442,7 @@ def test_the_same_prompt_twice_at_once_is_answered_twice() -> None:
     async def main() -> None:
         with serving() as engine:
             streams = [engine.stream(Prompt(HEALTHY * 8), sampling(12)) for _ in range(4)]
-            for completion in await asyncio.gather(*map(collect, streams)):
+            for completion in await asyncio.gather(*map(whole, streams)):
                 assert completion.token_ids == greedy("demo", HEALTHY * 8, 12)
 
     asyncio.run(main())
@@ -473,7 +480,7 @@ def test_a_closed_event_loop_hurts_nobody_else(overlap: bool) -> None:
             thread = threading.Thread(target=asyncio.run, args=(leave(),))
             stream = engine.stream(Prompt(HEALTHY), sampling(300))
             thread.start()
-            assert (await collect(stream)).token_ids == greedy("demo", HEALTHY, 300)
+            assert (await whole(stream)).token_ids == greedy("demo", HEALTHY, 300)
             thread.join()
             await settled(engine)
             assert engine.status().details["pages_used"] == 0
@@ -486,11 +493,9 @@ def test_a_caller_that_never_reads_holds_nobody_up() -> None:
     async def main() -> None:
         with serving() as engine:
             silent = engine.stream(Prompt(GUILTY), sampling(40))
-            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(60)))).token_ids == greedy(
-                "demo", HEALTHY, 60
-            )
+            assert (await whole(engine.stream(Prompt(HEALTHY), sampling(60)))).token_ids == greedy("demo", HEALTHY, 60)
             await settled(engine)
-            assert (await collect(silent)).token_ids == greedy("demo", GUILTY, 40)
+            assert (await whole(silent)).token_ids == greedy("demo", GUILTY, 40)
 
     asyncio.run(main())
 
@@ -505,7 +510,7 @@ def test_out_of_memory_once_is_noticed_by_nobody(at: int, overlap: bool) -> None
             prompts = [(token,) * (5 + token) for token in range(16)]
             with held(engine):
                 streams = [engine.stream(Prompt(ids), sampling(30)) for ids in prompts]
-            for ids, completion in zip(prompts, await asyncio.gather(*map(collect, streams)), strict=True):
+            for ids, completion in zip(prompts, await asyncio.gather(*map(whole, streams)), strict=True):
                 assert completion.token_ids == greedy("demo", ids, 30)
             assert engine.status().details["out_of_memory"] == 1
             assert engine.status().details["pages_used"] == 0
@@ -524,7 +529,7 @@ def test_out_of_memory_while_a_request_is_set_up_is_noticed_by_nobody(monkeypatc
                 assign(request)
 
             monkeypatch.setattr(engine._runner, "assign", fail_once)
-            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(5)))).token_ids == greedy("demo", HEALTHY, 5)
+            assert (await whole(engine.stream(Prompt(HEALTHY), sampling(5)))).token_ids == greedy("demo", HEALTHY, 5)
 
     asyncio.run(main())
 
@@ -536,7 +541,7 @@ def test_after_out_of_memory_steps_are_half_as_large_for_a_while() -> None:
         with serving(forward=forward, rows=8, prefill_chunk=40) as engine:
             with held(engine):
                 streams = [engine.stream(Prompt((token,) * 10), sampling(100)) for token in range(8)]
-            await asyncio.gather(*map(collect, streams))
+            await asyncio.gather(*map(whole, streams))
 
     asyncio.run(main())
     assert forward.sizes[0] == 40
@@ -571,7 +576,7 @@ def test_out_of_memory_without_end_fails_one_after_the_other_and_the_engine_live
             got = await asyncio.gather(*map(outcome, streams))
             assert [isinstance(answer, OutOfMemory) for answer in got].count(True) == 4
             assert engine.status().alive
-            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(5)))).token_ids == greedy("demo", HEALTHY, 5)
+            assert (await whole(engine.stream(Prompt(HEALTHY), sampling(5)))).token_ids == greedy("demo", HEALTHY, 5)
 
     asyncio.run(main())
 
@@ -583,7 +588,7 @@ def test_a_failed_step_fails_what_runs_and_the_engine_begins_afresh(overlap: boo
                 streams = [engine.stream(Prompt(HEALTHY), sampling(20)) for _ in range(3)]
             got = await asyncio.gather(*map(outcome, streams))
             assert [type(answer) for answer in got] == [EngineFailed, EngineFailed, Completion]
-            again = await collect(engine.stream(Prompt(HEALTHY), sampling(20)))
+            again = await whole(engine.stream(Prompt(HEALTHY), sampling(20)))
             assert again.token_ids == greedy("demo", HEALTHY, 20)
             assert engine.status().alive
             assert engine.status().details["step_failures"] == 1
@@ -683,7 +688,7 @@ def test_a_cuda_error_that_leaves_the_device_usable_costs_one_step(words: str) -
     async def main() -> None:
         with serving(forward=Faulty(lambda: torch.AcceleratorError(f"CUDA error: {words}"), 3)) as engine:
             assert isinstance(await outcome(engine.stream(Prompt(HEALTHY), sampling(20))), EngineFailed)
-            assert (await collect(engine.stream(Prompt(HEALTHY), sampling(5)))).token_ids == greedy("demo", HEALTHY, 5)
+            assert (await whole(engine.stream(Prompt(HEALTHY), sampling(5)))).token_ids == greedy("demo", HEALTHY, 5)
 
     asyncio.run(main())
 
@@ -698,7 +703,7 @@ def test_a_long_system_prompt_is_prefilled_once_for_all() -> None:
         with serving() as engine:
             with held(engine):
                 streams = [engine.stream(Prompt((*system, token, 7)), sampling(4)) for token in range(30)]
-            completions = await asyncio.gather(*map(collect, streams))
+            completions = await asyncio.gather(*map(whole, streams))
             shared = 300 // 16 * 16
             assert [completion.finish.usage.cached_tokens for completion in completions] == [0] + [shared] * 29
             assert engine.status().details["prefix_hit_tokens"] == 29 * shared
@@ -719,7 +724,7 @@ def test_status_counts_what_runs_and_what_waits() -> None:
             assert status.details["attention"] == "paged_reference"
             for stream in streams:
                 stream.cancel()
-            await asyncio.gather(*map(collect, streams))
+            await asyncio.gather(*map(whole, streams))
 
     asyncio.run(main())
 
@@ -731,7 +736,7 @@ def test_closing_cancels_what_runs_and_refuses_what_comes(overlap: bool) -> None
             await anext(streams[0])
             engine.close()
             engine.close()
-            for completion in await asyncio.gather(*map(collect, streams)):
+            for completion in await asyncio.gather(*map(whole, streams)):
                 assert completion.finish.reason == "cancelled"
             assert not engine.status().alive
             with pytest.raises(EngineFailed):
@@ -754,7 +759,7 @@ def test_callers_on_several_event_loops_are_each_answered_on_their_own() -> None
 
             caller = threading.get_ident()
             stream.put = noted  # type: ignore[method-assign]
-            assert (await collect(stream)).token_ids == greedy("demo", HEALTHY, 30)
+            assert (await whole(stream)).token_ids == greedy("demo", HEALTHY, 30)
 
         callers = [threading.Thread(target=asyncio.run, args=(one(),)) for _ in range(3)]
         for caller in callers:
@@ -768,7 +773,7 @@ def test_callers_on_several_event_loops_are_each_answered_on_their_own() -> None
 def test_an_idle_engine_rests_between_signs_of_life() -> None:
     async def main() -> None:
         with serving() as engine:
-            await collect(engine.stream(Prompt(HEALTHY), sampling(2)))
+            await whole(engine.stream(Prompt(HEALTHY), sampling(2)))
             await settled(engine)
             ages = []
             for _ in range(20):

@@ -13,8 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from handler.__main__ import start
-from handler.api import defaults
-from handler.engine.sampling import Sampling
+from handler.engine.sampling import Distribution, Sampling
 from handler.inference.sampler import Sampler
 from handler.job import Jobs
 from handler.model.snapshot import DEMO
@@ -40,6 +39,11 @@ FORCE: Json = {
 SENT: Json = {
     "max_tokens": 30, "temperature": 1.25, "top_p": 0.875, "top_k": 50, "min_p": 0.03125, "repetition_penalty": 1.125,
     "presence_penalty": 0.5, "frequency_penalty": 0.25, "seed": 2**62 + 1, "stop": ["never said"],
+}  # fmt: skip
+#: the values that the worker draws by where nothing was sent
+WORKERS: Json = {
+    "temperature": 0.7, "top_k": 0, "top_p": 0.9, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
 }  # fmt: skip
 #: columns of the sampler's rows; the last is whether a token is drawn at all
 COLUMNS = (
@@ -112,7 +116,7 @@ def test_what_was_not_sent_is_the_workers_default_whatever_the_generation_config
     operation: str, bent: Jobs, rows: list[Json]
 ) -> None:
     reply = answer(bent, operation=operation, seed=1)
-    expected = {**defaults.NEUTRAL, **defaults.WORKER, "seed": 1}
+    expected = {**{name: WORKERS[name] for name in COLUMNS}, "seed": 1}
     assert rows == [pytest.approx(expected, abs=1e-7)]
     limit = 200 if operation == "enhance" else 512
     assert reply["sampling"] == {**expected, "max_tokens": limit, "stop": []}
@@ -123,7 +127,7 @@ def test_the_models_own_defaults_are_applied_and_shown_where_they_were_asked_for
     operation: str, bent: Jobs, rows: list[Json]
 ) -> None:
     reply = answer(bent, operation=operation, sampling_defaults="model", seed=1, max_tokens=5)
-    expected = {**defaults.NEUTRAL, **THEIRS, "seed": 1}
+    expected = {**dict(Distribution()), **THEIRS, "seed": 1}
     assert rows == [pytest.approx(expected, abs=1e-7)]
     assert reply["sampling"] == {**expected, "max_tokens": 5, "stop": []}
     answer(bent, operation=operation, sampling_defaults="model", **SENT)

@@ -16,10 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from handler.api.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest
-from handler.api.fields import Contract
+from handler.api.requests import REQUESTS
 from handler.job import Jobs
-from handler.operations.run import Operations
+from handler.operations.operations import Operations
 from handler.queue.encoding import decode, encode
 from handler.report import Report
 from tests.support.fakes import ScriptedEngine
@@ -43,9 +42,7 @@ VALID: dict[str, dict[str, Any]] = {
     "enhance": {"operation": "enhance", "prompt": CANARY, "system_prompt": CANARY, "context": {"a": [CANARY]}},
     "info": {"operation": "info", "sections": ["worker"]},
 }
-MODELS: dict[str, type[Contract]] = dict(
-    zip(VALID, (ChatRequest, ChatRequest, GenerateRequest, EnhanceRequest, InfoRequest), strict=True)
-)
+MODELS = {name: REQUESTS[request["operation"]] for name, request in VALID.items()}
 FIELDS = sorted({name for model in MODELS.values() for name in model.model_fields})
 
 Line = Callable[[bytes], tuple[dict[str, Any], float]]

@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from handler.api import replies
+from handler.api import text as texts
+from handler.api.chat import ChatReply
+from handler.api.enhance import EnhanceReply
+from handler.api.generate import GenerateReply
+from handler.api.info import SECTIONS, InfoReply
 from handler.api.parse import parse
-from handler.api.replies import ChatReply, DryRunReply, EnhanceReply, GenerateReply, InfoReply, Reply, TextReply
+from handler.api.reply import Reply, to_wire
+from handler.api.text import DryRunReply, TextReply
 from handler.engine.fold import Piece
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish, Stream, Timing, Usage
@@ -21,7 +26,8 @@ from handler.errors import ContextLengthExceeded, DeadlineExceeded, InvalidReque
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read as read_tokenizer
-from handler.operations.run import Operations, draw_seed, utc_now
+from handler.operations.core import draw_seed, utc_now
+from handler.operations.operations import Operations
 from tests.support.fakes import ScriptedEngine, likely
 
 HI = [{"role": "user", "content": "hi"}]
@@ -40,6 +46,11 @@ def run(operations: Operations, **fields: Any) -> tuple[list[str], Reply]:
     return [piece.text for piece in pieces if isinstance(piece, Piece) and not piece.reasoning], reply
 
 
+def changed(operations: Operations, **fields: Any) -> Operations:
+    """The same operations over another core."""
+    return Operations(replace(operations.core, **fields))
+
+
 @pytest.fixture
 def read(tokenizer: PreTrainedTokenizerFast) -> Callable[[ScriptedEngine], str]:
     """What an engine was given to read last, as text."""
@@ -50,8 +61,8 @@ def test_a_chat_answers_with_the_whole_text_and_says_how(line: Line) -> None:
     text, reply = run(line(ScriptedEngine()), operation="chat", messages=HI)
     assert isinstance(reply, ChatReply)
     assert "".join(text) == reply.response == "Hello, world!"
-    assert (reply.finish_reason, reply.usage.completion_tokens) == ("stop", 4)
-    assert reply.usage.total_tokens == reply.usage.prompt_tokens + 4
+    assert (reply.run.finish_reason, reply.run.usage.completion_tokens) == ("stop", 4)
+    assert reply.run.usage.total_tokens == reply.run.usage.prompt_tokens + 4
     assert (reply.system_prompt_used, reply.conversation_history) == (None, None)
 
 
@@ -72,7 +83,7 @@ def test_the_message_form_reads_history_and_system_prompt_and_returns_the_histor
         ("user", "c", "now"),
         ("assistant", "Hello, world!", "now"),
     ]
-    assert (reply.system_prompt_used, reply.conversation_id, reply.message_id) == ("s", [1], "id")
+    assert (reply.system_prompt_used, reply.echo.conversation_id, reply.message_id) == ("s", [1], "id")
     turns = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")]
     frame = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
     assert read(engine) == f"{frame}<|im_start|>assistant\n"
@@ -90,8 +101,9 @@ def test_enhance_runs_prompt_and_system_prompt_as_two_messages_and_echoes_the_re
     operations = line(engine)
     _, reply = run(operations, operation="enhance", prompt=" a fox", system_prompt="Rewrite.", context={"n": 1})
     assert isinstance(reply, EnhanceReply)
-    assert (reply.original_prompt, reply.enhanced_prompt) == (" a fox", " a fox, in snow ")
-    assert (reply.enhancement_source, reply.cache_hit, reply.context) == ("edge_function", False, {"n": 1})
+    assert (reply.original_prompt, reply.enhanced.enhanced_prompt) == (" a fox", " a fox, in snow ")
+    assert (reply.enhanced.enhancement_source, reply.enhanced.cache_hit) == ("edge_function", False)
+    assert reply.echo.context == {"n": 1}
     assert "system\nRewrite.<|im_end|>\n<|im_start|>user\n a fox<|im_end|>" in read(engine)
 
 
@@ -115,7 +127,8 @@ def test_what_is_passed_back_comes_back_in_every_form(line: Line, fields: dict[s
         passed["negative_prompt"] = "blurry "
     assert len(passed) == 3
     _, reply = run(line(ScriptedEngine()), **fields, **passed)
-    assert {name: getattr(reply, name) for name in passed} == passed
+    wire = to_wire(reply)
+    assert {name: wire[name] for name in passed} == passed
 
 
 def test_log_probabilities_of_a_text_that_is_fitted_afterwards_are_refused(line: Line) -> None:
@@ -135,16 +148,18 @@ def test_enhance_takes_the_last_user_turn_of_messages_for_the_original_prompt(li
 def test_sampling_is_the_workers_default_where_nothing_was_sent(line: Line) -> None:
     engine = ScriptedEngine()
     run(line(engine), operation="chat", messages=HI)
-    assert engine.seen[0][1] == Sampling(512, 0.7, 0.9, 0, 0.0, 1.0, 0.0, 0.0, 4242, ())
+    assert engine.seen[0][1] == Sampling(max_tokens=512, temperature=0.7, top_p=0.9, seed=4242)
 
 
 def test_sampling_defaults_model_takes_the_generation_config_and_only_for_what_was_not_sent(line: Line) -> None:
     engine = ScriptedEngine()
     operations = line(engine)
     theirs = {"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.05}
-    operations = replace(operations, model=replace(operations.model, sampling_defaults=theirs))
+    operations = changed(operations, model=replace(operations.core.model, sampling_defaults=theirs))
     run(operations, operation="enhance", messages=HI, sampling_defaults="model", temperature=0)
-    assert engine.seen[0][1] == Sampling(200, 0.0, 1.0, 20, 0.0, 1.05, 0.0, 0.0, 4242, ())
+    assert engine.seen[0][1] == Sampling(
+        max_tokens=200, temperature=0.0, top_p=1.0, top_k=20, repetition_penalty=1.05, seed=4242
+    )
 
 
 def test_every_sampling_field_that_was_sent_reaches_the_engine_and_is_echoed(line: Line) -> None:
@@ -163,9 +178,9 @@ def test_every_sampling_field_that_was_sent_reaches_the_engine_and_is_echoed(lin
     }
     _, reply = run(line(engine), operation="generate", prompt="a", **sent)
     assert isinstance(reply, GenerateReply)
-    assert {**reply.sampling.model_dump(), "stop": list(reply.sampling.stop)} == sent
-    assert engine.seen[0][1] == Sampling(**{**sent, "stop": ("x", "y")})  # type: ignore[arg-type]
-    assert reply.finish_reason == "length"
+    assert {**reply.run.sampling.model_dump(), "stop": list(reply.run.sampling.stop)} == sent
+    assert engine.seen[0][1] == Sampling.model_validate({**sent, "stop": ("x", "y")})
+    assert reply.run.finish_reason == "length"
 
 
 @pytest.mark.parametrize("operation", ["chat", "generate", "enhance"])
@@ -176,9 +191,11 @@ def test_logprobs_tell_of_every_completion_token_what_the_engine_said(
     engine = ScriptedEngine(["a", "b", "STOP", "c"])
     _, reply = run(line(engine), operation=operation, messages=HI, logprobs=True, stop="STOP", **asked)
     assert isinstance(reply, TextReply)
-    assert reply.logprobs is not None
-    assert len(reply.logprobs) == reply.usage.completion_tokens == 3  # what a stop string cut off was drawn, too
-    for token, told in enumerate(reply.logprobs):
+    assert reply.run.logprobs is not None
+    assert (
+        len(reply.run.logprobs) == reply.run.usage.completion_tokens == 3
+    )  # what a stop string cut off was drawn, too
+    for token, told in enumerate(reply.run.logprobs):
         expected = likely(token, alternatives)
         assert (told.token_id, told.logprob) == (token, round(expected.logprob, 6))
         assert told.token == template.token_bytes(token).decode()
@@ -187,10 +204,11 @@ def test_logprobs_tell_of_every_completion_token_what_the_engine_said(
         ]
 
 
-def test_logprobs_are_null_where_nobody_asked(line: Line) -> None:
+def test_logprobs_are_absent_where_they_were_not_asked_for(line: Line) -> None:
     _, reply = run(line(ScriptedEngine()), operation="chat", messages=HI)
     assert isinstance(reply, TextReply)
-    assert reply.logprobs is None
+    assert reply.run.logprobs is None
+    assert "logprobs" not in to_wire(reply)
 
 
 def test_bytes_that_are_no_character_are_shown_as_such_in_logprobs_and_control_tokens_as_no_text(
@@ -206,8 +224,8 @@ def test_bytes_that_are_no_character_are_shown_as_such_in_logprobs_and_control_t
         max_tokens=control + 1,
     )
     assert isinstance(reply, TextReply)
-    assert reply.logprobs is not None
-    assert (reply.logprobs[byte].token, reply.logprobs[control].token) == ("\ufffd", "")
+    assert reply.run.logprobs is not None
+    assert (reply.run.logprobs[byte].token, reply.run.logprobs[control].token) == ("\ufffd", "")
 
 
 def test_default_max_tokens_shrink_to_the_room_that_the_prompt_leaves(line: Line) -> None:
@@ -245,7 +263,11 @@ def test_a_prompt_that_fits_but_for_max_tokens_is_refused_with_all_the_numbers(l
 def test_a_prompt_that_leaves_one_token_for_the_answer_runs(line: Line) -> None:
     _, reply = run(line(ScriptedEngine(max_model_len=10)), operation="chat", messages=HI)
     assert isinstance(reply, ChatReply)
-    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.finish_reason) == (9, 1, "length")
+    assert (reply.run.usage.prompt_tokens, reply.run.usage.completion_tokens, reply.run.finish_reason) == (
+        9,
+        1,
+        "length",
+    )
 
 
 def test_dry_run_tells_what_the_model_would_read_and_runs_nothing(
@@ -268,12 +290,12 @@ def test_the_prompts_hash_is_that_of_the_ids_that_the_engine_was_given(line: Lin
     assert isinstance(reply, ChatReply)
     assert isinstance(dry, DryRunReply)
     told = hashlib.sha256(",".join(map(str, engine.seen[0][0].token_ids)).encode()).hexdigest()
-    assert reply.prompt_sha256 == dry.prompt_sha256 == told
+    assert reply.run.prompt_sha256 == dry.prompt_sha256 == told
 
 
 def test_the_models_own_system_prompt_is_used_and_shown_only_where_the_operator_set_it(line: Line, read: Read) -> None:
     engine = ScriptedEngine()
-    operations = replace(line(engine), default_system="Be brief.")
+    operations = changed(line(engine), default_system="Be brief.")
     _, reply = run(operations, operation="chat", message="hi")
     assert isinstance(reply, ChatReply)
     assert reply.system_prompt_used == "Be brief."
@@ -309,7 +331,7 @@ def test_special_tokens_in_a_raw_prompt_are_text_unless_asked_for(line: Line, te
 def test_roles_that_the_models_template_refuses_are_the_messages_fault(line: Line) -> None:
     plain = read_tokenizer(DEMO, "demo")
     strict = "{% if messages[-1].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + str(plain.chat_template)
-    operations = replace(line(ScriptedEngine()), template=Template(replace(plain, chat_template=strict)))
+    operations = changed(line(ScriptedEngine()), template=Template(replace(plain, chat_template=strict)))
     with pytest.raises(InvalidRequest, match="refuses these roles") as caught:
         run(operations, operation="chat", messages=[*HI, {"role": "system", "content": "s"}])
     assert caught.value.field == "messages"
@@ -327,14 +349,14 @@ def test_reasoning_comes_apart_from_the_answer(line: Line, read: Read) -> None:
     )
     thinker = replace(plain, chat_template=told)
     engine = ScriptedEngine(["<thi", "nk>", "\nhm", "</think>", "\n\nyes"])
-    operations = replace(line(engine), template=Template(thinker))
+    operations = changed(line(engine), template=Template(thinker))
     text, reply = run(operations, operation="chat", messages=HI, enable_thinking=True)
     assert isinstance(reply, ChatReply)
-    assert (reply.reasoning, reply.response, "".join(text)) == ("hm", "yes", "yes")
+    assert (reply.run.reasoning, reply.response, "".join(text)) == ("hm", "yes", "yes")
     assert read(engine).endswith("assistant\n")
     _, reply = run(operations, operation="chat", messages=HI)
     assert isinstance(reply, ChatReply)
-    assert reply.reasoning is None
+    assert reply.run.reasoning is None
     assert read(engine).endswith("assistant\n<think></think>")
 
 
@@ -348,8 +370,8 @@ def test_a_deadline_returns_what_there_is(line: Line) -> None:
     engine = ScriptedEngine(["word "] * 100, step_s=0.01)
     _, reply = run(line(engine), operation="chat", messages=HI, deadline_ms=300)
     assert isinstance(reply, ChatReply)
-    assert reply.finish_reason == "deadline"
-    assert reply.response == "word " * reply.usage.completion_tokens
+    assert reply.run.finish_reason == "deadline"
+    assert reply.response == "word " * reply.run.usage.completion_tokens
 
 
 def test_a_deadline_before_the_first_token_is_an_error(line: Line) -> None:
@@ -360,10 +382,10 @@ def test_a_deadline_before_the_first_token_is_an_error(line: Line) -> None:
 @pytest.mark.parametrize("target", [{}, {"target": {"encoder": "clip", "max_tokens": 75}}], ids=["as sent", "fitted"])
 def test_the_deadline_and_the_time_in_the_worker_count_from_the_beginning(line: Line, target: dict[str, Any]) -> None:
     engine, clock = ScriptedEngine(), iter([1e6, 1e6 + 0.25])
-    operations = replace(line(engine), clock=lambda: next(clock))
+    operations = changed(line(engine), clock=lambda: next(clock))
     _, reply = run(operations, operation="enhance", messages=HI, deadline_ms=1500, **target)
     assert isinstance(reply, EnhanceReply)
-    assert (engine.seen[0][2], reply.processing_time) == (1e6 + 1.5, 0.25)
+    assert (engine.seen[0][2], reply.run.processing_time) == (1e6 + 1.5, 0.25)
 
 
 def test_the_engine_tells_likelihoods_only_where_they_are_asked_for(line: Line) -> None:
@@ -392,9 +414,9 @@ class Timed(ScriptedEngine):
 def test_times_are_told_in_milliseconds_and_speed_without_the_queue(line: Line) -> None:
     _, reply = run(line(Timed()), operation="enhance", messages=HI)
     assert isinstance(reply, EnhanceReply)
-    assert reply.timing == replies.Timing(queue_ms=500, ttft_ms=750, total_ms=1300, tokens_per_second=12.5)
-    assert reply.usage == replies.Usage(prompt_tokens=3, completion_tokens=10, total_tokens=13, cached_tokens=1)
-    assert reply.generation_time == 1.3
+    assert reply.run.timing == texts.Timing(queue_ms=500, ttft_ms=750, total_ms=1300, tokens_per_second=12.5)
+    assert reply.run.usage == texts.Usage(prompt_tokens=3, completion_tokens=10, total_tokens=13, cached_tokens=1)
+    assert reply.run.generation_time == 1.3
 
 
 def test_a_seed_that_was_drawn_survives_javascript_and_a_turns_time_is_of_utc() -> None:
@@ -423,33 +445,32 @@ def test_closing_the_iterator_cancels_the_request(line: Line) -> None:
 def test_rendering_and_encoding_leave_the_event_loops_thread(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     operations = line(ScriptedEngine(max_model_len=1_000_000))
     threads: list[threading.Thread] = []
-    encode = operations.template._encode
+    encode = operations.core.template._encode
 
     def spy(texts: list[str]) -> list[list[int]]:
         threads.append(threading.current_thread())
         return encode(texts)
 
-    monkeypatch.setattr(operations.template, "_encode", spy)
+    monkeypatch.setattr(operations.core.template, "_encode", spy)
     long = [{"role": "user", "content": "many words " * 20_000}]
     _, reply = run(operations, operation="chat", messages=long)
     assert isinstance(reply, ChatReply)
-    assert reply.usage.prompt_tokens > 20_000
+    assert reply.run.usage.prompt_tokens > 20_000
     assert threads
     assert threading.main_thread() not in threads
 
 
-def test_info_tells_every_section_or_those_asked_for_without_the_engine(line: Line) -> None:
+def test_info_has_every_section_or_those_asked_for_without_the_engine(line: Line) -> None:
     engine = ScriptedEngine()
     operations = line(engine)
     _, whole = run(operations, operation="info")
     _, part = run(operations, operation="info", sections=["model", "memory"])
-    assert isinstance(whole, InfoReply)
     assert isinstance(part, InfoReply)
-    sections = {"worker", "model", "health", "memory", "enhancement", "startup"}
-    assert whole.model_fields_set == sections
-    assert part.model_fields_set == {"model", "memory"}
+    assert to_wire(whole).keys() == {"success", *SECTIONS}
+    assert to_wire(part).keys() == {"success", "model", "memory"}
     assert part.model is not None
-    assert part.model["name"] == "scripted"
+    assert part.model.model_name == "scripted"
     assert part.memory is not None
-    assert part.memory["rss"] > 10**6
+    assert part.memory.host_used is not None
+    assert part.memory.host_used > 1e-3
     assert engine.seen == []

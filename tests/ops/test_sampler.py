@@ -20,24 +20,13 @@ from handler.engine.sampling import Sampling
 from handler.inference.sampler import Sampler
 from handler.ops import sampling_torch
 from handler.ops.sampling_torch import gumbel, threshold
+from tests.support.models import changed
 
-NEUTRAL = Sampling(
-    max_tokens=1,
-    temperature=1.0,
-    top_p=1.0,
-    top_k=0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    seed=0,
-    stop=(),
-)
+NEUTRAL = Sampling(max_tokens=1, seed=0)
 
 
 def sampling(**fields: float) -> Sampling:
-    values = {name: getattr(NEUTRAL, name) for name in Sampling.__slots__}
-    return Sampling(**{**values, **fields})
+    return changed(NEUTRAL, **fields)
 
 
 def random_sampling(chance: random.Random) -> Sampling:
@@ -88,8 +77,7 @@ def draws(
     """`count` draws from the same logits [vocab], each the first of a request of its own seed."""
     drawer = Sampler(count, len(logits), len(logits), "cpu")
     for row in range(count):
-        fields = {name: getattr(s, name) for name in Sampling.__slots__}
-        drawer.assign(row, Sampling(**{**fields, "seed": s.seed + row}), prompt, completion)
+        drawer.assign(row, s.with_seed(s.seed + row), prompt, completion)
     rows = torch.arange(count)
     return drawer.sample(logits.expand(count, -1), rows, torch.full((count,), len(prompt) + len(completion)))
 

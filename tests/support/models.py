@@ -158,11 +158,17 @@ def token_bytes(token_id: int) -> bytes:
 
 def sampling(max_tokens: int = 8, **wishes: object) -> Sampling:
     """Greedy, where nothing else is wished for."""
-    neutral = {
-        "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
-        "presence_penalty": 0.0, "frequency_penalty": 0.0, "seed": 0, "stop": (),
-    }  # fmt: skip
-    return Sampling(max_tokens=max_tokens, **{**neutral, **wishes})  # type: ignore[arg-type]
+    return Sampling.model_validate({"max_tokens": max_tokens, "temperature": 0.0, "seed": 0, **wishes})
+
+
+def unchecked(max_tokens: int = 8, **fields: object) -> Sampling:
+    """Sampling as no request can bring it: nothing is checked."""
+    return Sampling.model_construct(**{"max_tokens": max_tokens, "temperature": 0.0, "seed": 0, **fields})
+
+
+def changed(sampling: Sampling, **fields: object) -> Sampling:
+    """The same sampling with other values."""
+    return Sampling.model_validate({**dict(sampling), **fields})
 
 
 def config(**wishes: Any) -> EngineConfig:

@@ -1,6 +1,5 @@
-"""The door: what may come in comes in unchanged, everything else is refused with the path of its field."""
+"""Requests: what is allowed comes in unchanged, everything else is refused with the path of its field."""
 
-import json
 import re
 from typing import Any
 
@@ -8,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.api.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest
+from handler.api.chat import ChatRequest
+from handler.api.enhance import EnhanceRequest
+from handler.api.fields import Part, Sent
+from handler.api.generate import GenerateRequest
+from handler.api.info import InfoRequest
 from handler.api.parse import parse
+from handler.api.requests import REQUESTS
+from handler.engine.values import Value
 from handler.errors import InvalidRequest
 
 HI = [{"role": "user", "content": "hi"}]
@@ -24,6 +29,7 @@ FORMS: list[dict[str, Any]] = [
     {"operation": "generate", "prompt": "Once"},
     {"operation": "enhance", "messages": HI},
     {"operation": "enhance", "prompt": "a fox", "system_prompt": "x"},
+    {"operation": "enhance", "prompt": "a fox", "system_prompt": "x", "job_type": "sdxl_image_fast"},
     ENHANCE,
     {"operation": "info", "sections": ["model"]},
 ]
@@ -39,7 +45,7 @@ def test_every_form_of_every_operation_is_let_in() -> None:
     chat, generate, enhance = ChatRequest, GenerateRequest, EnhanceRequest
     assert [type(parse(form)) for form in FORMS] == [
         *(chat, chat, generate, generate),
-        *(enhance, enhance, enhance, InfoRequest),
+        *(enhance, enhance, enhance, enhance, InfoRequest),
     ]
 
 
@@ -48,17 +54,21 @@ def test_an_assistants_last_message_is_let_in_to_be_continued() -> None:
     assert isinstance(parse({**CHAT, "messages": turns, "continue_final_message": True}), ChatRequest)
 
 
-def test_what_was_not_sent_stays_open_and_null_counts_as_not_sent() -> None:
-    request = parse({**CHAT, "temperature": None, "stream": None, "dry_run": None})
+def test_what_was_not_sent_has_its_default_and_null_counts_as_not_sent() -> None:
+    request = parse({**CHAT, "temperature": None, "stream": None, "dry_run": None, "max_tokens": None})
     assert isinstance(request, ChatRequest)
     assert (request.stream, request.dry_run) == (False, False)
-    assert (request.temperature, request.seed, request.max_tokens, request.stop) == (None, None, None, None)
+    assert (request.temperature, request.seed, request.max_tokens, request.stop) == (0.7, None, 512, ())
+    assert (request.model_fields_set, request.sent_max_tokens) == ({"operation", "messages"}, None)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_field_that_need_not_be_sent_may_be_null(form: dict[str, Any]) -> None:
     plain = parse(form)
-    assert parse({**dict.fromkeys(type(plain).model_fields), **form}) == plain
+    nulls = parse({**dict.fromkeys(type(plain).model_fields), **form})
+    passed_back = {"conversation_id", "context_type", "project_id", "enhancement_type"}
+    assert dict(nulls) == dict(plain)
+    assert nulls.model_fields_set - passed_back == plain.model_fields_set
 
 
 def test_numbers_keep_their_kind_an_integer_may_stand_for_a_float() -> None:
@@ -159,11 +169,14 @@ def test_a_shared_field_out_of_bounds_or_of_the_wrong_type_is_refused_by_name(
         ({"operation": "enhance", "messages": HI, "job_type": "x"}, "job_type"),
         ({"operation": "enhance", "prompt": "  "}, "prompt"),
         ({"operation": "enhance", "prompt": "x"}, "system_prompt"),
-        ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "job_type": "z"}, "job_type"),
+        ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "quality": "fast"}, "quality"),
+        ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "pack": {}}, "pack"),
+        ({"operation": "enhance", "prompt": "x", "original_prompt": "x", "job_type": "z"}, "original_prompt"),
+        ({"operation": "enhance", "original_prompt": " ", "job_type": "z"}, "prompt"),
+        ({"operation": "enhance", "messages": HI, "target_model": "x"}, "target_model"),
         ({"operation": "enhance", "prompt": "x", "job_type": "z", "quality": "best"}, "quality"),
         ({"operation": "enhance", "prompt": "x", "system_prompt": "y", "context": []}, "context"),
         ({**ENHANCE, "prompt": "x" * 200_000}, "prompt"),
-        ({**ENHANCE, "target_model": "sdxl"}, "target_model"),
         ({**ENHANCE, "sampling_defaults": "model"}, "sampling_defaults"),
         ({**ENHANCE, "target": {"encoder": "clip", "max_tokens": 0}}, "target.max_tokens"),
         ({**ENHANCE, "target": {"encoder": "bert", "max_tokens": 75}}, "target.encoder"),
@@ -246,7 +259,7 @@ def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made()
 
 def test_a_refusal_never_quotes_what_was_sent() -> None:
     error = refusal({"operation": "chat", "messages": [{"role": "the secret", "content": "the secret"}]})
-    assert "secret" not in json.dumps(error.to_wire())
+    assert "secret" not in str((error.message, error.field))
 
 
 def test_passed_back_fields_take_any_json() -> None:
@@ -289,7 +302,7 @@ def test_any_json_is_either_parsed_or_refused_with_a_field(operation: str, field
 
 
 def test_a_field_name_without_end_is_cut_in_the_refusal() -> None:
-    assert len(json.dumps(refusal({**CHAT, "x" * 10**6: 1}).to_wire())) < 1000
+    assert len(str(refusal({**CHAT, "x" * 10**6: 1}))) < 1000
 
 
 @pytest.mark.parametrize("items", [[1], [{"role": "user", "content": "hi"}], [{"role": "nobody", "content": "hi"}]])
@@ -302,3 +315,56 @@ def test_a_million_turns_are_refused_by_their_first_fault_alone(items: list[Any]
 
 def test_a_million_fields_are_refused_as_one() -> None:
     assert refusal({**CHAT, **{str(index): 1 for index in range(1_000_000)}}).field == "input"
+
+
+def test_original_prompt_is_another_name_of_prompt() -> None:
+    request = parse({"operation": "enhance", "original_prompt": "a fox", "job_type": "z", "prompt": None})
+    assert isinstance(request, EnhanceRequest)
+    assert (request.prompt, request.original_prompt) == ("a fox", "a fox")
+    assert parse({**ENHANCE, "original_prompt": None}) == parse(ENHANCE)
+
+
+def test_a_pack_of_the_request_is_looked_at_whoever_brings_the_messages() -> None:
+    request = parse({**ENHANCE, "system_prompt": "x", "pack": {"a": 1}, "quality": "fast", "target_model": "sdxl"})
+    assert isinstance(request, EnhanceRequest)
+    assert (request.brings_messages, request.names_entry, request.cache_use, request.falls_back) == (
+        True, True, "off", False,
+    )  # fmt: skip
+    packs = parse(ENHANCE)
+    assert isinstance(packs, EnhanceRequest)
+    assert (packs.brings_messages, packs.cache_use, packs.falls_back) == (False, "use", True)
+
+
+@pytest.mark.parametrize("kind", REQUESTS.values())
+def test_every_request_is_sent_so_that_null_counts_as_not_sent(kind: type[Value]) -> None:
+    assert issubclass(kind, Sent)
+
+
+@pytest.mark.parametrize("name", ["chat", "enhance"])
+def test_the_schema_lets_null_stand_for_every_field_that_need_not_be_sent(name: str) -> None:
+    schema = REQUESTS[name].model_json_schema()
+    for field, facts in schema["properties"].items():
+        if field not in schema["required"]:
+            assert {"type": "null"} in facts.get("anyOf", ()) or facts.get("$ref", "").endswith("JsonValue"), field
+
+
+class Whole(Part):
+    """A part of a reply with a field of each kind."""
+
+    always: int
+    null_without_a_gpu: int | None
+    where_asked: str | None = None
+
+
+def test_a_field_of_a_reply_is_absent_without_a_value_and_null_where_null_is_the_value() -> None:
+    assert Whole(always=1, null_without_a_gpu=None).model_dump() == {"always": 1, "null_without_a_gpu": None}
+    assert Whole(always=1, null_without_a_gpu=2, where_asked="").model_dump() == {
+        "always": 1, "null_without_a_gpu": 2, "where_asked": "",
+    }  # fmt: skip
+
+
+def test_a_turn_comes_back_with_the_fields_that_were_sent() -> None:
+    turns = [TURN, {**TURN, "created_at": "then"}, {**TURN, "created_at": None}]
+    request = parse({"operation": "chat", "message": "hi", "conversation_history": turns})
+    assert isinstance(request, ChatRequest)
+    assert [turn.model_dump() for turn in request.conversation_history] == [TURN, turns[1], TURN]
