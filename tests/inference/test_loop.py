@@ -18,7 +18,15 @@ from torch import Tensor
 from handler.engine.fold import Completion, whole
 from handler.engine.protocol import Prompt
 from handler.engine.stream import Delta, Finish, Stream
-from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, OutOfMemory, Overloaded, WorkerError
+from handler.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidRequest,
+    OutOfMemory,
+    Overloaded,
+    WorkerError,
+)
 from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
 from handler.inference.request import Event, Request
 from handler.inference.runner import Runner
@@ -324,7 +332,7 @@ def test_two_hundred_requests_of_every_kind_leave_nothing_behind(overlap: bool) 
         prompt = Prompt(head + tuple(draw.choices(range(VOCAB), k=draw.randint(0, 40))))
         wishes = unchecked(draw.randint(1, 60), **draw.choice(kinds))
         deadline = time.monotonic() + 0.05 if draw.random() < 0.1 else None
-        with suppress(InvalidRequest, Overloaded, OutOfMemory):
+        with suppress(InvalidRequest, Overloaded, OutOfMemory, DeadlineExceeded):
             stream = engine.stream(prompt, wishes, logprobs=draw.choice((None, 2)), deadline=deadline)
             if draw.random() < 0.1:
                 return

@@ -161,9 +161,10 @@ def sampling(max_tokens: int = 8, **wishes: object) -> Sampling:
     return Sampling.model_validate({"max_tokens": max_tokens, "temperature": 0.0, "seed": 0, **wishes})
 
 
-def unchecked(max_tokens: int = 8, **fields: object) -> Sampling:
+def unchecked(max_tokens: int = 8, **fields: Any) -> Sampling:
     """Sampling as no request can bring it: nothing is checked."""
-    return Sampling.model_construct(**{"max_tokens": max_tokens, "temperature": 0.0, "seed": 0, **fields})
+    values: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "seed": 0, **fields}
+    return Sampling.model_construct(None, **values)
 
 
 def changed(sampling: Sampling, **fields: object) -> Sampling:
