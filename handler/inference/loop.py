@@ -16,12 +16,12 @@ from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream
 from handler.engine.text import TextStream
 from handler.errors import EngineFailed, OutOfMemory, Overloaded, WorkerError
+from handler.inference.config import EngineConfig
 from handler.inference.draws import Draws
 from handler.inference.faults import device_is_lost
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.pace import Pace
-from handler.inference.plan import EngineConfig
 from handler.inference.request import Outbox, Request, check, report
 from handler.inference.runner import Runner
 from handler.inference.scheduler import Scheduler

@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from handler.inference.plan import ModelShape
-from handler.ops.attention import KVPages, Layout
+from handler.inference.shape import ModelShape
+from handler.ops.pages import KVPages, Layout
 
 
 class Model(Protocol):

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from handler.engine.protocol import ModelInfo
+from handler.inference.config import EngineConfig
 from handler.inference.draws import Draws
 from handler.inference.model import Model
-from handler.inference.plan import EngineConfig
 from handler.inference.sampler import Sampler
 from handler.inference.step import S, Sequence, Step
 from handler.ops import attention
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 
 log = logging.getLogger(__name__)
 

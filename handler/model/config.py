@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, Field, PositiveInt, ValidationError, model_validator
 
 from handler.errors import StartError
-from handler.inference.plan import ModelShape
+from handler.inference.shape import ModelShape
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

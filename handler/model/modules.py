@@ -14,7 +14,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
 from handler.model.config import ModelConfig
-from handler.ops.attention import KVPages, Layout, attend
+from handler.ops.attention import attend
+from handler.ops.pages import KVPages, Layout
 
 ATTENTION = "paged"
 

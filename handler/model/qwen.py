@@ -15,7 +15,8 @@ from torch.nn.functional import linear
 
 from handler.model.config import ModelConfig
 from handler.ops import layers_torch
-from handler.ops.attention import KVPages, Layout, attend
+from handler.ops.attention import attend
+from handler.ops.pages import KVPages, Layout
 
 #: Where weights come from: the tensors of these names and shapes, as one, the first on top.
 Source = Callable[[Mapping[str, tuple[int, ...]]], Tensor]

@@ -13,8 +13,9 @@ from handler.engine.protocol import Engine, Prompt
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Completion, Delta, Finish, collect
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from handler.inference.config import EngineOptions
 from handler.inference.loop import BatchingEngine
-from handler.inference.plan import Wishes, plan
+from handler.inference.plan import plan
 from handler.model import weights
 from handler.model.snapshot import DEMO, find
 from handler.model.template import Turn
@@ -44,7 +45,7 @@ def engine(request: pytest.FixtureRequest, loaded: Loaded) -> Iterator[Engine]:
             theirs = AutoModelForCausalLM.from_pretrained(DEMO, local_files_only=True, dtype=model.dtype)
             made = SerialEngine(theirs, info, template.token_bytes)
         case _:
-            config = plan(Wishes(), model.shape, device="cpu", free_bytes=1 << 30)
+            config = plan(EngineOptions(), model.shape, device="cpu", free_bytes=1 << 30)
             made = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
     yield made
     made.close()

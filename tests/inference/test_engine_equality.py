@@ -16,7 +16,7 @@ from handler.engine.protocol import Engine, Prompt
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Completion, Finish, FinishReason, collect
 from handler.inference.loop import BatchingEngine
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 from tests.support import models
 from tests.support.oracle import SerialEngine
 

@@ -21,7 +21,7 @@ from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, 
 from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
 from handler.inference.request import Event, Request
 from handler.inference.runner import Runner
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 from tests.support import models
 from tests.support.models import VOCAB, greedy, sampling, serving
 

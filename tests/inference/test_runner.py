@@ -16,7 +16,7 @@ from handler.inference.runner import Runner
 from handler.inference.sampler import Sampler
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import Sequence, Step
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 from tests.support import models
 
 

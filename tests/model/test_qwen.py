@@ -17,7 +17,7 @@ from handler.model.config import ModelConfig, read_model_config
 from handler.model.modules import Modules, paged_attention
 from handler.model.snapshot import DEMO
 from handler.ops import layers_torch
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 from tests.support import models
 
 GENUINE = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"

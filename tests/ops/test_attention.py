@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from handler.errors import StartError
-from handler.inference.plan import ModelShape
-from handler.ops import attention, attention_torch
-from handler.ops.attention import KVPages, Layout
+from handler.inference.shape import ModelShape
+from handler.ops import attention
+from handler.ops.pages import KVPages, Layout, finite
 
 
 @dataclass
@@ -177,7 +177,7 @@ def test_what_a_broken_request_left_in_a_page_harms_nobody_who_gets_the_page(dty
 def test_keys_and_values_that_a_model_computes_are_stored_as_they_are() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         x = torch.randn(1000, generator=torch.Generator().manual_seed(1)).to(dtype) * 1000
-        assert torch.equal(attention_torch.readable(x), x)
+        assert torch.equal(finite(x), x)
 
 
 def test_a_chunk_reads_what_another_chunk_of_the_same_step_writes() -> None:
@@ -193,7 +193,7 @@ def test_padding_costs_at_most_twice_a_row_and_never_the_longest_neighbour() -> 
     rows = [(1, length) for length in (3, 60, 70, 120, 500, 510, 4000)]
     case = make_case(rows, heads=2, kv_heads=1, head_dim=16, page_size=16)
     attend(case)
-    groups = case.layout.groups
+    groups = case.layout.decode_groups
     assert groups is not None
     read = {length: group.mask.shape[-1] for group in groups for length in group_lengths(group.rows, rows)}
     assert all(width <= max(2 * length, 64) + 16 for length, width in read.items())
@@ -215,6 +215,6 @@ def test_pages_cost_what_the_engine_is_sized_by() -> None:
 def test_the_choice_comes_with_its_reason() -> None:
     cpu = torch.device("cpu")
     assert attention.choose("auto", cpu, 128) == ("paged_reference", "the kernels need CUDA, not cpu")
-    assert attention.choose("reference", cpu, 128) == ("paged_reference", "asked for")
-    with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu"):
+    assert attention.choose("reference", cpu, 128) == ("paged_reference", "set by ATTENTION")
+    with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu; set ATTENTION=auto"):
         attention.choose("kernel", cpu, 128)
