@@ -113,7 +113,7 @@ def test_a_step_of_chunks_and_decode_rows_draws_in_the_order_of_the_step() -> No
         assert tuple(one.tokens[one.prompt_len :]) == models.greedy("demo", prompt, 8)
 
 
-def test_a_row_is_taken_over_without_a_trace_of_who_had_it() -> None:
+def test_a_reused_row_keeps_nothing_of_the_request_before() -> None:
     rig = Rig()
     wishes: dict[str, Any] = {"temperature": 1.0, "seed": 5, "repetition_penalty": 1.3, "frequency_penalty": 0.4}
     alone = rig.add([1, 2, 3], **wishes)
@@ -159,7 +159,7 @@ def test_padding_a_decode_step_changes_no_row_and_the_padding_row_stays_empty() 
 
 
 @pytest.mark.parametrize("bucket", [None, 4])
-def test_whoever_asks_is_told_raw_log_probabilities_in_every_kind_of_step_and_nobody_else(bucket: int | None) -> None:
+def test_only_requests_that_want_them_get_raw_log_probabilities_in_every_kind_of_step(bucket: int | None) -> None:
     rig, dice = Rig(), random.Random(9)
     if bucket:
         graph = Replayed(rig.runner, bucket)
@@ -188,15 +188,15 @@ def test_rows_of_the_vocabulary_without_a_token_are_no_alternatives() -> None:
     assert told.logprob == pytest.approx(float(logits[0].log_softmax(0)[0]))
 
 
-def test_a_batch_where_nobody_asks_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(draws, "_measured")
+def test_a_batch_where_no_request_wants_log_probabilities_computes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(draws, "_logprobs")
     rig = Rig()
     rig.add([1, 2, 3])
     rig.run()
 
 
 @pytest.mark.parametrize(("attention", "kernels"), [("reference", False), ("auto", None)])
-def test_whoever_asks_for_the_reference_gets_a_sampler_without_kernels(
+def test_reference_attention_gets_a_sampler_without_kernels(
     attention: str, kernels: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from handler.inference.kv_cache import SCRATCH_PAGE, KVCache, Table
+from handler.inference.kv_cache import SCRATCH_PAGE, BlockTable, KVCache
 from handler.inference.lookup import Lookup
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Sequence, Step
@@ -134,7 +134,7 @@ def test_whoever_waits_for_pages_is_not_looked_up_again_before_there_are_more(mo
     looked_up: list[list[int]] = []
     adopt = s.cache.adopt
 
-    def spy(table: Table, tokens: list[int]) -> int:
+    def spy(table: BlockTable, tokens: list[int]) -> int:
         looked_up.append(tokens)
         return adopt(table, tokens)
 
@@ -287,7 +287,7 @@ def test_guesses_take_the_rows_that_are_free_and_wrong_ones_are_taken_back() -> 
     assert step.drawing == [first] * 3 + [second]
     assert (step.guesses, step.contexts) == (2, [8, 9, 10, 9])
     for one, token in zip(step.drawing, (1, 7, 8, 9), strict=True):  # the first guess is right
-        if not one.astray:
+        if not one.mispredicted:
             one.tokens.append(token)
     assert first.tokens[-2:] == [1, 7]
     assert s.settle() == [first]
@@ -450,7 +450,7 @@ class Engine(RuleBasedStateMachine):
 
     def read(self) -> None:
         for one, token in self.flights.popleft().drawing:
-            if one not in self.ended and not (one.guesses and one.astray):
+            if one not in self.ended and not (one.guesses and one.mispredicted):
                 one.tokens.append(token)
                 if len(one.tokens) == one.full_length:
                     self.end(one)
