@@ -1,7 +1,7 @@
 """Draws one token for each row of a batch, by the row's own sampling options.
 
 The options of a row are in persistent device buffers, written when the row is assigned; a step reads them by row. A
-draw is the argmax of scores plus Gumbel noise hashed from (seed, position, token id): it depends on the request alone,
+draw is the argmax of scores plus Gumbel noise, a hash of (seed, position, token id): the noise depends on nothing else,
 needs no generator state, and is the same after a preemption. Order and result of the options are those of
 transformers' `generate`: penalties, temperature, top_k, top_p, min_p. Knows no text and no scheduler.
 """

@@ -1,7 +1,7 @@
-"""Qwen2, 2.5 and 3 (dense) for one step of packed tokens, with as few matrix products as there can be.
+"""The merged forward of Qwen2, 2.5 and 3 (dense): one step of packed tokens with as few matrix products as possible.
 
-Queries, keys and values come from one product, gate and up from another, and what a layer adds to the residual stream
-is added by the product itself. Knows no file: it asks for its weights by their names in a checkpoint.
+One product computes queries, keys and values, another gate and up, and the products add their results to the residual
+stream themselves. Knows no file: it asks for its weights by their names in a checkpoint.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from handler.ops import layers_torch
 from handler.ops.attention import attend
 from handler.ops.pages import KVPages, Layout
 
-#: Where weights come from: the tensors of these names and shapes, as one, the first on top.
+#: Loads weights: names and shapes -> one tensor with all of them, concatenated in order.
 Source = Callable[[Mapping[str, tuple[int, ...]]], Tensor]
 
 
@@ -30,7 +30,7 @@ class Layer:
     #: queries, then keys, then values
     qkv: Tensor
     qkv_bias: Tensor | None
-    #: [2, head_dim]: for each head of the queries, and of the keys
+    #: [2, head_dim]: the norm weights of each query head and of each key head; None where the model has none
     norms: Tensor | None
     out: Tensor
     post_norm: Tensor
@@ -39,12 +39,12 @@ class Layer:
 
 
 class Qwen:
-    """A `Model` for which `config.beyond_merged()` is None."""
+    """A `Model` made of merged matrices, for a config whose `beyond_merged()` is None."""
 
     def __init__(self, config: ModelConfig, source: Source, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self.shape = shape = config.shape(dtype.itemsize)
-        #: by their names in a checkpoint; of a merged one each is a part
+        #: name in a checkpoint -> the weight, a part of its merged matrix
         self.weights: dict[str, Tensor] = {}
         self._eps = config.rms_norm_eps
         width, head = shape.hidden, shape.head_dim
@@ -86,7 +86,7 @@ class Qwen:
 
     @classmethod
     def from_state(cls, config: ModelConfig, state: Mapping[str, Tensor]) -> Self:
-        """A model of copied weights, by their names in a checkpoint; dtype and device are theirs."""
+        """A model from a copy of these weights (by their names in a checkpoint), with their dtype and device."""
         like = state["model.embed_tokens.weight"]
         return cls(config, lambda names: torch.cat([state[name] for name in names]), like.dtype, like.device)
 
@@ -108,7 +108,7 @@ class Qwen:
 
 
 def _ops(kernels: bool) -> ModuleType:
-    """What computes between the matrix products: two modules of the same three functions."""
+    """The module with the operations between matrix products: plain torch or Triton, with the same functions."""
     if not kernels:
         return layers_torch
     from handler.ops import layers_triton

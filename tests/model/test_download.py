@@ -60,16 +60,16 @@ def test_a_download_that_cannot_be_says_why_in_one_line(hub: str, tmp_path: Path
 
 
 def test_on_runpod_nothing_is_downloaded_without_leave(hub: str, tmp_path: Path) -> None:
-    wishes = {"MODEL_NAME": "Org/Name", "RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/$ID?gpu=x"}
-    refused = run(tmp_path, hub, **wishes)
+    environ = {"MODEL_NAME": "Org/Name", "RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/$ID?gpu=x"}
+    refused = run(tmp_path, hub, **environ)
     assert (refused.returncode, list(tmp_path.iterdir())) == (1, [])
     assert "ALLOW_DOWNLOAD=1" in refused.stderr
-    allowed = run(tmp_path, hub, **wishes, ALLOW_DOWNLOAD="1")
+    allowed = run(tmp_path, hub, **environ, ALLOW_DOWNLOAD="1")
     assert json.loads(allowed.stdout)["success"] is True
 
 
 def test_progress_comes_as_lines_with_what_there_is_and_what_there_will_be(hub: str, tmp_path: Path) -> None:
-    script = "from handler.model import download; download.PACE = 0; download.fetch('Org/Name', 'main', print)"
+    script = "from handler.model import download; download.PROGRESS_S = 0; download.fetch('Org/Name', 'main', print)"
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub}
     environ.pop("HF_HUB_OFFLINE", None)
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)

@@ -50,7 +50,7 @@ def test_a_file_that_is_missing_or_cut_off_is_told_by_its_size(directory: Path, 
     told = read(directory)
     (directory / name).write_bytes(FILES[name][:-1])
     with pytest.raises(
-        StartError, match=f"{name} has {len(FILES[name]) - 1} bytes, .*says {len(FILES[name])}; rebuild"
+        StartError, match=f"{name} has {len(FILES[name]) - 1} bytes, but .*says {len(FILES[name])}; rebuild"
     ):
         told.check_sizes()
     (directory / name).unlink()

@@ -186,7 +186,7 @@ def test_a_tokenizer_that_cuts_or_pads_texts_does_neither_here(copy: Path) -> No
 @pytest.mark.parametrize(
     ("file", "content", "cause"),
     [
-        ("vocab.json", None, "no tokenizer there"),
+        ("vocab.json", None, "no tokenizer.json, nor vocab.json with merges.txt"),
         ("vocab.json", "{", "the tokenizer cannot be read"),
         ("merges.txt", None, "the tokenizer cannot be read"),
         ("tokenizer_config.json", "{", "tokenizer_config.json of the model cannot be read"),
