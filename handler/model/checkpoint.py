@@ -79,7 +79,7 @@ class Checkpoint:
         """
         if self._left:
             raise StartError(
-                f"{self._name}: the weights contain {_names(self._left)}, but the model of config.json not; {ADVICE}"
+                f"{self._name}: the weights hold {_names(self._left)}, which the model of config.json lacks; {ADVICE}"
             )
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # pending work may still use the memory that the reads overwrite

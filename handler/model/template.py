@@ -152,7 +152,7 @@ class Template:
         # Twice the longest token, because NFC normalisation can shorten a text, by less than half.
         if characters > 2 * max_tokens * self._longest_token:
             raise ContextLengthExceeded(
-                f"a prompt of {characters} characters has more than the {max_tokens} tokens that fit; shorten it"
+                f"a prompt of {characters} characters has too many tokens, and the limit is {max_tokens}"
             )
 
     def _render_frame(self, roles: tuple[str, ...], ending: Ending) -> tuple[str, ...]:
@@ -198,9 +198,7 @@ class Template:
 
 def _rendered(text: str, token_ids: list[int], max_tokens: int) -> Rendered:
     if len(token_ids) > max_tokens:
-        raise ContextLengthExceeded(
-            f"the prompt has {len(token_ids)} tokens, but only {max_tokens} fit; shorten the prompt or lower max_tokens"
-        )
+        raise ContextLengthExceeded(f"the prompt has {len(token_ids)} tokens, and the limit is {max_tokens}")
     digest = sha256(",".join(map(str, token_ids)).encode()).hexdigest()
     return Rendered(text, Prompt(tuple(token_ids)), digest)
 

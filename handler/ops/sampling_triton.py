@@ -65,11 +65,11 @@ def draw(
 
 
 @triton.jit
-def _process(logits, scores, tops, rows, options, history, l_row, h_row, tokens, BLOCK: tl.constexpr):
+def _process(logits, scores, tops, rows, row_options, history, l_row, h_row, tokens, BLOCK: tl.constexpr):
     """One program: the scores of one block of one row after penalties and temperature, and the best of them."""
     at = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + at)
-    option = options + row * _COLUMNS
+    option = row_options + row * _COLUMNS
     token = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     valid = token < tokens
     x = tl.load(logits + at * l_row + token, mask=valid, other=float("-inf")).to(tl.float32)
@@ -89,8 +89,8 @@ def _process(logits, scores, tops, rows, options, history, l_row, h_row, tokens,
 
 @triton.jit(do_not_specialize=["step"])
 def _narrow(
-    scores, tops, rows, options, bounds, above, mass, step, tokens, blocks, BLOCK: tl.constexpr, PADDED: tl.constexpr,
-    TRIED: tl.constexpr, STEPS: tl.constexpr,
+    scores, tops, rows, row_options, bounds, above, mass, step, tokens, blocks, BLOCK: tl.constexpr,
+    PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """One program: one step of a row's search over one block. Measures how much lies above each key that is tried.
 
@@ -99,7 +99,7 @@ def _narrow(
     are integers in the order of the floats, so that the search ends at an exact value.
     """
     at, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    option = options + tl.load(rows + at) * _COLUMNS
+    option = row_options + tl.load(rows + at) * _COLUMNS
     top_k, top_p = tl.load(option + _TOP_K), tl.load(option + _TOP_P)
     top = _top(tops, at, blocks, PADDED)
     low, high = _bounds(top, top_k, top_p, bounds, above, mass, step, at, tokens, blocks, PADDED, TRIED, STEPS)
@@ -158,13 +158,13 @@ def _bounds(
 
 @triton.jit
 def _draw(
-    scores, tops, rows, positions, options, seeds, bounds, above, mass, best, winners, tokens, blocks,
+    scores, tops, rows, positions, row_options, seeds, bounds, above, mass, best, winners, tokens, blocks,
     BLOCK: tl.constexpr, PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """One program: the best token of one block of one row, noise added, among the tokens that are kept."""
     at, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = tl.load(rows + at)
-    option = options + row * _COLUMNS
+    option = row_options + row * _COLUMNS
     top_k, top_p, min_p = tl.load(option + _TOP_K), tl.load(option + _TOP_P), tl.load(option + _MIN_P)
     top = _top(tops, at, blocks, PADDED)
     threshold, _ = _bounds(top, top_k, top_p, bounds, above, mass, 2 * STEPS, at, tokens, blocks, PADDED, TRIED, STEPS)

@@ -233,11 +233,11 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
         (without("model.norm.weight"), "the weights lack model.norm.weight, which the model of config.json needs"),
         (
             lambda tensors: {**tensors, "model.extra": torch.zeros(1)},
-            "contain model.extra, but the model of config.json not",
+            "hold model.extra, which the model of config.json lacks",
         ),
         (
             lambda tensors: {**tensors, "x": torch.zeros(1), "y": torch.zeros(1)},
-            "contain x and 1 more, but the model of config.json",
+            "hold x and 1 more, which the model of config.json lacks",
         ),
         (
             lambda tensors: {**tensors, "model.norm.weight": torch.zeros(255)},
