@@ -6,6 +6,7 @@ stream themselves. Knows no file: it asks for its weights by their names in a ch
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Self
 
@@ -48,36 +49,9 @@ class Qwen:
         self.weights: dict[str, Tensor] = {}
         self._eps = config.rms_norm_eps
         width, head = shape.hidden, shape.head_dim
-        parts = {"q": shape.heads * head, "k": shape.kv_heads * head, "v": shape.kv_heads * head}
-
-        def take(names: Mapping[str, tuple[int, ...]]) -> Tensor:
-            whole = source(names)
-            each = whole.split([rows for rows, *_ in names.values()])
-            self.weights.update(zip(names, each, strict=True))
-            return whole
-
-        def layer(index: int) -> Layer:
-            at = f"model.layers.{index}."
-            attention, mlp = f"{at}self_attn.", f"{at}mlp."
-            bias, normed = config.model_type == "qwen2", config.model_type == "qwen3"
-            norms = {f"{attention}{part}_norm.weight": (head,) for part in "qk"}
-
-            def qkv(kind: str, *columns: int) -> Tensor:
-                return take({f"{attention}{part}_proj.{kind}": (rows, *columns) for part, rows in parts.items()})
-
-            return Layer(
-                input_norm=take({f"{at}input_layernorm.weight": (width,)}),
-                qkv=qkv("weight", width),
-                qkv_bias=qkv("bias") if bias else None,
-                norms=take(norms).view(2, head) if normed else None,
-                out=take({f"{attention}o_proj.weight": (width, parts["q"])}),
-                post_norm=take({f"{at}post_attention_layernorm.weight": (width,)}),
-                gate_up=take({f"{mlp}{part}_proj.weight": (shape.intermediate, width) for part in ("gate", "up")}),
-                down=take({f"{mlp}down_proj.weight": (width, shape.intermediate)}),
-            )
-
+        take = partial(self._take, source)
         self._embedding = take({"model.embed_tokens.weight": (shape.vocab, width)})
-        self._layers = [layer(index) for index in range(shape.layers)]
+        self._layers = [self._load_layer(take, config, index) for index in range(shape.layers)]
         self._norm = take({"model.norm.weight": (width,)})
         tied = config.tie_word_embeddings
         self._head = self._embedding if tied else take({"lm_head.weight": (shape.vocab, width)})
@@ -89,6 +63,34 @@ class Qwen:
         """A model from a copy of these weights (by their names in a checkpoint), with their dtype and device."""
         like = state["model.embed_tokens.weight"]
         return cls(config, lambda names: torch.cat([state[name] for name in names]), like.dtype, like.device)
+
+    def _take(self, source: Source, names: Mapping[str, tuple[int, ...]]) -> Tensor:
+        """Load one merged matrix and enter its parts into `weights`."""
+        merged = source(names)
+        parts = merged.split([rows for rows, *_ in names.values()])
+        self.weights.update(zip(names, parts, strict=True))
+        return merged
+
+    def _load_layer(self, take: Source, config: ModelConfig, index: int) -> Layer:
+        at, shape = f"model.layers.{index}.", self.shape
+        attention, mlp = f"{at}self_attn.", f"{at}mlp."
+        width, head = shape.hidden, shape.head_dim
+        rows = {"q": shape.heads * head, "k": shape.kv_heads * head, "v": shape.kv_heads * head}
+        bias, normed = config.model_type == "qwen2", config.model_type == "qwen3"
+
+        def qkv(kind: str, *columns: int) -> Tensor:
+            return take({f"{attention}{part}_proj.{kind}": (size, *columns) for part, size in rows.items()})
+
+        return Layer(
+            input_norm=take({f"{at}input_layernorm.weight": (width,)}),
+            qkv=qkv("weight", width),
+            qkv_bias=qkv("bias") if bias else None,
+            norms=take({f"{attention}{part}_norm.weight": (head,) for part in "qk"}).view(2, head) if normed else None,
+            out=take({f"{attention}o_proj.weight": (width, rows["q"])}),
+            post_norm=take({f"{at}post_attention_layernorm.weight": (width,)}),
+            gate_up=take({f"{mlp}{part}_proj.weight": (shape.intermediate, width) for part in ("gate", "up")}),
+            down=take({f"{mlp}down_proj.weight": (width, shape.intermediate)}),
+        )
 
     def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         """See `Model.forward`."""

@@ -1,4 +1,4 @@
-"""What every engine promises, tried on each: a scripted one, `generate`, and the batching one on the demo model."""
+"""The contract of an engine, for each one: a scripted engine, `generate`, and the batching engine on the demo model."""
 
 import asyncio
 import time
@@ -105,9 +105,7 @@ def test_a_stop_string_cuts_the_text_and_ends_the_request(engine: Engine, prompt
 
 
 @pytest.mark.parametrize("asked", [0, 3])
-def test_a_request_that_asks_gets_the_log_probability_of_every_token(
-    engine: Engine, prompt: Prompt, asked: int
-) -> None:
+def test_a_request_for_log_probabilities_gets_one_for_every_token(engine: Engine, prompt: Prompt, asked: int) -> None:
     async def work() -> tuple[Completion, Completion]:
         return await asyncio.gather(
             collect(engine.stream(prompt, GREEDY, logprobs=asked)), collect(engine.stream(prompt, GREEDY))
@@ -135,7 +133,7 @@ def test_many_at_once_all_end_and_none_gets_anothers_answer(engine: Engine, prom
         assert done.token_ids == alone.token_ids[: 1 + index]
 
 
-def test_a_cancelled_stream_ends_soon_and_says_so(engine: Engine, prompt: Prompt) -> None:
+def test_a_cancelled_stream_ends_soon_with_the_reason_cancelled(engine: Engine, prompt: Prompt) -> None:
     async def work() -> Completion:
         stream = engine.stream(prompt, replace(GREEDY, max_tokens=700))
         await anext(stream)
@@ -184,7 +182,7 @@ def test_what_does_not_fit_the_context_is_refused(engine: Engine, prompt: Prompt
         complete(engine, prompt, replace(GREEDY, max_tokens=engine.max_model_len))
 
 
-def test_status_tells_life_and_a_closed_engine_takes_no_request(engine: Engine, prompt: Prompt) -> None:
+def test_status_reports_life_and_a_closed_engine_takes_no_request(engine: Engine, prompt: Prompt) -> None:
     assert engine.status().alive
     engine.close()
     assert not engine.status().alive

@@ -1,4 +1,4 @@
-"""Many requests at once say, token for token, what each would have said alone."""
+"""Many requests at once get, token for token, the answers that each would get alone."""
 
 import asyncio
 import random
@@ -72,7 +72,7 @@ every_model = pytest.mark.parametrize("name", models.NAMES)
 
 @every_setting
 @every_model
-def test_64_prompts_together_say_what_generate_says_of_each(name: str, setting: str) -> None:
+def test_64_prompts_together_get_the_answers_that_generate_gives_to_each(name: str, setting: str) -> None:
     for number, order in enumerate(orders(prompts())):
         with models.serving(name, overlap=number % 2 == 0, **SETTINGS[setting]) as engine:
             completions = answers(engine, [(ids, models.sampling(MAX_TOKENS)) for ids in order])
@@ -271,7 +271,7 @@ def sampled() -> list[tuple[Ids, Sampling]]:
 
 
 class Said(NamedTuple):
-    """What is the same whatever the company."""
+    """The part of an answer that does not depend on other requests."""
 
     token_ids: Ids
     text: str
@@ -311,7 +311,7 @@ async def in_turn(engine: BatchingEngine, requests: Sequence[tuple[Ids, Sampling
 def at_once(
     ask: Callable[[BatchingEngine, Ids, Sampling], Awaitable[Said]], order: Sequence[int] = range(200)
 ) -> Callable[[BatchingEngine, Sequence[tuple[Ids, Sampling]]], Awaitable[list[Said]]]:
-    """All asked in this order, as many running as there are rows; answers in the order of the requests."""
+    """Send all in this order, as many at a time as there are rows; answers in the order of the requests."""
 
     async def together(engine: BatchingEngine, requests: Sequence[tuple[Ids, Sampling]]) -> list[Said]:
         got = dict(zip(order, await asyncio.gather(*(ask(engine, *requests[i]) for i in order)), strict=True))
@@ -322,7 +322,7 @@ def at_once(
 
 @pytest.fixture(scope="module")
 def alone() -> list[Said]:
-    """What each of `sampled` says when nobody else is there."""
+    """The answer to each of `sampled` alone."""
     with models.serving() as engine:
         return asyncio.run(in_turn(engine, sampled()))
 
@@ -334,7 +334,7 @@ def test_200_requests_with_random_options_are_as_many_answers(alone: list[Said])
 
 
 @pytest.mark.parametrize(
-    ("ask", "wishes"),
+    ("ask", "options"),
     [
         (at_once(Said.whole), {"rows": 32}),
         (at_once(Said.whole, range(199, -1, -1)), {"rows": 32, "overlap": True}),
@@ -347,12 +347,12 @@ def test_200_requests_with_random_options_are_as_many_answers(alone: list[Said])
 )
 def test_200_requests_with_random_options_say_the_same_in_any_company(
     ask: Callable[[BatchingEngine, Sequence[tuple[Ids, Sampling]]], Awaitable[list[Said]]],
-    wishes: dict[str, Any],
+    options: dict[str, Any],
     alone: list[Said],
 ) -> None:
-    with models.serving(**wishes) as engine:
+    with models.serving(**options) as engine:
         assert asyncio.run(bounded(ask(engine, sampled()))) == alone
-        assert (engine.status().details["preemptions"] != 0) == ("pages" in wishes)
+        assert (engine.status().details["preemptions"] != 0) == ("pages" in options)
 
 
 async def bounded(work: Awaitable[list[Said]]) -> list[Said]:

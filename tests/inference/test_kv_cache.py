@@ -1,4 +1,4 @@
-"""Pages: shared where prompts begin alike, given back when nobody holds them, evicted oldest first."""
+"""Pages: shared between prompts with the same beginning, freed when no table holds them, evicted oldest first."""
 
 from handler.inference.kv_cache import SCRATCH_PAGE, BlockTable, KVCache
 

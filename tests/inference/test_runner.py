@@ -1,4 +1,4 @@
-"""One step on the device: what it computes, and that padding and order change nothing."""
+"""One step on the device: its results, which padding and order do not change."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -36,8 +36,8 @@ class Heard:
 class Rig:
     """A scheduler and a runner, stepped by hand."""
 
-    def __init__(self, name: str = "demo", model: Model | None = None, **wishes: Any) -> None:
-        config = models.config(rows=8, prefill_chunk=40, **wishes)
+    def __init__(self, name: str = "demo", model: Model | None = None, **options: Any) -> None:
+        config = models.config(rows=8, prefill_chunk=40, **options)
         model = model or models.served(name)
         self.heard = Heard(model)
         self.runner = Runner(models.Changed(model, self.heard), models.info(name), config)
@@ -45,14 +45,14 @@ class Rig:
         #: of each sequence's tokens
         self.logprobs: dict[Sequence, list[Logprob]] = {}
 
-    def add(self, prompt: list[int], max_tokens: int = 8, *, logprobs: int | None = None, **wishes: Any) -> Sequence:
+    def add(self, prompt: list[int], max_tokens: int = 8, *, logprobs: int | None = None, **options: Any) -> Sequence:
         size = len(prompt)
         one = Sequence(
             tokens=list(prompt),
             prompt_len=size,
             full_length=size + max_tokens,
             length=size,
-            sampling=models.sampling(max_tokens, **wishes),
+            sampling=models.sampling(max_tokens, **options),
             logprobs=logprobs,
         )
         self.scheduler.add(one)
@@ -115,19 +115,19 @@ def test_a_step_of_chunks_and_decode_rows_draws_in_the_order_of_the_step() -> No
 
 def test_a_reused_row_keeps_nothing_of_the_request_before() -> None:
     rig = Rig()
-    wishes: dict[str, Any] = {"temperature": 1.0, "seed": 5, "repetition_penalty": 1.3, "frequency_penalty": 0.4}
-    alone = rig.add([1, 2, 3], **wishes)
+    options: dict[str, Any] = {"temperature": 1.0, "seed": 5, "repetition_penalty": 1.3, "frequency_penalty": 0.4}
+    alone = rig.add([1, 2, 3], **options)
     rig.run()
     for number in range(8):
         rig.add([9] * 50, max_tokens=20, temperature=2.0, seed=number, presence_penalty=1.5)
     rig.run()
-    again = rig.add([1, 2, 3], **wishes)
+    again = rig.add([1, 2, 3], **options)
     rig.run()
     assert again.tokens == alone.tokens
 
 
 class Replayed:
-    """What a captured graph does, on the CPU: the same decode over the whole bucket, into the same tensor."""
+    """A captured graph on the CPU: the same decode over the whole bucket, into the same tensor."""
 
     def __init__(self, runner: Runner, bucket: int) -> None:
         self.runner, self.bucket = runner, bucket
@@ -164,10 +164,10 @@ def test_only_requests_that_want_them_get_raw_log_probabilities_in_every_kind_of
     if bucket:
         graph = Replayed(rig.runner, bucket)
         rig.runner._graphs[bucket] = graph, graph.ids, graph.logits  # type: ignore[assignment]
-    wishes: dict[str, Any] = {"temperature": 1.6, "top_k": 30, "repetition_penalty": 1.8, "frequency_penalty": 1.0}
+    options: dict[str, Any] = {"temperature": 1.6, "top_k": 30, "repetition_penalty": 1.8, "frequency_penalty": 1.0}
     for number, asked in enumerate((None, 0, 5, None, 2, 5)):
         prompt = dice.choices(range(models.VOCAB), k=3 + 30 * number)
-        rig.add(prompt, max_tokens=12, logprobs=asked, seed=number, **(wishes if number % 2 else {}))
+        rig.add(prompt, max_tokens=12, logprobs=asked, seed=number, **(options if number % 2 else {}))
     rig.run()
     for one, told in rig.logprobs.items():
         assert len(told) == (0 if one.logprobs is None else 12)
@@ -201,9 +201,9 @@ def test_reference_attention_gets_a_sampler_without_kernels(
 ) -> None:
     seen: list[object] = []
 
-    def spy(*arguments: Any, **wishes: Any) -> Sampler:
-        seen.append(wishes["kernels"])
-        return Sampler(*arguments, **wishes)
+    def spy(*arguments: Any, **options: Any) -> Sampler:
+        seen.append(options["kernels"])
+        return Sampler(*arguments, **options)
 
     monkeypatch.setattr(runner, "Sampler", spy)
     Rig(attention=attention)
@@ -216,7 +216,7 @@ def test_without_cuda_no_graph_is_captured() -> None:
     assert rig.runner.captured == ()
 
 
-def test_a_graph_that_cannot_be_captured_ends_the_capturing_and_no_answer() -> None:
+def test_a_failed_capture_ends_the_capturing_but_no_answer() -> None:
     rig = Rig()
     rig.runner._buckets = [2, 4]
     with torch.inference_mode():
@@ -227,7 +227,9 @@ def test_a_graph_that_cannot_be_captured_ends_the_capturing_and_no_answer() -> N
     assert tuple(one.tokens[3:]) == models.greedy("demo", (1, 2, 3), 8)
 
 
-def test_a_capture_without_memory_for_its_rows_is_the_last_and_no_failed_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_without_memory_for_its_rows_is_the_last_one_and_fails_no_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def short(*_: object) -> None:
         raise torch.OutOfMemoryError("no room")
 

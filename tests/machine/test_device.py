@@ -92,7 +92,7 @@ def test_a_gpu_that_does_not_work_stops_the_start_in_one_line(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("failed", "version"), [(0, "12.8"), (3, None)])
-def test_the_driver_is_asked_which_cuda_it_runs(
+def test_the_cuda_version_is_read_from_the_driver(
     monkeypatch: pytest.MonkeyPatch, failed: int, version: str | None
 ) -> None:
     class Driver:

@@ -52,7 +52,7 @@ def test_a_model_is_downloaded_by_its_name_and_served_from_the_cache_when_the_hu
 @pytest.mark.parametrize(
     ("name", "gone"), [("Org/Another", False), ("Org/Name", True), ("no name at all", False)], ids=str
 )
-def test_a_download_that_cannot_be_says_why_in_one_line(hub: str, tmp_path: Path, name: str, gone: bool) -> None:
+def test_a_download_that_fails_gives_the_reason_in_one_line(hub: str, tmp_path: Path, name: str, gone: bool) -> None:
     done = run(tmp_path, "http://127.0.0.1:1" if gone else hub, MODEL_NAME=name)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith(f"cannot start: {name} cannot be downloaded (")

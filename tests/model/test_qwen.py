@@ -94,7 +94,7 @@ def test_in_float32_the_logits_are_those_of_the_modules_to_1e_5(name: str) -> No
 
 
 def test_in_bfloat16_every_part_rounds_where_the_modules_round() -> None:
-    """To the bit; the whole strays from theirs only where a product adds to the residual stream without rounding."""
+    """Equal to the bit; whole forwards differ only where a product adds to the residual stream without rounding."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*size: int) -> Tensor:

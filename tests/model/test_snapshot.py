@@ -1,4 +1,4 @@
-"""Finding the checkpoint: what is served is what was named, and what cannot be served says so."""
+"""Finding the checkpoint: the named one is served, and one that cannot be served stops the start with its reason."""
 
 import json
 import shutil
@@ -106,7 +106,7 @@ def test_a_name_chooses_within_the_cache_and_the_very_same_before_another_spelli
         assert found(name=model).path.parents[1].name == f"models--{model.replace('/', '--')}"
 
 
-def test_nothing_is_downloaded_that_nobody_named(found: Find) -> None:
+def test_only_a_named_model_is_downloaded(found: Find) -> None:
     with pytest.raises(StartError, match="MODEL_PATH is not set"):
         found(download=lambda name, revision: pytest.fail("asked for"))
 
@@ -118,13 +118,13 @@ def test_the_demo_model_is_served_locally_and_by_name_alone_on_runpod(found: Fin
         found()
 
 
-def test_a_file_is_no_checkpoint_and_told_so(found: Find, tmp_path: Path) -> None:
+def test_a_file_is_refused_as_checkpoint(found: Find, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     with pytest.raises(StartError, match=r"MODEL_PATH=.*model.gguf: config.json is missing; set it to a directory"):
         found(str(tmp_path / "model.gguf"))
 
 
-def test_where_nothing_is_the_error_says_where_it_looked(found: Find, places: Places) -> None:
+def test_the_error_without_any_checkpoint_names_the_places_searched(found: Find, places: Places) -> None:
     cached(places, COMMIT, model="qwen/qwen2.5-3b-instruct")
     places.baked.mkdir()
     with pytest.raises(StartError) as nothing:
@@ -175,7 +175,7 @@ def test_a_cached_model_without_the_snapshot_that_main_names_is_an_error(found: 
         found()
 
 
-def test_the_image_tells_name_and_revision_by_its_manifest(found: Find, places: Places) -> None:
+def test_name_and_revision_of_the_image_come_from_its_manifest(found: Find, places: Places) -> None:
     baked(places, "Org/Name")
     told = found()
     assert (told.source, told.name, told.revision) == ("baked", "Org/Name", COMMIT)
@@ -184,7 +184,7 @@ def test_the_image_tells_name_and_revision_by_its_manifest(found: Find, places: 
 
 
 @pytest.mark.parametrize("option", [{"name": "Org/Another"}, {"revision": OTHER}, {"name": MODEL, "revision": OTHER}])
-def test_an_image_with_another_model_is_passed_over_and_told(
+def test_an_image_with_another_model_is_not_used_and_the_error_names_it(
     found: Find, places: Places, option: dict[str, str]
 ) -> None:
     baked(places)
@@ -208,7 +208,7 @@ def test_weights_in_the_image_without_a_manifest_were_not_made_by_the_builder(fo
 
 @pytest.mark.parametrize("place", ["path", "cache", "baked"])
 @pytest.mark.parametrize("what", ["config.json", "model.safetensors", "link"])
-def test_a_checkpoint_that_is_there_and_not_whole_is_an_error_wherever_it_lies(
+def test_an_incomplete_checkpoint_is_an_error_in_every_place(
     found: Find, places: Places, tmp_path: Path, place: str, what: str
 ) -> None:
     match place:
@@ -249,7 +249,7 @@ def test_a_download_that_left_something_out_is_an_error(found: Find, tmp_path: P
         found(name="Org/Name", download=lambda name, revision: tmp_path / "empty")
 
 
-def test_a_hub_caches_directory_tells_name_and_revision_and_settings_overrule_it(found: Find, places: Places) -> None:
+def test_name_and_revision_come_from_a_hub_caches_directory_unless_they_are_set(found: Find, places: Places) -> None:
     path = str(cached(places, COMMIT, model="Org/Name") / "snapshots" / COMMIT)
     told = found(path)
     assert (told.name, told.revision, told.source) == ("Org/Name", COMMIT, "path")
@@ -275,5 +275,5 @@ def test_a_directory_that_cannot_be_read_is_named(found: Find, tmp_path: Path, m
         found(str(checkpoint(tmp_path / "model")))
 
 
-def test_the_demo_model_is_whole() -> None:
+def test_the_demo_model_is_complete() -> None:
     assert Snapshot(DEMO, "demo", "demo", None).shards() == (DEMO / "model.safetensors",)

@@ -199,7 +199,7 @@ def test_a_tokenizer_without_a_chat_template_stops_the_start(name: str) -> None:
         ("hello", "does not render the roles"),
     ],
 )
-def test_a_template_of_another_kind_stops_the_start(name: str, text: str, cause: str) -> None:
+def test_a_template_that_is_not_chatml_stops_the_start(name: str, text: str, cause: str) -> None:
     with pytest.raises(StartError, match=cause):
         Template(replace(load(name), chat_template=text))
 
@@ -211,12 +211,12 @@ def test_a_template_of_another_kind_stops_the_start(name: str, text: str, cause:
         (Ending(thinks=True), "<|im_start|>assistant\n"),
     ],
 )
-def test_qwen3_thinks_only_where_it_is_asked_to(ending: Ending, end: str) -> None:
+def test_qwen3_thinks_only_where_thinking_is_turned_on(ending: Ending, end: str) -> None:
     template = Template(load("qwen3"))
     assert (template.thinks, template.default_system) == (True, None)
     assert template.chat([Turn("user", "hi")], ROOM, ending).text == f"<|im_start|>user\nhi<|im_end|>\n{end}"
 
 
-def test_a_tokenizer_whose_tokens_are_no_bytes_is_refused_at_the_start() -> None:
+def test_a_tokenizer_that_is_not_byte_level_stops_the_start() -> None:
     with pytest.raises(StartError, match="byte-level"):
         Template(replace(read(DEMO, "demo"), backend=Tokenizer(BPE())))

@@ -17,7 +17,7 @@ from handler.ops.pages import KVPages, Layout, finite
 
 @dataclass
 class Case:
-    """One step over one layer, with what each row must come to."""
+    """One step over one layer, with the expected result of each row."""
 
     query: Tensor
     key: Tensor
@@ -117,7 +117,7 @@ def test_each_row_attends_its_own_tokens(
     case = make_case(MIXED, heads=heads, kv_heads=kv_heads, head_dim=head_dim, page_size=page_size, dtype=dtype)
     got = attend(case).double()
     assert got.isfinite().all()
-    real = torch.arange(len(got)) != 5  # what a padded row comes to is nobody's business
+    real = torch.arange(len(got)) != 5  # the result of a padded row is not used
     torch.testing.assert_close(got[real], case.expected[real], atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
@@ -142,7 +142,7 @@ def test_new_keys_and_values_lie_in_their_slots() -> None:
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf, 3e38])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_what_a_broken_request_left_in_a_page_harms_nobody_who_gets_the_page(dtype: torch.dtype, broken: float) -> None:
+def test_broken_values_left_in_a_page_do_not_reach_the_next_request(dtype: torch.dtype, broken: float) -> None:
     case = make_case([(1, 5), (1, 6), (1, 90)], heads=4, kv_heads=2, head_dim=16, page_size=4, dtype=dtype)
     # Before, one request filled every page with what is no number.
     every = torch.arange(case.pages.k[1].shape[0] * 4)
