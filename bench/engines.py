@@ -14,9 +14,10 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from handler.engine.protocol import ModelInfo, Prompt
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish
+from handler.inference.config import EngineOptions
 from handler.inference.loop import BatchingEngine
 from handler.inference.model import Model
-from handler.inference.plan import Wishes, plan
+from handler.inference.plan import plan
 from handler.model.config import ModelConfig
 from handler.model.qwen import Qwen
 
@@ -97,7 +98,7 @@ def engine_on(model: Model, rows: int, longest: int, *, guesses: int = 0) -> Ite
     """The engine at the size that `plan` gives it in production, with all its graphs captured."""
     shape, cuda = model.shape, model.device.type == "cuda"
     free = torch.cuda.mem_get_info()[0] if cuda else 8 << 30
-    wishes = Wishes(max_concurrent_requests=rows, max_model_len=longest, speculative_tokens=guesses)
+    wishes = EngineOptions(max_concurrent_requests=rows, max_model_len=longest, speculative_tokens=guesses)
     sized = plan(wishes, shape, device="cuda" if cuda else "cpu", free_bytes=free)
     info = ModelInfo("random", None, "path", "qwen2", "merged", True, str(model.dtype), str(model.device), 0, 0,
                      shape.vocab, shape.context_length, (), {})  # fmt: skip

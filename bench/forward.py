@@ -19,7 +19,7 @@ from bench.harness import Bench, alternate
 from handler.inference.model import Model
 from handler.model.modules import Modules
 from handler.ops import attention
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 
 CONTEXT = 300
 PAGE = 16

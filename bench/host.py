@@ -28,9 +28,10 @@ from bench.engines import blocks_for
 from bench.harness import Bench
 from handler.engine.protocol import ModelInfo, Prompt
 from handler.engine.sampling import Sampling
+from handler.inference.config import EngineConfig
 from handler.inference.loop import BatchingEngine
-from handler.inference.plan import EngineConfig, ModelShape
-from handler.ops.attention import KVPages, Layout
+from handler.inference.shape import ModelShape
+from handler.ops.pages import KVPages, Layout
 
 VOCAB = 64
 PROMPT = 200

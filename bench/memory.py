@@ -30,8 +30,9 @@ from handler.engine.protocol import MAX_TOP_LOGPROBS, Prompt
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Finish, Stream
 from handler.errors import ContextLengthExceeded, InvalidRequest
+from handler.inference.config import GIB, EngineConfig, EngineOptions
 from handler.inference.loop import BatchingEngine
-from handler.inference.plan import GIB, HEAD_ROOM_BYTES, HEAD_ROOM_SHARE, EngineConfig, Wishes, plan
+from handler.inference.plan import HEAD_ROOM_BYTES, HEAD_ROOM_SHARE, plan
 from handler.inference.request import Request
 from handler.machine import memory
 from handler.model import weights
@@ -181,7 +182,7 @@ def start(bench: Bench, loaded: weights.Loaded) -> tuple[BatchingEngine, EngineC
     """An engine of the size that the worker's would have."""
     model, template, info = loaded
     cuda, free = model.device.type == "cuda", memory.free(model.device)
-    config = plan(Wishes(), model.shape, device="cuda" if cuda else "cpu", free_bytes=free)
+    config = plan(EngineOptions(), model.shape, device="cuda" if cuda else "cpu", free_bytes=free)
     step = model.shape.step_bytes(config.prefill_alone + config.rows, config.rows)
     room = int(free * HEAD_ROOM_SHARE) + HEAD_ROOM_BYTES if cuda else 0
     cache = config.pages * config.page_size * config.token_bytes

@@ -22,7 +22,7 @@ from bench.harness import Bench, alternate
 from handler.inference.loop import BatchingEngine
 from handler.model.config import ModelConfig
 from handler.model.qwen import Qwen
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 
 PROMPT, NEW = 256, 128
 SHARES = (0.0, 0.5, 0.9)

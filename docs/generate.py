@@ -17,7 +17,9 @@ from pydantic import BaseModel, TypeAdapter
 from handler.__main__ import start
 from handler.api import contracts, replies
 from handler.enhancement.pack import Pack
-from handler.inference.plan import GIB, ModelShape, Wishes, plan
+from handler.inference.config import GIB, EngineOptions
+from handler.inference.plan import plan
+from handler.inference.shape import ModelShape
 from handler.report import Report
 from handler.settings import Settings
 
@@ -226,7 +228,7 @@ def sizes_table() -> str:
         for gpu in (24, 48, 80):
             free = int(0.95 * gpu * GIB - weights)
             if free > 2 * GIB:
-                held = plan(Wishes(), shape, device="cuda", free_bytes=free).describe()
+                held = plan(EngineOptions(), shape, device="cuda", free_bytes=free).describe()
                 cache, tokens = held["kv_cache_gb"], held["kv_cache_tokens"]
                 rows.append(f"| {name} | {weights / 1e9:.1f} GB | {gpu} GB | {cache:.1f} GiB | {tokens:,} |")
     return "\n".join(rows)

@@ -24,8 +24,8 @@ from handler.settings import Settings, on_runpod
 
 if TYPE_CHECKING:
     from handler.enhancement.rewrite import Rewritten, Unusable
+    from handler.inference.config import EngineConfig
     from handler.inference.loop import BatchingEngine
-    from handler.inference.plan import EngineConfig
     from handler.job import Jobs
 
 #: the packs that come with the code
@@ -100,8 +100,9 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         from handler.enhancement.cache import Cache
         from handler.enhancement.enhancer import Enhancer
         from handler.enhancement.rewrite import Rewriter
+        from handler.inference.config import EngineOptions
         from handler.inference.loop import BatchingEngine
-        from handler.inference.plan import Wishes, plan
+        from handler.inference.plan import plan
         from handler.job import Jobs
         from handler.machine import device, memory
         from handler.model import weights
@@ -128,7 +129,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
             template.count,
         )
     with report.phase("engine"):
-        wishes = Wishes(**{name: getattr(settings, name) for name in Wishes.__dataclass_fields__})
+        wishes = EngineOptions(**{name: getattr(settings, name) for name in EngineOptions.__dataclass_fields__})
         config = plan(
             wishes,
             model.shape,

@@ -1,6 +1,6 @@
-"""What a launched step draws, on its way to the host: tokens, and log-probabilities for those who asked.
+"""The draws of a launched step, copied to the host: tokens, and log-probabilities for the requests that want them.
 
-Knows no option of sampling: log-probabilities are the model's own.
+Knows no sampling option: log-probabilities are of the model's raw logits.
 """
 
 from typing import Generic
@@ -13,16 +13,19 @@ from handler.inference.step import S
 
 
 class Draws(Generic[S]):
-    """The draws of one step. Made while the step still runs on the device, and waits for nothing until it is read."""
+    """The draws of one step. Created while the step still runs on the device; only `read` waits for it."""
 
     def __init__(self, sequences: list[S], ids: Tensor, logits: Tensor, tokens_in_vocab: int) -> None:
-        """Ids [n] and raw logits [n, vocab] of `sequences`; ids from `tokens_in_vocab` on are no alternatives."""
+        """Start the copy of ids [n], and of log-probabilities from raw logits [n, vocab], for the n `sequences`.
+
+        Ids from `tokens_in_vocab` on have no token, and are never reported as alternatives.
+        """
         self._sequences = sequences
-        self._asked = [at for at, sequence in enumerate(sequences) if sequence.logprobs is not None]
+        self._with_logprobs = [at for at, sequence in enumerate(sequences) if sequence.logprobs is not None]
         device_side = [ids]
-        if self._asked:
-            most = max(sequences[at].logprobs or 0 for at in self._asked)
-            device_side += _measured(logits, ids, self._asked, most, tokens_in_vocab)
+        if self._with_logprobs:
+            most = max(sequences[at].logprobs or 0 for at in self._with_logprobs)
+            device_side += _logprobs(logits, ids, self._with_logprobs, most, tokens_in_vocab)
         self._arrived: torch.cuda.Event | None = None
         self._host_side = device_side
         if ids.is_cuda:
@@ -33,21 +36,23 @@ class Draws(Generic[S]):
             self._arrived.record()
 
     def read(self) -> list[tuple[S, int, tuple[Logprob, ...]]]:
-        """Each sequence, its token and, where it asked, that token's log-probability; waits until the step is done."""
+        """Each sequence with its token and, where it wants it, the log-probability; waits until the step is done."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        ids, *measured = (x.tolist() for x in self._host_side)
-        told: list[tuple[Logprob, ...]] = [()] * len(ids)
-        for at, tokens, (own, *others) in zip(self._asked, *measured, strict=True) if measured else ():
+        ids, *alternatives = (x.tolist() for x in self._host_side)
+        logprobs: list[tuple[Logprob, ...]] = [()] * len(ids)
+        for at, tokens, (own, *others) in zip(self._with_logprobs, *alternatives, strict=True) if alternatives else ():
             top = zip(tokens, others, strict=True)
-            told[at] = (Logprob(own, tuple(top)[: self._sequences[at].logprobs]),)
-        return list(zip(self._sequences, ids, told, strict=True))
+            logprobs[at] = (Logprob(own, tuple(top)[: self._sequences[at].logprobs]),)
+        return list(zip(self._sequences, ids, logprobs, strict=True))
 
 
-def _measured(logits: Tensor, ids: Tensor, asked: list[int], most: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Of the rows in `asked`: the likeliest tokens [asked, most], and the log-probabilities of the drawn one and of
-    these, float32 [asked, 1 + most]."""
-    rows = torch.tensor(asked, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True)
+def _logprobs(logits: Tensor, ids: Tensor, wanted: list[int], most: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """The `most` likeliest tokens of each row in `wanted`, and their log-probabilities after that of the drawn token.
+
+    Returns int64 [wanted, most] and float32 [wanted, 1 + most].
+    """
+    rows = torch.tensor(wanted, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True)
     logprobs = logits[rows].float().log_softmax(1)
     best = logprobs[:, :tokens].topk(most)
     return best.indices, torch.cat((logprobs.gather(1, ids[rows, None]), best.values), 1)

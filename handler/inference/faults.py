@@ -1,7 +1,8 @@
-"""Which error means that the device is lost to this process. Knows CUDA's words, and touches no device."""
+"""Tells the errors after which this process cannot use the device any more. Knows CUDA's messages, uses no device."""
 
-#: What `cudaGetErrorString` says of errors after which, by CUDA's documentation, "the process must be terminated and
-#: relaunched" (700 to 719), and of a device that is broken or gone (100, 214, 220, 999). Want of memory is not.
+#: Messages of `cudaGetErrorString`: for the errors after which, by CUDA's documentation, "the process must be
+#: terminated and relaunched" (700 to 719), and for a device that is broken or gone (100, 214, 220, 999). Out of memory
+#: is not among them.
 LOST = (
     "an illegal memory access was encountered",
     "the launch timed out and was terminated",
@@ -20,9 +21,9 @@ LOST = (
 
 
 def device_is_lost(error: Exception) -> bool:
-    """True where whatever is asked of the device from here on fails as this did, or hangs.
+    """True where every further call to the device would fail as this one did, or hang.
 
-    torch raises an AcceleratorError for it; Triton and CUDA's libraries a RuntimeError, which that is too.
+    torch raises an AcceleratorError for it, which is a RuntimeError; Triton and CUDA's libraries raise a RuntimeError.
     """
-    told = str(error)
-    return isinstance(error, RuntimeError) and "CUDA" in told and any(words in told for words in LOST)
+    message = str(error)
+    return isinstance(error, RuntimeError) and "CUDA" in message and any(words in message for words in LOST)

@@ -1,6 +1,6 @@
-"""The engine thread: commands in, tokens out, errors kept to the request they belong to.
+"""The engine thread: takes commands, sends tokens, and fails only the request that an error belongs to.
 
-Knows requests, streams and time; what runs is the scheduler's choice, how it runs the runner's affair.
+Knows requests, streams and time. The scheduler decides what a step computes, the runner computes it.
 """
 
 import threading
@@ -17,32 +17,41 @@ from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream
 from handler.engine.text import TextStream
 from handler.errors import EngineFailed, OutOfMemory, Overloaded, WorkerError
+from handler.inference.config import EngineConfig
 from handler.inference.draws import Draws
 from handler.inference.faults import device_is_lost
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.pace import Pace
-from handler.inference.plan import EngineConfig
 from handler.inference.request import Outbox, Request, check, report
 from handler.inference.runner import Runner
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Step
 
-#: failed steps of no one request: the engine survives the first, with fresh state; this many, or a lost device, end it
+#: failed steps, caused by no single request, that end the engine. After fewer it goes on with fresh state. A lost
+#: device ends it at once.
 FATAL_FAILURES = 2
-#: an idle engine shows life this often, in seconds
+#: seconds between two heartbeats of an idle engine
 IDLE_S = 1.0
-#: decode graphs up to this many rows are captured before the first request, larger ones while idle
+#: decode graphs up to this many rows are captured before the first request, larger ones while the engine is idle
 FIRST_GRAPHS = 8
-#: good steps after running out of memory before steps may be large again
+#: successful steps after running out of memory before steps may be large again
 STEPS_TO_RELAX = 64
+
+# Messages to callers.
+CLOSED = "the engine is closed; send the request again"
+FAILED = "the engine has failed; send the request again"
+STEP_FAILED = "a step of the engine failed; send the request again"
+TOO_LARGE = "the device has too little memory for this request; try again, shorten the prompt or lower max_tokens"
+UNASSIGNED = "the sampling of this request could not be set up; check its sampling options"
+UNDECODED = "the text of this request could not be decoded; send it again"
 
 
 class BatchingEngine:
     """Runs many requests in one batch that changes from step to step; implements `Engine`.
 
-    One thread owns the scheduler, the runner and all that a request becomes after `stream` returned. Callers reach it
-    by commands alone, it reaches callers by one callback a step and event loop, and waits for nobody.
+    One thread owns the scheduler, the runner and each request after `stream` has returned. Callers send it commands; it
+    sends callers one callback for each step and event loop, and never waits for them.
     """
 
     def __init__(
@@ -54,7 +63,11 @@ class BatchingEngine:
         *,
         tokens_in_vocab: int | None = None,
     ) -> None:
-        """`token_bytes` is the tokenizer's; `tokens_in_vocab` how many ids it has, where the model has more rows."""
+        """Start the engine thread.
+
+        `token_bytes` gives the bytes that a token id adds to the text. `tokens_in_vocab` is how many ids have a token;
+        None means every row of the model's vocabulary.
+        """
         self._info = info
         self._token_bytes = token_bytes
         self._config = config
@@ -71,8 +84,8 @@ class BatchingEngine:
         self._memory_failures = 0
         self._good_steps = 0
         self._heartbeat = time.monotonic()
-        # Shared with callers: who got in, what they want, and whether the door is open at all.
-        self._door = threading.Lock()
+        # Shared with callers: the requests that were admitted, the commands, and whether requests are admitted.
+        self._admission = threading.Lock()
         self._alive = True
         self._closing = False
         self._open: set[Request] = set()
@@ -82,7 +95,7 @@ class BatchingEngine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    # -- callers' side ---------------------------------------------------------------------------------------------
+    # -- called by callers ------------------------------------------------------------------------------------------
 
     @property
     def max_model_len(self) -> int:
@@ -91,17 +104,17 @@ class BatchingEngine:
     def stream(
         self, prompt: Prompt, sampling: Sampling, *, logprobs: int | None = None, deadline: float | None = None
     ) -> Stream:
-        """See `Engine.stream`; on a running event loop."""
+        """See `Engine.stream`; must be called on a running event loop."""
         token_ids = check(prompt, sampling, logprobs, self._info.vocab_size, self.max_model_len)
         stream = Stream(lambda: self._command(lambda: self._interrupt(request, "cancelled")))
         text = TextStream(self._token_bytes, sampling.stop)
         request = Request.of(token_ids, sampling, logprobs, deadline, stream, text, self._config.speculative_tokens)
-        with self._door:
+        with self._admission:
             if not self._alive:
-                raise EngineFailed("the engine is closed" if self._closing else "the engine has failed")
+                raise EngineFailed(CLOSED if self._closing else FAILED)
             if len(self._open) >= self._config.rows + self._config.max_waiting:
-                full = f"{self._config.rows} requests run and {self._config.max_waiting} wait already"
-                raise Overloaded(full, retry_after_s=self._pace.clears_in_s(self.status()))
+                full = f"the queue is full ({self._config.rows} requests run, {self._config.max_waiting} wait)"
+                raise Overloaded(f"{full}; try again later", retry_after_s=self._pace.retry_after_s(self.status()))
             self._open.add(request)
             self._command(lambda: self._scheduler.add(request))
         return stream
@@ -121,15 +134,15 @@ class BatchingEngine:
         return Status(self._alive, running, waiting, heartbeat_age_s=age_s, details=MappingProxyType(details))
 
     def warm_up(self, timeout_s: float) -> bool:
-        """Wait until the first graphs are captured; False where that takes longer. Requests may come before."""
+        """Wait until the first graphs are captured; False after `timeout_s` seconds. Requests may arrive before."""
         return self._warm.wait(timeout_s)
 
     def close(self) -> None:
-        with self._door:
+        with self._admission:
             self._closing = True
         self._wake.set()
         self._thread.join()
-        # After a fatal error the device answers nothing any more, not even this.
+        # After a fatal error every call to the device may hang, this one too.
         if self._failures < FATAL_FAILURES:
             self._runner.close()
 
@@ -152,17 +165,17 @@ class BatchingEngine:
             self._shut()
 
     def _guarded_turn(self) -> None:
-        """One turn; whatever escapes it is no single request's fault, and all that run fail."""
+        """One turn. An error that it raises belongs to no single request: all running requests fail."""
         try:
             self._turn()
         except Exception as error:
             report(error)
             self._failures += FATAL_FAILURES if device_is_lost(error) else 1
             if self._failures >= FATAL_FAILURES:
-                return  # `_shut` answers everybody, and nothing is asked of the device any more
+                return  # `_shut` ends all requests, and the device is not used any more
             self._launched.clear()
             for request in tuple(self._scheduler.running):
-                self._end(request, EngineFailed("a step of the engine failed"))
+                self._end(request, EngineFailed(STEP_FAILED))
             self._scheduler.restart()
         self._flush()
 
@@ -199,9 +212,9 @@ class BatchingEngine:
             self._launched.append(self._runner.launch(step))
         except torch.OutOfMemoryError:
             return False
-        # A refused request was computed all the same: others may share its prefix. Its draw is nobody's.
+        # The step has computed a refused request too, and others may share its prefix. Its draw is dropped.
         for request in refused:
-            self._end(request, EngineFailed("the sampling of this request could not be set up"))
+            self._end(request, EngineFailed(UNASSIGNED))
         self._steps += 1
         self._good_steps += 1
         if self._good_steps == STEPS_TO_RELAX:
@@ -209,7 +222,7 @@ class BatchingEngine:
         return True
 
     def _shrink(self, step: Step[Request]) -> None:
-        """After running out of memory: try again with half the work; a second time in a row, without the largest."""
+        """After running out of memory: try again with half the work, and the next time without the largest request."""
         again = self._good_steps == 0 and self._memory_failures > 0
         self._memory_failures += 1
         self._good_steps = 0
@@ -218,19 +231,19 @@ class BatchingEngine:
             self._scheduler.halve()
         elif alive := [request for request in step.sequences if not request.ended]:
             largest = max(alive, key=lambda request: request.length)
-            self._end(largest, OutOfMemory("the device has too little memory for this request"))
+            self._end(largest, OutOfMemory(TOO_LARGE))
         self._scheduler.restart()
         self._runner.free()
 
     def _read(self, all_but: int) -> None:
-        """Wait for the tokens of launched steps, except the last `all_but` steps, and hand them out."""
+        """Wait for the tokens of the launched steps except the last `all_but`, and send them to their requests."""
         while len(self._launched) > all_but:
             drawn = self._launched.popleft().read()
             now = time.monotonic()
             for request, token, logprobs in drawn:
-                # Dropped: what an ended request draws in a step that was launched before its end was seen, and what
-                # was drawn after a wrong guess.
-                if not request.ended and not (request.guesses and request.astray):
+                # Two kinds of draws are dropped: those of a request that ended after the step was launched, and those
+                # after a wrong guess.
+                if not request.ended and not (request.guesses and request.mispredicted):
                     self._accept(request, token, logprobs, now)
             if settled := self._scheduler.settle():
                 self._runner.correct(settled)
@@ -240,7 +253,7 @@ class BatchingEngine:
             delta, reason = request.take(token, logprobs, self._end_ids, now)
         except Exception as error:
             report(error)
-            self._end(request, EngineFailed("the text of this request could not be decoded"))
+            self._end(request, EngineFailed(UNDECODED))
             return
         self._outbox.put(request, delta)
         if reason is not None:
@@ -254,7 +267,7 @@ class BatchingEngine:
                 self._interrupt(request, "deadline")
 
     def _interrupt(self, request: Request, reason: FinishReason) -> None:
-        """End a request between two tokens, unless it ended by itself; the text it still holds back goes out first."""
+        """End a request between two tokens unless it has ended; the text that it holds back is sent first."""
         if request.ended:
             return
         if held := request.text.flush():
@@ -268,7 +281,7 @@ class BatchingEngine:
         self._drop(request)
 
     def _drop(self, request: Request) -> None:
-        """Free all that a request holds, at once."""
+        """Free the row and the pages of a request at once."""
         request.ended = True
         self._open.discard(request)
         if request.row != NO_ROW:
@@ -276,19 +289,18 @@ class BatchingEngine:
         self._scheduler.remove(request)
 
     def _flush(self) -> None:
-        """Send the events of this turn."""
+        """Send the events of this turn; requests of a closed event loop are dropped."""
         for loop in self._outbox.send():
             for request in (*self._scheduler.running, *self._scheduler.waiting):
                 if request.loop is loop:
                     self._drop(request)
 
     def _shut(self) -> None:
-        """Answer whoever is still there; nobody gets in any more."""
-        with self._door:
+        """Refuse new requests, and end all that are left."""
+        with self._admission:
             self._alive = False
         for request in self._open:
             request.ended = True
-            failed = EngineFailed("the engine has failed")
-            self._outbox.put(request, request.finish("cancelled") if self._closing else failed)
+            self._outbox.put(request, request.finish("cancelled") if self._closing else EngineFailed(FAILED))
         self._open.clear()
         self._outbox.send()

@@ -1,12 +1,12 @@
-"""What the engine asks of a model: its size, and one forward. Knows no checkpoint and no library of models."""
+"""The interface that the engine needs of a model: its shape and one forward. Knows no checkpoint, no transformers."""
 
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from handler.inference.plan import ModelShape
-from handler.ops.attention import KVPages, Layout
+from handler.inference.shape import ModelShape
+from handler.ops.pages import KVPages, Layout
 
 
 class Model(Protocol):
@@ -27,9 +27,9 @@ class Model(Protocol):
         Args:
             ids: int64 [tokens].
             positions: int64 [tokens], each in its own sequence.
-            keep: int64 [draws]: tokens whose logits are wanted; None for all.
+            keep: int64 [draws]: tokens whose logits are needed; None for all.
 
         Returns:
-            [draws, vocab].
+            [draws, vocab], or [tokens, vocab] where `keep` is None.
         """
         ...

@@ -1,4 +1,4 @@
-"""A request on the engine's thread: what its caller gets of each token, and how it ends. Knows no row, no page."""
+"""A request on the engine thread: the events that its tokens become, and how it ends. Knows no row and no page."""
 
 import asyncio
 import logging
@@ -23,13 +23,17 @@ Event = Delta | Finish | WorkerError
 
 
 def check(prompt: Prompt, sampling: Sampling, logprobs: int | None, vocab_size: int, max_model_len: int) -> list[int]:
-    """The prompt's ids, if nothing about the request can go wrong on the device; raises as `Engine.stream` does."""
+    """The ids of the prompt, once the request is valid for the device.
+
+    Raises:
+        InvalidRequest, ContextLengthExceeded: see `Engine.stream`.
+    """
     try:
         ids = array("q", prompt.token_ids).tolist()
     except (TypeError, OverflowError):
-        raise InvalidRequest("a token id of the prompt is no integer") from None
+        raise InvalidRequest("a token id of the prompt is not a 64-bit integer") from None
     if not ids:
-        raise InvalidRequest("the prompt has no token")
+        raise InvalidRequest("the prompt has no token; it needs at least one")
     if min(ids) < 0 or max(ids) >= vocab_size:
         raise InvalidRequest(f"a token id of the prompt is outside [0, {vocab_size})")
     if sampling.max_tokens < 1:
@@ -38,14 +42,15 @@ def check(prompt: Prompt, sampling: Sampling, logprobs: int | None, vocab_size: 
         raise InvalidRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", field="top_logprobs")
     if len(ids) + sampling.max_tokens > max_model_len:
         raise ContextLengthExceeded(
-            f"{len(ids)} prompt tokens and {sampling.max_tokens} for the answer exceed {max_model_len}"
+            f"{len(ids)} prompt tokens and max_tokens {sampling.max_tokens} exceed the {max_model_len} tokens of the "
+            "context; shorten the prompt or lower max_tokens"
         )
     return ids
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Request(Sequence):
-    """A sequence and the caller who waits for it. Times are of `time.monotonic`; no deadline is infinitely far."""
+    """A sequence and the stream of its caller. Times are of `time.monotonic`; without a deadline it is infinite."""
 
     stream: Stream
     loop: asyncio.AbstractEventLoop
@@ -67,7 +72,7 @@ class Request(Sequence):
         text: TextStream,
         guesses: int,
     ) -> "Request":
-        """A request that arrives now, on the running event loop; so many of its tokens may be guessed at a time."""
+        """A request that arrives now, on the running event loop; at most `guesses` tokens are guessed at a time."""
         return cls(
             tokens=token_ids,
             prompt_len=len(token_ids),
@@ -75,7 +80,7 @@ class Request(Sequence):
             length=len(token_ids),
             sampling=sampling,
             logprobs=logprobs,
-            # A penalty depends on all that was said: a guess would have to count for what is drawn after it.
+            # A penalty depends on all earlier tokens, so a draw after a guess would have to count the guess.
             lookup=Lookup(guesses) if guesses and not sampling.penalises else None,
             stream=stream,
             loop=asyncio.get_running_loop(),
@@ -87,9 +92,9 @@ class Request(Sequence):
     def take(
         self, token: int, logprobs: tuple[Logprob, ...], end_ids: Collection[int], now: float
     ) -> tuple[Delta, FinishReason | None]:
-        """Add a drawn token; returns what came of it, and the reason where it was the last.
+        """Add a drawn token; returns its event, and the finish reason where it was the last.
 
-        An end token is a token of the answer but not of its text. Raises what decoding raises.
+        An end token counts as a token of the answer but adds no text. Raises the errors of decoding.
         """
         self.tokens.append(token)
         if self.first_token is None:
@@ -97,11 +102,11 @@ class Request(Sequence):
         text = self.text
         if token in end_ids:
             return Delta(text.flush(), (token,), logprobs), "stop"
-        piece = text.push(token)
+        new_text = text.push(token)
         if not text.stopped and len(self.tokens) < self.full_length:
-            return Delta(piece, (token,), logprobs), None
-        piece += text.flush()
-        return Delta(piece, (token,), logprobs), "stop" if text.stopped else "length"
+            return Delta(new_text, (token,), logprobs), None
+        new_text += text.flush()
+        return Delta(new_text, (token,), logprobs), "stop" if text.stopped else "length"
 
     def finish(self, reason: FinishReason) -> Finish:
         now = time.monotonic()
@@ -117,7 +122,7 @@ class Request(Sequence):
 
 
 class Outbox:
-    """Events on their way to callers: all of a step leave as one callback for each event loop."""
+    """Collects events for callers, and sends those of one step as one callback for each event loop."""
 
     def __init__(self) -> None:
         self._events: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Event]]] = {}
@@ -126,7 +131,7 @@ class Outbox:
         self._events.setdefault(request.loop, []).append((request.stream, event))
 
     def send(self) -> list[asyncio.AbstractEventLoop]:
-        """Returns the event loops that are closed: nobody will read there, or cancel."""
+        """Returns the event loops that are closed: their callers will neither read nor cancel."""
         events, self._events = self._events, {}
         closed = []
         for loop, batch in events.items():
@@ -143,5 +148,5 @@ def _deliver(batch: list[tuple[Stream, Event]]) -> None:
 
 
 def report(error: BaseException) -> None:
-    """Log type and place of an error; its message may hold what a caller wrote, and stays out."""
+    """Log type and traceback of an error, but not its message, which may hold a caller's content."""
     log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

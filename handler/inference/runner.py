@@ -1,6 +1,6 @@
-"""One step on the device: batch tensors, forward, sample, CUDA graphs.
+"""Runs one step on the device: batch tensors, forward, sampling, CUDA graphs.
 
-Knows rows, pages and tensors, and what a step asks for; never a text, a stream or a clock.
+Knows steps, rows, pages and tensors; no text, no stream and no clock.
 """
 
 import logging
@@ -10,23 +10,23 @@ import torch
 from torch import Tensor
 
 from handler.engine.protocol import ModelInfo
+from handler.inference.config import EngineConfig
 from handler.inference.draws import Draws
 from handler.inference.model import Model
-from handler.inference.plan import EngineConfig
 from handler.inference.sampler import Sampler
 from handler.inference.step import S, Sequence, Step
 from handler.ops import attention
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 
 log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Keeps the state of every row on the device, and tells the device only what changed.
+    """Keeps the state of every row on the device, and uploads only changes.
 
-    The state of a row is its last token, its length and its pages. A decode step needs no more than that and the list
-    of rows, so it can follow another step whose tokens the host has not seen yet, and be replayed from a CUDA graph.
-    Padding of a graph goes to one row more than may run, and to the scratch page.
+    The state of a row is its last token, its length and its pages. A decode step needs only these and the list of rows,
+    so it can follow a step whose tokens the host has not read yet, and a CUDA graph can replay it. Padded rows of a
+    graph use one extra row and the scratch page.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Runner:
         *,
         tokens_in_vocab: int | None = None,
     ) -> None:
-        """Allocates the cache: `config.pages` pages on the model's device."""
+        """Allocate the cache, `config.pages` pages, on the model's device; `tokens_in_vocab` as in `BatchingEngine`."""
         device, shape = model.device, model.shape
         self.attention, self.attention_reason = attention.choose(config.attention, device, shape.head_dim)
         fused = self.attention == "paged_kernel"
@@ -50,29 +50,29 @@ class Runner:
         self._padding = rows = config.rows
         self._width = -(-config.max_model_len // config.page_size)
         self._tokens = tokens_in_vocab or info.vocab_size
-        # Who asks for the reference wants no kernel anywhere.
+        # ATTENTION=reference turns off the kernels of the sampler too.
         kernels = False if config.attention == "reference" else None
         self._sampler = Sampler(rows + 1, info.vocab_size, self._tokens, device, kernels=kernels)
         self._last = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._lengths = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._tables = torch.zeros(rows + 1, self._width, dtype=torch.int32, device=device)
         self._starts = torch.arange(rows + 2, dtype=torch.int32, device=device)
-        # One step lengthens a row by one token, padding by none.
+        # A step lengthens each row by one token, but not the padding row.
         self._one = torch.ones(rows + 1, dtype=torch.int64, device=device)
         self._one[self._padding] = 0
         self._rows = torch.full((rows,), self._padding, dtype=torch.int64, device=device)
-        #: which token of its row each of `_rows` is: 0 the last one drawn, n the n-th guess after it; and the guesses
+        #: for each of `_rows`: 0 for the last drawn token of its row, n for the n-th guess after it; and the guesses
         self._ahead = torch.zeros(rows, dtype=torch.int64, device=device)
         self._guesses = torch.zeros(rows, dtype=torch.int64, device=device)
         self._speculates = config.speculative_tokens > 0
         self._guessing = False
-        #: what the host knows of `_rows` and of the pages in `_tables`
+        #: what the device has: the rows in `_rows`, and for each row the number of pages in `_tables`
         self._decoding: list[int] = []
         self._known = [0] * (rows + 1)
-        # A graph holds what is decided on the device alone, which the reference attention is not.
+        # A graph replays only what the device decides; plain attention reads lengths on the host.
         capturable = fused and self._sampler.capturable
         self._buckets = [*config.graph_buckets] if capturable else []
-        #: by rows: the graph, and the ids and logits that it writes
+        #: number of rows -> the graph, and the ids and logits that it writes
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         self._graph_memory = torch.cuda.graph_pool_handle() if self._buckets else None
 
@@ -82,7 +82,7 @@ class Runner:
         return tuple(self._graphs)
 
     def assign(self, sequence: Sequence) -> None:
-        """Make a sequence's row its own, before its first chunk; raises what the sampler has against its sampling."""
+        """Set up the row of a sequence before its first chunk; raises torch's error for values it cannot store."""
         self._known[sequence.row] = 0
         prompt, completion = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
         self._sampler.assign(sequence.row, sequence.sampling, prompt, completion)
@@ -91,7 +91,7 @@ class Runner:
         self._sampler.release(row)
 
     def launch(self, step: Step[S]) -> Draws[S]:
-        """Start a step. On a GPU this returns before the step is done, and waits for nothing."""
+        """Start a step. On a GPU this returns before the step is done, and never waits for the device."""
         self._update_tables(step)
         self._update_rows(step)
         drawing = step.drawing
@@ -106,7 +106,7 @@ class Runner:
         return Draws(drawing, ids[: len(drawing)], logits, self._tokens)
 
     def correct(self, sequences: list[S]) -> None:
-        """Write the state of rows whose guesses are settled: the last step left them anywhere among its draws."""
+        """Write the last token and the length of rows whose guesses are settled; their step stored any of its draws."""
         rows, last, lengths = self._upload(
             [sequence.row for sequence in sequences],
             [sequence.tokens[-1] for sequence in sequences],
@@ -116,40 +116,41 @@ class Runner:
         self._lengths.index_copy_(0, rows, lengths)
 
     def capture_next(self, at_most: int) -> bool:
-        """Capture the next decode graph, the smallest first; False where none of `at_most` rows is left.
+        """Capture the next decode graph, the smallest first; False where none of at most `at_most` rows is left.
 
-        Only while no sequence runs. A capture that fails, say for want of memory, is the last: larger steps do without.
+        Only while no sequence runs. After a capture that fails, for example for lack of memory, no other is tried:
+        larger steps run without a graph.
         """
         if not self._buckets or self._buckets[0] > at_most:
             return False
         rows = self._buckets.pop(0)
         try:
             self._update_rows(Step())
-            self._decode(rows)  # compiles kernels and lets libraries allocate, which a capture must not
+            self._decode(rows)  # compiles kernels and lets libraries allocate, which is not allowed in a capture
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
                 ids, logits = self._decode(rows)
         except Exception as error:
-            log.warning("no CUDA graph for %d rows and more: %s", rows, type(error).__name__)
+            log.warning("no CUDA graph for %d or more rows, steps run without: %s", rows, type(error).__name__)
             self._buckets.clear()
             return False
         self._graphs[rows] = graph, ids, logits
         return True
 
     def free(self) -> None:
-        """Give memory that is only cached back to the device."""
+        """Give torch's cached but unused memory back to the device."""
         if self._cuda:
             torch.cuda.empty_cache()
 
     def close(self) -> None:
-        """Give the cache back to the device; idempotent."""
+        """Free the KV cache and the graphs; idempotent."""
         self._graphs.clear()
         self._pages.k.clear()
         self._pages.v.clear()
         self.free()
 
     def _decode(self, count: int, contexts_host: list[int] | None = None) -> tuple[Tensor, Tensor]:
-        """The next token of each of the first `count` of `_rows`; on the CPU, attention needs their contexts too."""
+        """Draw the next token of the first `count` of `_rows`; plain attention needs their contexts on the host."""
         rows = self._rows[:count]
         ids, positions = self._last.index_select(0, rows), self._lengths.index_select(0, rows)
         if self._speculates:
@@ -170,13 +171,13 @@ class Runner:
         return self._draw(logits, rows, contexts)
 
     def _mixed(self, step: Step[S]) -> tuple[Tensor, Tensor]:
-        """Decode rows first, then chunks; one token for each that draws."""
+        """Compute decode rows, then chunks; draws one token for each row that draws."""
         count = len(step.decode)
         chunks = step.chunks
         sizes = [chunk.end - chunk.start for chunk in chunks]
         contexts_host = [sequence.computed for sequence in step.sequences]
         starts = [*accumulate(sizes, initial=count)]
-        # Decode rows draw from their only token, chunks from their last, where it is the last of all.
+        # A decode row draws from its only token; a chunk from its last token, if the prompt ends there.
         drawing = [*range(count), *(count + i for i, chunk in enumerate(chunks) if chunk.draws)]
         keep = [*range(count), *(end - 1 for chunk, end in zip(chunks, starts[1:], strict=True) if chunk.draws)]
         ids, positions, token_rows, rows, contexts, query_starts, drawn, kept = self._upload(
@@ -210,13 +211,14 @@ class Runner:
 
     def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Draw the tokens for `positions`; each becomes the last token of its row. Returns ids and logits."""
-        if not len(rows):  # no chunk of the step was its prompt's last, and no kernel runs on nothing
+        if not len(rows):  # no chunk of the step ends its prompt, and kernels cannot run on 0 rows
             return rows, logits
         ids = self._sampler.sample(logits, rows, positions)
         self._last.index_copy_(0, rows, ids)
         return ids, logits
 
     def _slots(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Flat cache slots of these positions of these rows."""
         pages = self._tables[rows, positions // self._page_size]
         return torch.add(positions % self._page_size, pages, alpha=self._page_size)
 
@@ -226,7 +228,7 @@ class Runner:
         return self._tables[:, :width].index_select(0, rows)
 
     def _update_tables(self, step: Step[S]) -> None:
-        """Write the pages that sequences got since the last step into their rows."""
+        """Upload the pages that sequences got since the last step."""
         cells: list[int] = []
         pages: list[int] = []
         for sequence in chain(step.admitted, step.grown):
@@ -239,6 +241,7 @@ class Runner:
             self._tables.view(-1)[at] = new.int()
 
     def _update_rows(self, step: Step[S]) -> None:
+        """Upload the list of decoding rows where it changed, and the guesses."""
         rows = [sequence.row for sequence in step.decode]
         if self._guessing:
             self._ahead.zero_()
@@ -252,7 +255,7 @@ class Runner:
         if rows != self._decoding:
             (new,) = self._upload(rows + [self._padding] * (len(self._rows) - len(rows)))
             self._rows.copy_(new)
-            self._decoding = rows  # not before: there may be no memory for an upload
+            self._decoding = rows  # only now, because the upload may run out of memory
 
     def _upload(self, *columns: list[int]) -> tuple[Tensor, ...]:
         """All columns as int64 tensors on the device, in one copy from pinned memory."""

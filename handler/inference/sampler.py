@@ -1,8 +1,8 @@
-"""Draws one token per row of a batch, each row on its own terms.
+"""Draws one token for each row of a batch, by the row's own sampling options.
 
-What a row asks for lives in persistent device buffers, written when the row is assigned; a step reads them by row.
-A draw is the argmax of scores plus Gumbel noise hashed from (seed, position, token id): it depends on nothing but the
-request, needs no generator state and survives re-admission. Order and result of the options are those of
+The options of a row are in persistent device buffers, written when the row is assigned; a step reads them by row. A
+draw is the argmax of scores plus Gumbel noise, a hash of (seed, position, token id): the noise depends on nothing else,
+needs no generator state, and is the same after a preemption. Order and result of the options are those of
 transformers' `generate`: penalties, temperature, top_k, top_p, min_p. Knows no text and no scheduler.
 """
 
@@ -20,7 +20,7 @@ _PLAIN = Needs(penalties=False, draw=False, cut=False)
 
 
 class Sampler:
-    """Sampling state of `rows` batch rows. Used by one thread."""
+    """The sampling state of `rows` batch rows. Used by one thread."""
 
     def __init__(
         self,
@@ -34,26 +34,26 @@ class Sampler:
         """`vocab_size` is the width of the logits; ids from `tokens_in_vocab` on have no token and are never drawn.
 
         `kernels` draws by Triton (see `sampling_triton`); None does so on CUDA where Triton is installed. Without
-        them a draw is the same, but the host takes part in it.
+        kernels a draw gives the same token, but the host takes part in it.
         """
         if kernels is None:
             kernels = torch.device(device).type == "cuda" and find_spec("triton") is not None
-        #: whether `sample` may live in a CUDA graph: nothing of it is then decided on the host
+        #: True where a CUDA graph can capture `sample`, because the host decides nothing in it
         self.capturable = kernels
         self._tokens = tokens_in_vocab
         self._options = torch.tensor([NEUTRAL], device=device).repeat(rows, 1)
         self._seeds = torch.zeros(rows, dtype=torch.int64, device=device)
         self._history = torch.zeros(rows, vocab_size, dtype=torch.int32, device=device)
         self._ids = torch.arange(tokens_in_vocab, device=device)
-        #: of the rows that are not plain
+        #: needs of the rows that need more than an argmax
         self._needs: dict[int, Needs] = {}
 
     def assign(
         self, row: int, sampling: Sampling, prompt_ids: Sequence[int], completion_ids: Sequence[int] = ()
     ) -> None:
-        """Give `row` to a request; `completion_ids` are what it had drawn before it was preempted."""
+        """Give `row` to a request; `completion_ids` are the tokens that it drew before it was preempted."""
         s = sampling
-        draw = s.temperature > 1e-30  # what is less overflows float32 scores, and its limit is greedy
+        draw = s.temperature > 1e-30  # less overflows float32 scores; the limit of the draw is the greedy token
         cut = (s.top_k, s.top_p, s.min_p) if draw else (0, 1.0, 0.0)
         penalties = (s.repetition_penalty, s.presence_penalty, s.frequency_penalty)
         needs = Needs(s.penalises, draw, cut != (0, 1.0, 0.0))
@@ -70,16 +70,16 @@ class Sampler:
             self._needs[row] = needs
 
     def release(self, row: int) -> None:
-        """The request of `row` is gone; what it asked for costs nothing from here on."""
+        """Forget the needs of `row` once its request has ended, so that no step computes them."""
         self._needs.pop(row, None)
 
     def sample(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Draw a token for each of n rows. A row may come more than once where it has no penalties.
+        """Draw a token for each of n rows. A row without penalties may occur more than once.
 
         Args:
-            logits: [n, vocab_size], any float dtype; left as they are.
-            rows: int64 [n]
-            positions: int64 [n], the index in its sequence of the token being drawn.
+            logits: [n, vocab_size], any float dtype; not changed.
+            rows: int64 [n].
+            positions: int64 [n], the index of the drawn token in its sequence.
 
         Returns:
             int64 [n]. Where `capturable`, nothing waits for the device.
@@ -91,13 +91,14 @@ class Sampler:
         logits = logits[:, : self._tokens]
         if not self._needs:
             return logits.float().argmax(-1)
-        # Here the host may look at `rows`, and spare each the passes it does not need.
+        # The host may read `rows` here, and leave out the passes that a row does not need.
         alike: dict[Needs, list[int]] = {}
         for at, row in enumerate(rows.tolist()):
             alike.setdefault(self._needs.get(row, _PLAIN), []).append(at)
         tokens = torch.empty_like(rows)
         for needs, members in alike.items():
-            for some in torch.tensor(members, device=rows.device).split(8):  # these fit the processor's cache
+            # 8 rows of scores fit into the processor's cache.
+            for some in torch.tensor(members, device=rows.device).split(8):
                 tokens[some] = sampling_torch.draw(
                     logits[some], rows[some], positions[some], self._options, self._seeds, self._history, self._ids,
                     needs,
@@ -105,7 +106,7 @@ class Sampler:
         return tokens
 
     def processed(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """float32 [n, tokens_in_vocab]: scores as `generate`'s processors leave them, -inf for what is never drawn."""
+        """float32 [n, tokens_in_vocab]: scores as `generate`'s processors leave them, -inf where never drawn."""
         everything = Needs(penalties=True, draw=True, cut=True)
         return sampling_torch.process(logits, rows, self._options, self._history, self._tokens, everything)
 

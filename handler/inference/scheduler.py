@@ -1,6 +1,6 @@
-"""Who runs in the next step: admission, prefill chunks, decode rows, preemption.
+"""Schedules the next step: admission, prefill chunks, decode rows, preemption.
 
-Pure: knows lengths, rows and pages, never a tensor, a text or a clock.
+Pure: knows lengths, rows and pages, no tensor, no text and no clock.
 """
 
 from collections import deque
@@ -11,19 +11,18 @@ from handler.inference.step import NO_ROW, Chunk, S, Step
 
 
 class Scheduler(Generic[S]):
-    """First come, first served, with all rows that decode in every step.
+    """First come, first served; every step includes all rows that decode.
 
-    `running` and `waiting` are each in order of arrival and everybody in `running` came before everybody in `waiting`:
-    whoever is preempted is the youngest that runs, and goes to the front of those that wait. The oldest is therefore
-    never preempted by anyone, always advances, and ends: nobody starves.
+    `running` and `waiting` are each in order of arrival, and all of `running` arrived before all of `waiting`: a
+    preemption takes the youngest running sequence and puts it at the front of `waiting`. So the oldest is never
+    preempted, advances in every step and ends, and no sequence starves.
     """
 
     def __init__(self, cache: KVCache, rows: int, prefill_chunk: int, prefill_alone: int | None = None) -> None:
-        """At most `rows` sequences run; a step prefills at most `prefill_chunk` tokens beside rows that decode.
+        """At most `rows` sequences run. The cache must have room for one sequence of any admitted length.
 
-        Where none does, nobody waits for the step, and it prefills up to `prefill_alone` (else as much as beside).
-
-        The cache must hold one sequence of any admitted length.
+        A step prefills at most `prefill_chunk` tokens beside rows that decode. Where no row decodes, none waits for the
+        step, and it prefills up to `prefill_alone` (None: the same).
         """
         self.cache = cache
         self.running: list[S] = []
@@ -31,7 +30,7 @@ class Scheduler(Generic[S]):
         self.preemptions = 0
         #: tokens not computed because a prefix was shared
         self.hit_tokens = 0
-        #: tokens guessed, and those of them that were drawn
+        #: tokens guessed, and how many of them were drawn
         self.guessed = self.guessed_right = 0
         self._guessing: list[S] = []
         self._rows = self._row_limit = rows
@@ -43,7 +42,7 @@ class Scheduler(Generic[S]):
         return not self.running and not self.waiting
 
     def counters(self) -> dict[str, int]:
-        """Pages now, and what came of sharing and of want of them since the start."""
+        """Pages now; preemptions, shared tokens and guesses since the start."""
         return {
             "pages_total": self.cache.total,
             "pages_used": self.cache.total - self.cache.free,
@@ -58,7 +57,7 @@ class Scheduler(Generic[S]):
         self.waiting.append(sequence)
 
     def schedule(self) -> Step[S]:
-        """Choose the next step and book it as computed: it must be launched, or `restart` called."""
+        """Choose the next step and count it as computed; the caller must launch it, or call `restart`."""
         step: Step[S] = Step()
         preemptions = self.preemptions
         self._decode(step)
@@ -67,7 +66,7 @@ class Scheduler(Generic[S]):
         for sequence in self.running:
             if budget and sequence.computed < sequence.target:
                 budget -= self._advance(step, sequence, budget)
-        # After a preemption nobody is admitted: it would be the one just preempted, whose last token may be unread.
+        # No admission after a preemption: it would be the sequence just preempted, whose last token may be unread.
         while budget and self.waiting and preemptions == self.preemptions and self._admit(self.waiting[0]):
             sequence = self.waiting.popleft()
             step.admitted.append(sequence)
@@ -77,9 +76,9 @@ class Scheduler(Generic[S]):
         return step
 
     def settle(self) -> list[S]:
-        """Once the tokens of a step are read: unbook what was computed after wrong guesses.
+        """Once the tokens of a step are read: subtract the tokens that were computed after wrong guesses.
 
-        Returns the running sequences that guessed. Steps with guesses are read before the next one is scheduled.
+        Returns the running sequences with guesses. A step with guesses must be read before the next one is scheduled.
         """
         guessing = [sequence for sequence in self._guessing if sequence.row != NO_ROW]
         self._guessing = []
@@ -94,21 +93,21 @@ class Scheduler(Generic[S]):
         return guessing
 
     def remove(self, sequence: S) -> None:
-        """Forget a sequence, wherever it stands, and free its row and pages at once.
+        """Remove a running or waiting sequence, and free its row and pages at once.
 
-        A launched step may still write to those pages. That is harmless: steps run in order on the device, and
-        whoever gets the pages next writes them in a later step.
+        A launched step may still write to those pages. That is harmless: steps run in order on the device, and the next
+        sequence that gets the pages writes them in a later step.
         """
         if sequence.row == NO_ROW:
             self.waiting.remove(sequence)
         else:
             self.running.remove(sequence)
-            self._unseat(sequence)
+            self._stop(sequence)
 
     def restart(self) -> None:
-        """Begin all again from the tokens read so far: a step failed, and the cache is not to be trusted."""
+        """Start all sequences again from the tokens read so far: a step failed, and the cache may be wrong."""
         for sequence in reversed(self.running):
-            self._unseat(sequence)
+            self._stop(sequence)
             self.waiting.appendleft(sequence)
         self.running.clear()
         self._guessing.clear()
@@ -117,7 +116,7 @@ class Scheduler(Generic[S]):
         self.cache.forget()
 
     def halve(self) -> None:
-        """Ask for half as much of the device in each step: half the rows, half the prefill."""
+        """Make steps half as large: half the rows, half the prefill."""
         self._row_limit = max(1, min(self._row_limit, len(self.running) or 1) // 2)
         beside, alone = self._prefill_limits
         self._prefill_limits = max(1, beside // 2), max(1, alone // 2)
@@ -128,7 +127,7 @@ class Scheduler(Generic[S]):
         self._prefill_limits = self._prefill
 
     def _decode(self, step: Step[S]) -> None:
-        # `running` may get shorter at its end while this walks it; a list's iterator allows that.
+        # `_grow` may shorten `running` at its end during this loop; the iterator of a list allows that.
         for sequence in self.running:
             if sequence.computed < sequence.target or sequence.length >= sequence.full_length:
                 continue
@@ -141,17 +140,17 @@ class Scheduler(Generic[S]):
             step.decode.append(sequence)
 
     def _guess(self, step: Step[S]) -> None:
-        """Fill rows that are free with guesses, the oldest sequence first. Nobody gives up a page for a guess."""
+        """Fill free rows with guesses, the oldest sequence first. No sequence is preempted for a guess."""
         room = self._row_limit - len(step.decode)
         for sequence in step.decode:
             most = min(room, sequence.full_length - sequence.length)
             if sequence.lookup is None or most < 1:
                 continue
             guesses = sequence.lookup.guess(sequence.tokens, most)
-            stored = sequence.length - 1  # what this step draws itself is stored by the next one
+            stored = sequence.length - 1  # the next step stores the token that this step draws
             if stored + len(guesses) > sequence.capacity:
                 if self.cache.grow(sequence.table, stored + len(guesses), spare=len(self.running)):
-                    self._count_pages(sequence)
+                    self._update_capacity(sequence)
                     step.grown.append(sequence)
                 guesses = guesses[: sequence.capacity - stored]
             if guesses:
@@ -164,48 +163,48 @@ class Scheduler(Generic[S]):
         self.guessed += step.guesses
 
     def _grow(self, sequence: S) -> bool:
-        """One more page, taken from the youngest where none is free; False where that is `sequence` itself."""
+        """Add a page. Where none is free, the youngest sequence is preempted; False where that is `sequence` itself."""
         cache = self.cache
         known = min(sequence.computed, len(sequence.tokens))
         cache.publish(sequence.table, sequence.tokens, known)
         while not cache.grow(sequence.table, sequence.length):
             youngest = self.running.pop()
             self.preemptions += 1
-            self._unseat(youngest)
+            self._stop(youngest)
             self.waiting.appendleft(youngest)
             if youngest is sequence:
                 return False
-        self._count_pages(sequence)
+        self._update_capacity(sequence)
         return True
 
     def _admit(self, sequence: S) -> bool:
-        """Give it a row and pages for all its tokens, the known prefix shared; False where there is no room yet."""
+        """Give it a row and pages for all its tokens, sharing a known prefix; False where there is no room yet."""
         cache = self.cache
-        spare = len(self.running)  # a page for each row that runs, or the newcomer would soon be preempted for one
+        spare = len(self.running)  # a page for each running row, or the new sequence would soon be preempted for one
         free = cache.free - spare
-        if spare >= self._row_limit or free <= sequence.too_few:
+        if spare >= self._row_limit or free <= sequence.insufficient_pages:
             return False
         shared = cache.adopt(sequence.table, sequence.tokens)
         if not cache.grow(sequence.table, len(sequence.tokens), spare=spare):
             cache.release(sequence.table)
-            sequence.too_few = free
+            sequence.insufficient_pages = free
             return False
-        sequence.too_few = -1
+        sequence.insufficient_pages = -1
         if sequence.cached_tokens is None:
             sequence.cached_tokens = shared
         self.hit_tokens += shared
         sequence.computed = shared
         sequence.target = len(sequence.tokens)
-        self._count_pages(sequence)
+        self._update_capacity(sequence)
         sequence.row = self._free_rows.pop()
         self.running.append(sequence)
         return True
 
     def _advance(self, step: Step[S], sequence: S, budget: int) -> int:
-        """The next chunk of at most `budget` tokens; returns its size.
+        """Add the next chunk of at most `budget` tokens to the step; returns its size.
 
-        Its pages are shared from now on, by chunks of this very step too: every layer writes the keys and values of
-        all tokens of a step before it reads any.
+        Its pages are shared from now on, also by later chunks of the same step: every layer writes the keys and values
+        of all tokens of a step before it reads any.
         """
         start = sequence.computed
         end = min(sequence.target, start + budget)
@@ -216,10 +215,10 @@ class Scheduler(Generic[S]):
         self.cache.publish(sequence.table, sequence.tokens, end)
         return end - start
 
-    def _count_pages(self, sequence: S) -> None:
+    def _update_capacity(self, sequence: S) -> None:
         sequence.capacity = len(sequence.table.pages) * self.cache.page_size
 
-    def _unseat(self, sequence: S) -> None:
+    def _stop(self, sequence: S) -> None:
         self.cache.release(sequence.table)
         sequence.guesses = ()
         self._free_rows.append(sequence.row)

@@ -1,11 +1,11 @@
-"""What one step computes, and the sequences that it computes for. Values: knows no tensor, no text, no clock."""
+"""The values that describe one step: its sequences, chunks and guesses. Knows no tensor, no text and no clock."""
 
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from handler.engine.sampling import Sampling
-from handler.inference.kv_cache import Table
+from handler.inference.kv_cache import BlockTable
 from handler.inference.lookup import Lookup
 
 #: row of a sequence that is not running
@@ -16,36 +16,36 @@ NO_ROW = -1
 class Sequence:
     """One prompt and its growing completion, as the scheduler and the runner see it."""
 
-    #: prompt and completion, as far as tokens have been read back from the device
+    #: prompt and completion; of the completion the tokens that were read from the device
     tokens: list[int]
     prompt_len: int
-    #: of prompt and completion, once `max_tokens` are drawn
+    #: tokens of prompt and completion once `max_tokens` are drawn
     full_length: int
     sampling: Sampling
-    #: alternatives to tell with each token's log-probability; None tells nothing
+    #: alternatives reported with the log-probability of each token; None reports neither
     logprobs: int | None = None
-    #: tokens drawn so far and the prompt; ahead of `len(tokens)` by the draw that is still on the device
+    #: tokens of the prompt and drawn so far; more than `len(tokens)` by the draws that are still on the device
     length: int
-    #: tokens whose keys and values are in the cache once the launched steps are done
+    #: tokens whose keys and values are in the cache once all launched steps are done
     computed: int = 0
-    #: below this many computed tokens the sequence prefills, from there on it decodes
+    #: the sequence prefills until so many tokens are computed, and decodes from then on
     target: int = 0
-    #: tokens that its pages hold
+    #: tokens that its pages have room for
     capacity: int = 0
     #: prompt tokens found in the cache when it was first admitted; None before that
     cached_tokens: int | None = None
-    #: so many free pages were too few to admit it: its prefix is not looked up again before there are more
-    too_few: int = -1
+    #: so many free pages did not suffice to admit it; its prefix is looked up again only when there are more
+    insufficient_pages: int = -1
     row: int = NO_ROW
-    table: Table = field(default_factory=Table)
-    #: guesses its next tokens; None where nobody is to
+    table: BlockTable = field(default_factory=BlockTable)
+    #: guesses its next tokens; None where its tokens are not guessed
     lookup: Lookup | None = None
-    #: the guesses that the launched step computes beside the last token; empty again once they are settled
+    #: the guesses that the launched step computes beside the last token; empty once `Scheduler.settle` has counted them
     guesses: Ids[int] = ()
 
     @property
-    def astray(self) -> bool:
-        """Whether the token read last is not what was guessed in its place: what was drawn after it means nothing."""
+    def mispredicted(self) -> bool:
+        """True where the token read last differs from the guess in its place: the draws after it are invalid."""
         read = len(self.tokens) - (self.length - 1 - len(self.guesses))
         return 0 < read <= len(self.guesses) and self.tokens[-1] != self.guesses[read - 1]
 
@@ -67,12 +67,12 @@ class Chunk(Generic[S_co]):
 
 @dataclass(slots=True)
 class Step(Generic[S_co]):
-    """What one step computes. Rows of `decode` feed the token drawn last, which only the device may know yet, and
-    their guesses of what follows it."""
+    """One step. A row of `decode` feeds its last drawn token, which the host may not have read yet, and then its
+    guesses."""
 
     decode: list[S_co] = field(default_factory=list)
     chunks: list[Chunk[S_co]] = field(default_factory=list)
-    #: sequences that begin or begin again in this step
+    #: sequences that start, or start again after a preemption, in this step
     admitted: list[S_co] = field(default_factory=list)
     #: decoding sequences that got a page
     grown: list[S_co] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Step(Generic[S_co]):
 
     @property
     def drawing(self) -> list[S_co]:
-        """Whose token each draw of this step is, in order. A guess is followed by the draw that comes after it."""
+        """The sequence of each draw, in the order of the draws: one for the last token, then one after each guess."""
         decode = self.decode
         if self.guesses:
             decode = [sequence for sequence in decode for _ in range(1 + len(sequence.guesses))]
@@ -92,11 +92,12 @@ class Step(Generic[S_co]):
 
     @property
     def contexts(self) -> list[int]:
-        """How many tokens each decoding row attends to, guesses in their rows."""
+        """How many tokens each decoding row attends to; each guess is a row of its own."""
         if not self.guesses:
             return [sequence.computed for sequence in self.decode]
         return [end for s in self.decode for end in range(s.computed - len(s.guesses), s.computed + 1)]
 
     @property
     def sequences(self) -> list[S_co]:
+        """The sequences of all rows, in the order of the rows (without guesses)."""
         return self.decode + [chunk.sequence for chunk in self.chunks]

@@ -1,4 +1,4 @@
-"""What the machine computes on, and whether that can hold the model. Asked before loading, which takes long."""
+"""The device of this machine, and a check that it can hold the model, made before the weights are loaded."""
 
 import ctypes
 import warnings
@@ -10,17 +10,17 @@ from handler.errors import StartError
 
 GB = 1e9
 GIB = 2**30
-#: what the engine needs beside the weights at least: context, workspaces, one step, a small cache
-BESIDE = 3 * GIB // 2
-#: memory of the GPUs that RunPod has, in GiB, and the share of it that a process can have
+#: memory that the engine needs beside the weights, at least: CUDA context, workspaces, one step, a small cache
+ENGINE_BYTES = 3 * GIB // 2
+#: memory of the GPUs that RunPod offers, in GiB, and the share of it that a process can use
 POOLS, USABLE = (16, 24, 32, 48, 80, 96, 141, 180), 0.95
-#: weights that a CPU can still answer with
+#: largest weights that a CPU serves on RunPod
 CPU_BYTES = 2 * GIB
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as the driver tells it; bytes."""
+    """One GPU, as the driver reports it; memory in bytes."""
 
     name: str
     total: int
@@ -29,9 +29,9 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What there is to compute on; versions as `12.8`."""
+    """The device that torch can use, and the CUDA versions, written as `12.8`."""
 
-    #: None where torch can use none
+    #: None where torch can use no GPU
     gpu: Gpu | None
     #: the CUDA version that torch was built for, None in a build for CPUs
     torch_cuda: str | None
@@ -39,10 +39,10 @@ class Device:
     driver_cuda: str | None
 
     def check(self, name: str, weights: int, *, on_runpod: bool) -> None:
-        """Hold so many bytes of a model's weights against what there is.
+        """Check that the device can hold a model with so many bytes of weights; `name` is the operator's name of it.
 
         Raises:
-            StartError: they do not fit, or no GPU can be used for a model that needs one.
+            StartError: the weights do not fit, or the model needs a GPU and none can be used.
         """
         if self.gpu is not None:
             self._check_memory(self.gpu, name, weights)
@@ -50,40 +50,40 @@ class Device:
             raise StartError(f"{name} ({weights / GB:.1f} GB) needs a GPU, but {self._why_no_gpu()}")
 
     def _check_memory(self, gpu: Gpu, name: str, weights: int) -> None:
-        needed = weights + BESIDE
+        needed = weights + ENGINE_BYTES
         if needed <= gpu.free:
             return
         if needed <= gpu.total * USABLE:
-            cure = "another process holds the rest; end it, or start another worker"
+            advice = "another process uses the rest; end it, or start another worker"
         else:
             pool = next((size for size in POOLS if size * USABLE * GIB >= needed), POOLS[-1])
-            cure = f"choose a pool of {pool} GB GPUs or more"
+            advice = f"choose a pool of {pool} GB GPUs or more"
         raise StartError(
             f"{name} needs {needed / GB:.1f} GB of GPU memory ({weights / GB:.1f} GB are weights), but {gpu.name} has "
-            f"{gpu.free / GB:.1f} GB free of {gpu.total / GB:.1f} GB: {cure}"
+            f"{gpu.free / GB:.1f} GB free of {gpu.total / GB:.1f} GB: {advice}"
         )
 
     def _why_no_gpu(self) -> str:
         if self.torch_cuda is None:
-            return "this torch is built for CPUs: install a build for CUDA"
+            return "the installed torch is built for CPUs: install a build for CUDA"
         if self.driver_cuda is None:
-            return "this worker has none, or no NVIDIA driver: choose a GPU pool for the endpoint"
+            return "this worker has no GPU, or no NVIDIA driver: choose a GPU pool for the endpoint"
         if _version(self.driver_cuda) < _version(self.torch_cuda):
             return (
                 f"the driver is too old: it runs CUDA {self.driver_cuda}, torch is built for {self.torch_cuda}; set "
                 f"the endpoint's allowedCudaVersions to {self.torch_cuda} and later"
             )
-        return "the driver answers and the GPU does not: the machine is at fault, start another worker"
+        return "the GPU does not respond, although the driver does: this machine is broken, start another worker"
 
 
 def read() -> Device:
-    """Ask torch and the driver; creates the CUDA context, which takes a moment.
+    """Read the device from torch and the driver; this creates the CUDA context.
 
     Raises:
-        StartError: there is a GPU, and it does not work.
+        StartError: the GPU does not work.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of an old driver; `check` says it better
+        warnings.simplefilter("ignore")  # torch warns of an old driver; the message of `check` also says what to do
         usable = torch.cuda.is_available()
     gpu = None
     if usable:
@@ -92,12 +92,14 @@ def read() -> Device:
             gpu = Gpu(torch.cuda.get_device_name(), total, free)
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
-            raise StartError(f"the GPU does not work ({reason}): the machine is at fault, start another") from None
+            raise StartError(
+                f"the GPU does not work ({reason}): this machine is broken, start another worker"
+            ) from None
     return Device(gpu, torch.version.cuda, _driver_cuda())
 
 
 def _driver_cuda() -> str | None:
-    """cuDriverGetVersion: 12080 means 12.8. It works where nothing else of CUDA does."""
+    """cuDriverGetVersion, where 12080 means 12.8; it works even where no other call of CUDA does."""
     version = ctypes.c_int()
     try:
         failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))

@@ -1,4 +1,4 @@
-"""What memory there is, on the host and on the device; read, never reserved."""
+"""Reads the memory of the host and the device; reserves none."""
 
 import resource
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 
 def read() -> dict[str, int | None]:
-    """Bytes. Device figures are None without a GPU, `host_available` where the kernel does not tell."""
+    """Memory in bytes. Figures of the device are None without a GPU, `host_available` where /proc does not have it."""
     cuda = torch.cuda.is_available()
     free, total = torch.cuda.mem_get_info() if cuda else (None, None)
     return {
@@ -23,15 +23,15 @@ def read() -> dict[str, int | None]:
 
 
 def free(device: torch.device) -> int:
-    """Bytes that a KV cache on this device could grow into."""
+    """Free bytes that a KV cache on this device could use."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    # To the kernel files that are mapped are available memory. Weights are such a file, and every step reads them.
+    # The kernel counts mapped files as available memory. The weights are mapped files, and every step reads them.
     return max(0, (_host_available() or 0) - (_pages("shared") or 0))
 
 
 def _pages(kind: Literal["resident", "shared"]) -> int | None:
-    """Bytes of this process, of all kinds or of files and the like; see proc_pid_statm(5)."""
+    """Resident bytes of this process: all, or those of mapped files and shared memory; see proc_pid_statm(5)."""
     try:
         _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json and generation_config.json say. Knows no tensor: names and numbers alone."""
+"""The configuration files of a checkpoint: config.json and generation_config.json. Knows no tensor."""
 
 import json
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from typing import Any, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, Field, PositiveInt, ValidationError, model_validator
 
 from handler.errors import StartError
-from handler.inference.plan import ModelShape
+from handler.inference.shape import ModelShape
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class ModelConfig(BaseModel, frozen=True):
-    """A dense Qwen2, 2.5 or 3, by the names of config.json; what a file leaves open is as in transformers."""
+    """A dense Qwen2, 2.5 or 3, with the names of config.json and the defaults of transformers."""
 
     model_type: Literal["qwen2", "qwen3"]
     vocab_size: PositiveInt
@@ -24,7 +24,7 @@ class ModelConfig(BaseModel, frozen=True):
     num_attention_heads: PositiveInt
     num_key_value_heads: PositiveInt
     max_position_embeddings: PositiveInt
-    #: Qwen3 names one of its own; None is hidden_size over heads, as in Qwen2
+    #: set by Qwen3; None means hidden_size / num_attention_heads, as in Qwen2
     head_dim: PositiveInt | None = None
     rms_norm_eps: float = 1e-6
     hidden_act: str = "silu"
@@ -41,7 +41,7 @@ class ModelConfig(BaseModel, frozen=True):
     )
 
     @model_validator(mode="after")
-    def _add_up(self) -> "ModelConfig":
+    def _check_heads(self) -> "ModelConfig":
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"{self.num_attention_heads} attention heads do not share {self.num_key_value_heads} key heads evenly"
@@ -50,10 +50,11 @@ class ModelConfig(BaseModel, frozen=True):
 
     @property
     def rope(self) -> Mapping[str, Any]:
-        """How positions turn into angles: `rope_theta`, and what scales it."""
+        """The rotary position embedding: `rope_theta` and the parameters of its scaling."""
         return {"rope_theta": self.rope_theta, **(self.rope_scaling or {}), **(self.rope_parameters or {})}
 
     def shape(self, dtype_bytes: int) -> ModelShape:
+        """The dimensions of the model in a dtype of `dtype_bytes` bytes."""
         return ModelShape(
             context_length=self.max_position_embeddings,
             layers=self.num_hidden_layers,
@@ -67,7 +68,7 @@ class ModelConfig(BaseModel, frozen=True):
         )
 
     def beyond_merged(self) -> str | None:
-        """What of this model the merged forward does not compute; None where it computes all."""
+        """The feature of this model that the merged forward does not support; None where it supports the model."""
         kind = self.rope.get("rope_type") or self.rope.get("type") or "default"
         if kind != "default":
             return f"rope of type {kind}"
@@ -79,7 +80,7 @@ class ModelConfig(BaseModel, frozen=True):
 
 
 class GenerationConfig(BaseModel, frozen=True):
-    """How the model's makers sample; of all else in the file nothing has an effect here."""
+    """The sampling that the makers of the model recommend; the other fields of the file have no effect here."""
 
     do_sample: bool = False
     temperature: float | None = None
@@ -90,63 +91,67 @@ class GenerationConfig(BaseModel, frozen=True):
     eos_token_id: int | tuple[int, ...] | None = None
 
     def sampling(self) -> Mapping[str, float | int]:
-        """By our field names; what it leaves open has no effect, and who does not sample is greedy."""
+        """The values by our field names, without those that are not set; `do_sample: false` gives temperature 0."""
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return given if self.do_sample else {**given, "temperature": 0.0}
 
 
 def read_model_config(directory: Path, name: str) -> ModelConfig:
-    """Read and check config.json; `name` is what the operator calls the model.
+    """Read and check config.json; `name` is the operator's name of the model.
 
     Raises:
-        StartError: the file is missing or damaged, or the model is none that this worker serves.
+        StartError: the file is missing or damaged, or this worker does not serve the model.
     """
-    told = read_json(directory / "config.json")
-    if method := _quantised(told):
+    content = read_json(directory / "config.json")
+    if method := _quantised(content):
         raise StartError(
-            f"{name}: quantised by {method}, and this worker runs unquantised weights; take the bf16 model"
+            f"{name}: the model is quantised by {method}, but this worker runs unquantised weights; use the bf16 model"
         )
-    config = _parse(ModelConfig, told, f"{name}: config.json")
+    config = _parse(ModelConfig, content, f"{name}: config.json")
     if config.use_sliding_window:
-        raise StartError(f"{name}: config.json says use_sliding_window, and this worker attends the whole context")
+        raise StartError(
+            f"{name}: config.json sets use_sliding_window, but this worker attends the whole context; use another model"
+        )
     return config
 
 
 def read_generation_config(directory: Path, name: str) -> GenerationConfig:
-    """Read generation_config.json; a checkpoint may have none."""
+    """Read generation_config.json; the defaults where the checkpoint has none."""
     path = directory / "generation_config.json"
     return _parse(GenerationConfig, read_json(path), f"{name}: {path.name}") if path.exists() else GenerationConfig()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
+    """Read a file that contains one JSON object.
 
     Raises:
-        StartError: it cannot be read, or holds something else.
+        StartError: the file cannot be read, or contains something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise StartError(f"{path.name} of the model cannot be read: {reason}") from error
+        raise StartError(
+            f"{path.name} of the model cannot be read: {reason}; check the file, or fetch the checkpoint again"
+        ) from error
     if not isinstance(content, dict):
-        raise StartError(f"{path.name} of the model is not a JSON object")
+        raise StartError(f"{path.name} of the model is not a JSON object; fetch the checkpoint again")
     return content
 
 
-def _quantised(told: Mapping[str, Any]) -> str | None:
-    settings = told.get("quantization_config")
+def _quantised(config: Mapping[str, Any]) -> str | None:
+    settings = config.get("quantization_config")
     if not settings:
         return None
     return str(settings.get("quant_method", "an unnamed method")) if isinstance(settings, dict) else str(settings)
 
 
-def _parse(kind: type[Settings], told: Mapping[str, Any], file: str) -> Settings:
+def _parse(kind: type[Settings], content: Mapping[str, Any], file: str) -> Settings:
     try:
-        return kind.model_validate(told)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        value = f" (it is {told[field]!r})" if field in told else ""
+        value = f" (it is {content[field]!r})" if field in content else ""
         raise StartError(f"{file}: {field + ': ' if field else ''}{first['msg']}{value}") from error

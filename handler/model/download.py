@@ -1,4 +1,4 @@
-"""Fetches a checkpoint from Hugging Face at the start. The one part of the worker that asks a network for weights."""
+"""Downloads a checkpoint from Hugging Face at the start. The only module of the worker that downloads weights."""
 
 import time
 from collections.abc import Callable
@@ -7,39 +7,39 @@ from typing import Any
 
 from handler.errors import StartError
 
-#: what serving reads; a repository may hold the same weights in other formats too
+#: the files that serving reads; a repository may contain the same weights in other formats too
 FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
 #: seconds between two lines of progress
-PACE = 10.0
+PROGRESS_S = 10.0
 
 
-def fetch(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
-    """Download a snapshot into the Hugging Face cache, or find it there; `say` gets lines of progress.
+def fetch(name: str, revision: str | None, report: Callable[[str], None]) -> Path:
+    """Download a snapshot into the Hugging Face cache, or find it there; `report` gets lines of progress.
 
     Raises:
-        StartError: it cannot be had.
+        StartError: the download failed.
     """
     from huggingface_hub import snapshot_download
     from tqdm import tqdm
 
     class Lines(tqdm):  # type: ignore[misc]
-        """The hub's progress bars, of which the one that counts written bytes is told in lines."""
+        """Writes the progress bar that counts written bytes as lines, and hides the others."""
 
-        told = 0.0
+        reported = 0.0
 
         def display(self, *_: Any, **__: Any) -> None:
-            if self.unit == "B" and "Reconstr" in str(self.desc) and time.monotonic() - self.told >= PACE:
-                self.told = time.monotonic()
-                say(f"downloading {name}: {self.n / 1e9:.2f} of {(self.total or 0) / 1e9:.2f} GB")
+            if self.unit == "B" and "Reconstr" in str(self.desc) and time.monotonic() - self.reported >= PROGRESS_S:
+                self.reported = time.monotonic()
+                report(f"downloading {name}: {self.n / 1e9:.2f} of {(self.total or 0) / 1e9:.2f} GB")
 
         def close(self) -> None: ...
 
-    say(f"downloading {name}, revision {revision or 'main'}")
+    report(f"downloading {name}, revision {revision or 'main'}")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), tqdm_class=Lines))
-    except Exception as error:  # the library lets its network library's errors through
+    except Exception as error:  # the library also raises errors of its network library
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise StartError(
-            f"{name} cannot be downloaded ({reason}): check MODEL_NAME, MODEL_REVISION, HF_TOKEN for a gated model, "
-            "and the network"
+            f"{name} cannot be downloaded ({reason}): check MODEL_NAME, MODEL_REVISION and the network, and HF_TOKEN "
+            "for a gated model"
         ) from None

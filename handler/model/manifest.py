@@ -1,4 +1,4 @@
-"""What a checkpoint directory should hold, as its manifest.json says, and whether it does. Knows files alone."""
+"""The manifest.json of a checkpoint directory, and the check of its files against it. Knows only files."""
 
 import json
 import re
@@ -15,8 +15,8 @@ from handler.model.readahead import chunks
 
 FILE = "manifest.json"
 VERSION = 1
-CURE = "rebuild the image, or fetch the checkpoint again"
-#: files hashed at a time
+ADVICE = "rebuild the image, or fetch the checkpoint again"
+#: files hashed at the same time
 THREADS = 4
 
 
@@ -31,68 +31,68 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A directory, and what it should hold. Other files beside are nobody's concern."""
+    """The expected files of a directory; other files in it are not checked."""
 
     directory: Path
     #: public name of the model
     name: str
-    #: commit, where the source had one
+    #: commit of the snapshot; None where the source had none
     revision: str | None
-    #: by the path inside the directory
+    #: path inside the directory -> the file
     files: Mapping[str, Entry]
 
     def check_sizes(self) -> None:
-        """Look at every file's size: no time at all, and it finds what is missing or was cut off.
+        """Check the size of every file: this takes no time, and finds files that are missing or cut short.
 
         Raises:
-            StartError: a file is not there, or not as long as it should be.
+            StartError: a file is missing, or has another size.
         """
         for name, entry in self.files.items():
             try:
                 size = (self.directory / name).stat().st_size
             except OSError:
-                raise StartError(f"{self.directory / name} is missing, but in {FILE}; {CURE}") from None
+                raise StartError(f"{self.directory / name} is missing, but {FILE} lists it; {ADVICE}") from None
             if size != entry.size:
-                raise StartError(f"{self.directory / name} has {size} bytes, {FILE} says {entry.size}; {CURE}")
+                raise StartError(f"{self.directory / name} has {size} bytes, but {FILE} says {entry.size}; {ADVICE}")
 
     def check_hash(self, name: str) -> None:
-        """Read one file whole.
+        """Check the hash of one file.
 
         Raises:
-            StartError: it cannot be read, or does not hold what it should.
+            StartError: the file cannot be read, or its contents differ.
         """
         digest = sha256()
         try:
             for chunk in chunks(self.directory / name):
                 digest.update(chunk)
         except OSError as error:
-            raise StartError(f"{self.directory / name} cannot be read: {error.strerror}; {CURE}") from None
+            raise StartError(f"{self.directory / name} cannot be read: {error.strerror}; {ADVICE}") from None
         if (found := digest.hexdigest()) != self.files[name].sha256:
             raise StartError(
-                f"{self.directory / name} has the sha256 {found}, {FILE} says {self.files[name].sha256}; {CURE}"
+                f"{self.directory / name} has the sha256 {found}, but {FILE} says {self.files[name].sha256}; {ADVICE}"
             )
 
 
 class Hashing:
-    """Checks all hashes in threads, beside whatever else the start does."""
+    """Checks all hashes in threads, while the start goes on."""
 
     def __init__(self, manifest: Manifest, failed: Callable[[StartError], None]) -> None:
-        """`failed` is called on a thread of this, as soon as a file is found that is not what it should be."""
+        """`failed` is called on one of the threads as soon as a file does not match."""
         self._manifest = manifest
         self._failed = failed
         self._errors: list[StartError] = []
         # The largest first: they take the longest.
         self._work = deque(sorted(manifest.files, key=lambda name: -manifest.files[name].size))
-        # Daemons, so that a start that fails for another reason does not wait for them.
+        # Daemon threads: a start that fails for another reason does not wait for them.
         self._threads = [threading.Thread(target=self._run, name="hashing", daemon=True) for _ in range(THREADS)]
         for thread in self._threads:
             thread.start()
 
     def wait(self) -> None:
-        """Until every file was read.
+        """Wait until every file is checked.
 
         Raises:
-            StartError: one is not what it should be.
+            StartError: a file does not match.
         """
         for thread in self._threads:
             thread.join()
@@ -111,28 +111,27 @@ class Hashing:
 
 
 def read(directory: Path) -> Manifest | None:
-    """The manifest of a directory, None where it has none.
+    """Read the manifest of a directory; None where it has none.
 
     Raises:
-        StartError: there is one, and it is not what `python -m builder` writes.
+        StartError: the manifest is not in the format that `python -m builder` writes.
     """
     path = directory / FILE
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return _parse(directory, told)
+        return _parse(directory, json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StartError(f"{path} is not a manifest that this worker reads ({error}); {CURE}") from None
+        raise StartError(f"{path} is not a manifest that this worker reads ({error}); {ADVICE}") from None
 
 
-def _parse(directory: Path, told: Any) -> Manifest:
-    if told["manifest"] != VERSION:
-        raise ValueError(f"version {told['manifest']!r}, not {VERSION}")
-    files = {name: Entry(int(entry["size"]), str(entry["sha256"])) for name, entry in told["files"].items()}
+def _parse(directory: Path, content: Any) -> Manifest:
+    if content["manifest"] != VERSION:
+        raise ValueError(f"its version is {content['manifest']!r}, not {VERSION}")
+    files = {name: Entry(int(entry["size"]), str(entry["sha256"])) for name, entry in content["files"].items()}
     for name, entry in files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not re.fullmatch("[0-9a-f]{64}", entry.sha256):
-            raise ValueError(f"the entry of {name!r}")
-    revision = told["revision"]
-    return Manifest(directory, str(told["name"]), None if revision is None else str(revision), files)
+            raise ValueError(f"the entry of {name!r} is not valid")
+    revision = content["revision"]
+    return Manifest(directory, str(content["name"]), None if revision is None else str(revision), files)

@@ -1,7 +1,7 @@
-"""The module path: transformers' own Qwen2 and Qwen3, unchanged, on our paged attention.
+"""The forward by transformers' own modules of Qwen2 and Qwen3, unchanged, on our paged attention.
 
-Serves what the merged forward does not compute, and is what it is measured against. Imported only where it is chosen,
-for the sake of the seconds that transformers takes.
+Serves models that the merged forward does not support, and is its reference in tests. Imported only where it is chosen,
+because importing transformers takes seconds.
 """
 
 from pathlib import Path
@@ -14,7 +14,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
 from handler.model.config import ModelConfig
-from handler.ops.attention import KVPages, Layout, attend
+from handler.ops.attention import attend
+from handler.ops.pages import KVPages, Layout
 
 ATTENTION = "paged"
 
@@ -23,7 +24,7 @@ class Modules:
     """A `Model` made of transformers' modules."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Switches the model's attention over: it runs here alone from now on."""
+        """Set the attention of `model` to ours; from then on the model runs only through this class."""
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION, paged_attention)
         model.eval().requires_grad_(False)
         model.set_attn_implementation(ATTENTION)
@@ -38,7 +39,7 @@ class Modules:
 
     @classmethod
     def load(cls, directory: Path, dtype: torch.dtype | None, device: torch.device) -> "Modules":
-        """Load a checkpoint, in its own dtype unless another is asked for; raises whatever transformers raises."""
+        """Load a checkpoint, in its own dtype where `dtype` is None; raises the errors of transformers."""
         logging.disable_progress_bar()
         return cls(
             AutoModelForCausalLM.from_pretrained(
@@ -47,7 +48,7 @@ class Modules:
         )
 
     def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
-        """See `Model.forward`: all tokens of a step packed into one row."""
+        """See `Model.forward`; all tokens of a step are packed into one row."""
         hidden = self._body(
             input_ids=ids[None], position_ids=positions[None], use_cache=False, layout=layout, pages=pages
         ).last_hidden_state[0]
@@ -71,8 +72,8 @@ def paged_attention(
     """Write this step's keys and values, then attend; called by transformers' attention interface.
 
     query is [1, heads, tokens, head_dim], key and value [1, kv_heads, tokens, head_dim]; returns
-    [1, tokens, heads, head_dim]. No mask function is registered on purpose: for a name without one transformers builds
-    no mask at all (`masking_utils._preprocess_mask_arguments`), nor does it look for packed sequences in the positions.
+    [1, tokens, heads, head_dim]. No mask function is registered on purpose: without one transformers builds no mask
+    (`masking_utils._preprocess_mask_arguments`) and does not search the positions for packed sequences.
     """
     if attention_mask is not None or sliding_window is not None or dropout:
         raise NotImplementedError("paged attention is causal over the whole context: no mask, window or dropout")

@@ -1,11 +1,12 @@
-"""Qwen2, 2.5 and 3 (dense) for one step of packed tokens, with as few matrix products as there can be.
+"""The merged forward of Qwen2, 2.5 and 3 (dense): one step of packed tokens with as few matrix products as possible.
 
-Queries, keys and values come from one product, gate and up from another, and what a layer adds to the residual stream
-is added by the product itself. Knows no file: it asks for its weights by their names in a checkpoint.
+One product computes queries, keys and values, another gate and up, and the products add their results to the residual
+stream themselves. Knows no file: it asks for its weights by their names in a checkpoint.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Self
 
@@ -15,9 +16,10 @@ from torch.nn.functional import linear
 
 from handler.model.config import ModelConfig
 from handler.ops import layers_torch
-from handler.ops.attention import KVPages, Layout, attend
+from handler.ops.attention import attend
+from handler.ops.pages import KVPages, Layout
 
-#: Where weights come from: the tensors of these names and shapes, as one, the first on top.
+#: Loads weights: names and shapes -> one tensor with all of them, concatenated in order.
 Source = Callable[[Mapping[str, tuple[int, ...]]], Tensor]
 
 
@@ -29,7 +31,7 @@ class Layer:
     #: queries, then keys, then values
     qkv: Tensor
     qkv_bias: Tensor | None
-    #: [2, head_dim]: for each head of the queries, and of the keys
+    #: [2, head_dim]: the norm weights of each query head and of each key head; None where the model has none
     norms: Tensor | None
     out: Tensor
     post_norm: Tensor
@@ -38,45 +40,18 @@ class Layer:
 
 
 class Qwen:
-    """A `Model` for which `config.beyond_merged()` is None."""
+    """A `Model` made of merged matrices, for a config whose `beyond_merged()` is None."""
 
     def __init__(self, config: ModelConfig, source: Source, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self.shape = shape = config.shape(dtype.itemsize)
-        #: by their names in a checkpoint; of a merged one each is a part
+        #: name in a checkpoint -> the weight, a part of its merged matrix
         self.weights: dict[str, Tensor] = {}
         self._eps = config.rms_norm_eps
         width, head = shape.hidden, shape.head_dim
-        parts = {"q": shape.heads * head, "k": shape.kv_heads * head, "v": shape.kv_heads * head}
-
-        def take(names: Mapping[str, tuple[int, ...]]) -> Tensor:
-            whole = source(names)
-            each = whole.split([rows for rows, *_ in names.values()])
-            self.weights.update(zip(names, each, strict=True))
-            return whole
-
-        def layer(index: int) -> Layer:
-            at = f"model.layers.{index}."
-            attention, mlp = f"{at}self_attn.", f"{at}mlp."
-            bias, normed = config.model_type == "qwen2", config.model_type == "qwen3"
-            norms = {f"{attention}{part}_norm.weight": (head,) for part in "qk"}
-
-            def qkv(kind: str, *columns: int) -> Tensor:
-                return take({f"{attention}{part}_proj.{kind}": (rows, *columns) for part, rows in parts.items()})
-
-            return Layer(
-                input_norm=take({f"{at}input_layernorm.weight": (width,)}),
-                qkv=qkv("weight", width),
-                qkv_bias=qkv("bias") if bias else None,
-                norms=take(norms).view(2, head) if normed else None,
-                out=take({f"{attention}o_proj.weight": (width, parts["q"])}),
-                post_norm=take({f"{at}post_attention_layernorm.weight": (width,)}),
-                gate_up=take({f"{mlp}{part}_proj.weight": (shape.intermediate, width) for part in ("gate", "up")}),
-                down=take({f"{mlp}down_proj.weight": (width, shape.intermediate)}),
-            )
-
+        take = partial(self._take, source)
         self._embedding = take({"model.embed_tokens.weight": (shape.vocab, width)})
-        self._layers = [layer(index) for index in range(shape.layers)]
+        self._layers = [self._load_layer(take, config, index) for index in range(shape.layers)]
         self._norm = take({"model.norm.weight": (width,)})
         tied = config.tie_word_embeddings
         self._head = self._embedding if tied else take({"lm_head.weight": (shape.vocab, width)})
@@ -85,9 +60,37 @@ class Qwen:
 
     @classmethod
     def from_state(cls, config: ModelConfig, state: Mapping[str, Tensor]) -> Self:
-        """A model of copied weights, by their names in a checkpoint; dtype and device are theirs."""
+        """A model from a copy of these weights (by their names in a checkpoint), with their dtype and device."""
         like = state["model.embed_tokens.weight"]
         return cls(config, lambda names: torch.cat([state[name] for name in names]), like.dtype, like.device)
+
+    def _take(self, source: Source, names: Mapping[str, tuple[int, ...]]) -> Tensor:
+        """Load one merged matrix and enter its parts into `weights`."""
+        merged = source(names)
+        parts = merged.split([rows for rows, *_ in names.values()])
+        self.weights.update(zip(names, parts, strict=True))
+        return merged
+
+    def _load_layer(self, take: Source, config: ModelConfig, index: int) -> Layer:
+        at, shape = f"model.layers.{index}.", self.shape
+        attention, mlp = f"{at}self_attn.", f"{at}mlp."
+        width, head = shape.hidden, shape.head_dim
+        rows = {"q": shape.heads * head, "k": shape.kv_heads * head, "v": shape.kv_heads * head}
+        bias, normed = config.model_type == "qwen2", config.model_type == "qwen3"
+
+        def qkv(kind: str, *columns: int) -> Tensor:
+            return take({f"{attention}{part}_proj.{kind}": (size, *columns) for part, size in rows.items()})
+
+        return Layer(
+            input_norm=take({f"{at}input_layernorm.weight": (width,)}),
+            qkv=qkv("weight", width),
+            qkv_bias=qkv("bias") if bias else None,
+            norms=take({f"{attention}{part}_norm.weight": (head,) for part in "qk"}).view(2, head) if normed else None,
+            out=take({f"{attention}o_proj.weight": (width, rows["q"])}),
+            post_norm=take({f"{at}post_attention_layernorm.weight": (width,)}),
+            gate_up=take({f"{mlp}{part}_proj.weight": (shape.intermediate, width) for part in ("gate", "up")}),
+            down=take({f"{mlp}down_proj.weight": (width, shape.intermediate)}),
+        )
 
     def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         """See `Model.forward`."""
@@ -107,7 +110,7 @@ class Qwen:
 
 
 def _ops(kernels: bool) -> ModuleType:
-    """What computes between the matrix products: two modules of the same three functions."""
+    """The module with the operations between matrix products: plain torch or Triton, with the same functions."""
     if not kernels:
         return layers_torch
     from handler.ops import layers_triton

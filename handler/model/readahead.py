@@ -1,6 +1,6 @@
-"""Brings files into the page cache while the start is busy with something else. Knows bytes alone.
+"""Reads files into the page cache while the start does other work. Knows only bytes.
 
-Importing torch takes seconds in which the disk would idle. Reading is a hint, and never fails a start.
+Importing torch takes seconds, in which the disk would be idle. Errors are ignored: they never fail a start.
 """
 
 import os
@@ -9,19 +9,19 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-#: bytes of one read: with 8 MiB the threads' handling of the interpreter's lock slowed the imports 1.7 times
+#: bytes of one read: with 8 MiB the threads took the interpreter lock so often that imports took 1.7 times as long
 CHUNK = 64 * 2**20
-#: reads under way at a time
+#: reads at the same time
 THREADS = 4
-#: places of a chunk that are looked at to tell whether all of it is cached
+#: offsets of a chunk that are probed to decide whether the whole chunk is cached
 PROBES = 8
 
 
 class Readahead:
-    """Threads that read files in order, chunk by chunk, and skip what somebody else has read already.
+    """Threads that read files in order, chunk by chunk, and skip chunks that are cached already.
 
-    Into a buffer, though nobody looks at it: a virtual machine gets the memory of a page only when it is touched, and
-    where the kernel alone touched it (sendfile to nowhere) the loader waited longer than for the disk.
+    They read into a buffer that is not used: a virtual machine gets the memory of a page only when it is touched, and
+    when only the kernel touched it (sendfile to /dev/null) the loader waited longer than for the disk.
     """
 
     def __init__(self, files: Sequence[Path], *, chunk: int = CHUNK, threads: int = THREADS) -> None:
@@ -44,11 +44,11 @@ class Readahead:
         return sum(self._counts)
 
     def stop(self) -> None:
-        """Read no more: loading is done. Returns at once."""
+        """Start no further read, once loading is done. Returns at once."""
         self._stopped.set()
 
     def wait(self) -> None:
-        """Until all is read."""
+        """Wait until all files are read."""
         for thread in self._threads:
             thread.join()
 
@@ -61,11 +61,11 @@ class Readahead:
                     if not _cached(stream.fileno(), at, length):
                         self._counts.append(os.preadv(stream.fileno(), [buffer[:length]], at))
             except (IndexError, OSError, AttributeError):
-                return  # no work, or the loader will meet the same error and say it better, or a system without preadv
+                return  # no work left, or a system without preadv, or an error that the loader meets and reports too
 
 
 def chunks(file: Path, size: int = CHUNK) -> Iterator[memoryview]:
-    """A file's contents, piece by piece; each is gone when the next one is asked for."""
+    """The contents of a file in chunks; each chunk is valid until the next one is requested."""
     buffer = memoryview(bytearray(size))
     with file.open("rb", buffering=0) as stream:
         while count := stream.readinto(buffer):
@@ -73,11 +73,11 @@ def chunks(file: Path, size: int = CHUNK) -> Iterator[memoryview]:
 
 
 def _cached(descriptor: int, at: int, length: int) -> bool:
-    """Whether these bytes are in the page cache, by a few of them: costs microseconds, and waits for no disk."""
+    """True where PROBES of these bytes are in the page cache; takes microseconds, and never waits for the disk."""
     places = range(at, at + length, max(1, length // PROBES))
     try:
         return all(os.preadv(descriptor, [bytearray(1)], place, os.RWF_NOWAIT) for place in (*places, at + length - 1))
-    except OSError:  # not cached, or a file system that cannot tell
+    except OSError:  # not cached, or the file system does not support the flag
         return False
 
 

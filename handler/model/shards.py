@@ -1,4 +1,4 @@
-"""Which tensors the safetensors files of a checkpoint hold, and where their bytes lie. Reads headers, never a tensor.
+"""Finds the tensors in the safetensors files of a checkpoint, and their offsets. Reads only headers, no tensor.
 
 The format: eight bytes with the length of a JSON header (little-endian), the header, then the tensors without a gap
 (https://github.com/huggingface/safetensors, "Format").
@@ -15,18 +15,18 @@ import torch
 
 from handler.errors import StartError
 
-#: of all dtypes of the format those that hold weights of a model that is not quantised
+#: the dtypes of the format in which unquantised models store their weights
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-#: a longer header than the reference implementation reads
+#: longest header that the reference implementation reads
 LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor in a file."""
+    """The place of a tensor in a file."""
 
     file: Path
-    #: of its first byte, from the beginning of the file
+    #: of its first byte, in bytes from the beginning of the file
     offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -41,29 +41,33 @@ class Stored:
 
 
 def find_tensors(files: Iterable[Path], name: str) -> dict[str, Stored]:
-    """All tensors of a checkpoint; `name` is what the operator calls the model.
+    """All tensors of a checkpoint, by name; `name` is the operator's name of the model.
 
     Raises:
-        StartError: a file is missing, cut short or damaged, or two of them hold the same tensor.
+        StartError: a file is missing, cut short or damaged, or two files contain the same tensor.
     """
     found: dict[str, Stored] = {}
     for file in files:
         try:
             tensors = dict(_read_header(file))
         except OSError as error:
-            raise StartError(f"{name}: {file.name} cannot be read: {error.strerror}") from error
+            raise StartError(
+                f"{name}: {file.name} cannot be read: {error.strerror}; check the volume, or fetch it again"
+            ) from error
         except _Damaged as damage:
             raise StartError(f"{name}: {file.name} is damaged: {damage}; fetch it again") from damage
         if twice := found.keys() & tensors.keys():
-            raise StartError(f"{name}: {min(twice)} is in {file.name} and in another file of the checkpoint")
+            raise StartError(
+                f"{name}: {min(twice)} is in {file.name} and in another file of the checkpoint; fetch it again"
+            )
         found |= tensors
     if not found:
-        raise StartError(f"{name}: there is no tensor in the weights")
+        raise StartError(f"{name}: there is no tensor in the weights; fetch the checkpoint again")
     return found
 
 
 class _Damaged(Exception):
-    """What is wrong with a file."""
+    """A file is damaged; the message says how."""
 
 
 def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
@@ -83,23 +87,26 @@ def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
     for name, entry in header.items():
         stored, end = _read_entry(file, name, entry, 8 + length)
         if end > size:
-            raise _Damaged(f"it has {size} bytes, and {name} ends at byte {end}")
+            raise _Damaged(f"it has {size} bytes, but {name} ends at byte {end}")
         ends.append(end)
         yield name, stored
     if max(ends) != size:
-        raise _Damaged(f"it has {size} bytes, and its last tensor ends at byte {max(ends)}")
+        raise _Damaged(f"it has {size} bytes, but its last tensor ends at byte {max(ends)}")
 
 
 def _read_entry(file: Path, name: str, entry: Any, begin: int) -> tuple[Stored, int]:
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]}:
             if not all(isinstance(side, int) and side >= 0 for side in shape) or first < 0:
-                raise _Damaged(f"the header's entry of {name} makes no sense")
+                raise _Damaged(f"the header's entry of {name} is not valid")
         case _:
-            raise _Damaged(f"the header's entry of {name} makes no sense")
+            raise _Damaged(f"the header's entry of {name} is not valid")
     if dtype not in DTYPES:
-        raise StartError(f"{file.name}: {name} is {dtype}, and this worker runs {', '.join(DTYPES)}")
+        raise StartError(
+            f"{file.name}: {name} has the dtype {dtype}, but this worker runs only {', '.join(DTYPES)}; use an "
+            "unquantised model"
+        )
     stored = Stored(file, begin + first, DTYPES[dtype], tuple(shape))
     if last - first != stored.bytes:
-        raise _Damaged(f"{name} has {last - first} bytes, which is not {shape} of {dtype}")
+        raise _Damaged(f"{name} has {last - first} bytes, which is not the size of {shape} {dtype}")
     return stored, begin + last

@@ -1,4 +1,4 @@
-"""Where the checkpoint is, and what it is called. Knows paths alone: no tensor and no network."""
+"""Finds the checkpoint to load, and its name and revision. Knows only paths, no tensor and no network."""
 
 import json
 import re
@@ -11,9 +11,9 @@ from handler.errors import StartError
 from handler.model import manifest
 from handler.model.manifest import Manifest
 
-#: the checkpoint that comes with the code
+#: the checkpoint in the repository
 DEMO = Path(__file__).parent / "demo"
-#: what is looked for in a cache where no model is named
+#: model that is looked for in the cache where MODEL_NAME is not set
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
 
 #: `path`: MODEL_PATH; `cache`: RunPod's cached model; `baked`: in the image; `download`: from Hugging Face; `demo`
@@ -21,36 +21,36 @@ Source = Literal["path", "cache", "baked", "download", "demo"]
 #: (name, revision) -> the directory that it was downloaded to
 Download = Callable[[str, str | None], Path]
 
-CURES: dict[Source, str] = {
-    "path": "name a directory with the whole checkpoint",
-    "cache": "RunPod's cached model is not whole: restart the worker, or set the endpoint's Model anew",
+ADVICE: dict[Source, str] = {
+    "path": "set it to a directory with a complete checkpoint",
+    "cache": "RunPod's cached model is incomplete: restart the worker, or set the endpoint's Model again",
     "baked": "rebuild the image",
-    "download": "delete that directory and start again",
-    "demo": "install the worker anew",
+    "download": "delete that directory and start the worker again",
+    "demo": "install the worker again",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where checkpoints lie of which nobody names the directory."""
+    """The directories that are searched where MODEL_PATH is not set."""
 
-    #: RunPod's cached models, laid out as a Hugging Face cache
+    #: RunPod's cached models, in the layout of a Hugging Face cache
     cache: Path = Path("/runpod-volume/huggingface-cache/hub")
-    #: what `python -m builder` put into the image
+    #: the checkpoint that `python -m builder` put into the image
     baked: Path = Path("/opt/models/weights")
-    #: the same for tokenizers of text encoders
+    #: the tokenizers of text encoders that it put into the image
     encoders: Path = Path("/opt/models/encoders")
 
 
 PLACES = Places()
 
-#: which weight file each tensor is in, for checkpoints of several
+#: index of a checkpoint with several weight files: tensor -> file
 INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A checkpoint directory, and what it is called."""
+    """A checkpoint directory with its name and revision."""
 
     path: Path
     source: Source
@@ -59,29 +59,31 @@ class Snapshot:
     manifest: Manifest | None = None
 
     def shards(self) -> tuple[Path, ...]:
-        """The weight files, as the index names them: beside it, whatever path it calls them by.
+        """The weight files that the index names. Only file names count: all files are in the checkpoint's directory.
 
         Raises:
-            StartError: one of them, or config.json, is not there.
+            StartError: a weight file or config.json is missing, or the index is damaged.
         """
         names = ["model.safetensors"]
         if (index := self.path / INDEX).is_file():
             try:
-                told = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-                names = sorted({Path(file).name for file in told})
+                files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+                names = sorted({Path(file).name for file in files})
             except (ValueError, TypeError, KeyError, AttributeError):
-                raise StartError(f"{INDEX} is not an index of weights") from None
+                raise StartError(f"{INDEX} is not an index of weight files") from None
         for name in ("config.json", *names):
             if not (self.path / name).is_file():
-                raise StartError(f"{name} is {'a link to nothing' if (self.path / name).is_symlink() else 'missing'}")
+                raise StartError(
+                    f"{name} is {'a link to a missing file' if (self.path / name).is_symlink() else 'missing'}"
+                )
         return tuple(self.path / name for name in names)
 
     def bytes(self) -> int:
-        """Size of the weight files."""
+        """Total size of the weight files, in bytes."""
         return sum(shard.stat().st_size for shard in self.shards())
 
     def encoders(self, places: Places = PLACES) -> Path:
-        """Where text encoders' tokenizers are: beside the weights, else in the image."""
+        """The directory of text encoders' tokenizers: beside the weights, else in the image."""
         beside = self.path.parent / "encoders"
         return beside if beside.is_dir() else places.encoders
 
@@ -95,62 +97,64 @@ def find(
     download: Download | None = None,
     places: Places = PLACES,
 ) -> Snapshot:
-    """Say which checkpoint to load: MODEL_PATH, RunPod's cached model, the image's, a download, or the demo model.
+    """Find the checkpoint to load; the first of: MODEL_PATH, RunPod's cached model, the image's, a download, the demo.
 
-    `download` is None where that is not allowed. The demo model is never served on RunPod unless it is asked for.
+    `download` is None where downloads are not allowed. On RunPod the demo model is served only for MODEL_PATH=demo.
 
     Raises:
-        StartError: there is none, or the one to load is not whole, or it is not the one that `name` asks for.
+        StartError: there is none of this name and revision, or the one to load is incomplete.
     """
     try:
         if model_path == "demo":
             return Snapshot(DEMO, "demo", name or "demo", revision)
         if model_path is not None:
-            return _whole(Path(model_path).expanduser(), "path", name, revision)
-        missed = []
+            return _complete(Path(model_path).expanduser(), "path", name, revision)
+        reasons = []
         for look in (_cached, _baked):
             found = look(places, name, revision)
             if isinstance(found, Snapshot):
                 return found
-            missed.append(found)
+            reasons.append(found)
         if name is not None and download is not None:
-            return _whole(download(name, revision), "download", name, None)
+            return _complete(download(name, revision), "download", name, None)
     except OSError as error:
-        raise StartError(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise StartError(
+            f"{error.filename} cannot be read: {error.strerror}; check its permissions and the volume"
+        ) from None
     if not on_runpod and name is None:
         return Snapshot(DEMO, "demo", "demo", revision)
     raise StartError(
-        f"MODEL_PATH is not set and there are no weights ({'; '.join(missed)}): set the endpoint's Model, build an "
+        f"MODEL_PATH is not set, and there are no weights ({'; '.join(reasons)}): set the endpoint's Model, build an "
         "image with weights, or set MODEL_NAME with ALLOW_DOWNLOAD=1; MODEL_PATH=demo serves the demo model"
     )
 
 
-def _whole(path: Path, source: Source, name: str | None, revision: str | None) -> Snapshot:
-    """The snapshot at a path, once everything is there that loading needs."""
-    told = manifest.read(path)
+def _complete(path: Path, source: Source, name: str | None, revision: str | None) -> Snapshot:
+    """The snapshot at a path, once all files that loading needs are found."""
+    written = manifest.read(path)
     snapshot = Snapshot(
         path,
         source,
-        name or (told.name if told else _name_of(path)),
-        revision or (told.revision if told else _revision_of(path)),
-        told,
+        name or (written.name if written else _name_of(path)),
+        revision or (written.revision if written else _revision_of(path)),
+        written,
     )
     try:
         snapshot.shards()
     except StartError as error:
         where = f"MODEL_PATH={path}" if source == "path" else str(path)
-        raise StartError(f"{where}: {error}; {CURES[source]}") from None
+        raise StartError(f"{where}: {error}; {ADVICE[source]}") from None
     return snapshot
 
 
 def _cached(places: Places, name: str | None, revision: str | None) -> Snapshot | str:
-    """RunPod's cached model, or why there is none."""
+    """RunPod's cached model, or the reason why there is none."""
     wanted = name or MODEL
     models = {_name_in_cache(path): path for path in _folders(places.cache) if path.name.startswith("models--")}
-    # The platform may have written the directory's name in lower case.
+    # The platform may write the name of the directory in lower case.
     spelled = sorted((model for model in models if model.lower() == wanted.lower()), key=lambda model: model != wanted)
     if not spelled:
-        others = f", but {', '.join(sorted(models))}: set MODEL_NAME to serve that" if models else ""
+        others = f", which has {', '.join(sorted(models))}: set MODEL_NAME to serve that" if models else ""
         return f"{wanted} is not in {places.cache}{others}"
     repository = models[spelled[0]]
     snapshots = {path.name: path for path in _folders(repository / "snapshots")}
@@ -159,26 +163,26 @@ def _cached(places: Places, name: str | None, revision: str | None) -> Snapshot 
     if commit is None and len(snapshots) == 1:
         (commit,) = snapshots
     if commit in snapshots:
-        return _whole(snapshots[commit], "cache", wanted, commit)
+        return _complete(snapshots[commit], "cache", wanted, commit)
     if revision is not None and snapshots:
-        return f"{repository} has no snapshot {revision}, but {', '.join(sorted(snapshots))}"
+        return f"{repository} has no snapshot {revision}, only {', '.join(sorted(snapshots))}: set MODEL_REVISION"
     if commit is None and snapshots:
-        raise StartError(f"{repository} has the snapshots {', '.join(sorted(snapshots))}: name one as MODEL_REVISION")
-    raise StartError(f"{repository} has no snapshot {commit or ''}; {CURES['cache']}".replace(" ;", ";"))
+        raise StartError(f"{repository} has the snapshots {', '.join(sorted(snapshots))}: set MODEL_REVISION to one")
+    raise StartError(f"{repository} has no snapshot {commit or ''}; {ADVICE['cache']}".replace(" ;", ";"))
 
 
 def _baked(places: Places, name: str | None, revision: str | None) -> Snapshot | str:
-    """The image's own weights, or why there are none."""
+    """The weights in the image, or the reason why there are none."""
     if not places.baked.is_dir():
         return f"{places.baked} is not in the image"
     if not any(places.baked.iterdir()):
-        return f"{places.baked} is empty, perhaps for a volume mounted over it"
-    told = manifest.read(places.baked)
-    if told is None:
-        raise StartError(f"{places.baked} has no {manifest.FILE}; {CURES['baked']}")
-    if (name or told.name).lower() != told.name.lower() or (revision or told.revision) != told.revision:
-        return f"the image holds {told.name} at {told.revision}: unset MODEL_NAME and MODEL_REVISION to serve that"
-    return _whole(places.baked, "baked", name, revision)
+        return f"{places.baked} is empty, perhaps because a volume is mounted over it"
+    written = manifest.read(places.baked)
+    if written is None:
+        raise StartError(f"{places.baked} has no {manifest.FILE}; {ADVICE['baked']}")
+    if (name or written.name).lower() != written.name.lower() or (revision or written.revision) != written.revision:
+        return f"the image has {written.name} at {written.revision}: unset MODEL_NAME and MODEL_REVISION to serve it"
+    return _complete(places.baked, "baked", name, revision)
 
 
 def _folders(path: Path) -> Iterator[Path]:
@@ -186,12 +190,12 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _name_in_cache(path: Path) -> str:
-    """The `Qwen/Qwen3-4B` that `models--Qwen--Qwen3-4B` stands for."""
+    """The model of a cache directory: `Qwen/Qwen3-4B` for `models--Qwen--Qwen3-4B`."""
     return path.name.removeprefix("models--").replace("--", "/")
 
 
 def _name_of(path: Path) -> str:
-    """The directory's name; inside a cache that of the model."""
+    """The name of the directory; inside a Hugging Face cache the name of the model."""
     resolved = path.resolve()
     repository = next((part for part in (resolved, *resolved.parents) if part.name.startswith("models--")), None)
     return resolved.name if repository is None else _name_in_cache(repository)

@@ -1,7 +1,6 @@
-"""The tokenizer and the chat template that lie beside a checkpoint. Knows no request and no model.
+"""Reads the tokenizer and the chat template of a checkpoint. Knows no request and no model.
 
-Text becomes the ids and messages the text that transformers' AutoTokenizer makes of the same files: tests hold one to
-the other.
+Ids and rendered text are those of transformers' AutoTokenizer for the same files; tests compare the two.
 """
 
 import json
@@ -23,26 +22,27 @@ from tokenizers.models import BPE
 from handler.errors import StartError
 from handler.model.config import read_json
 
-#: how Qwen2, 2.5 and 3 cut a text before they merge, where no tokenizer.json says so (transformers, Qwen2Tokenizer)
+#: how Qwen2, 2.5 and 3 split a text before merges, for checkpoints without tokenizer.json (transformers,
+#: Qwen2Tokenizer)
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-#: the tokens that a chat template may call by these names
+#: names by which a chat template may refer to tokens
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
 class ChatTokenizer:
-    """What the files say."""
+    """A tokenizer and its chat template."""
 
     backend: Tokenizer
     #: None where the checkpoint has none
     chat_template: str | None
-    #: by the names in `NAMED`
+    #: name in `NAMED` -> token
     named: Mapping[str, str] = field(default_factory=dict)
 
     def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool, **values: object) -> str:
-        """Messages as the chat template writes them; `values` are further variables of it.
+        """Render messages by the chat template; `values` are further variables of the template.
 
         Raises:
             jinja2.TemplateError: the template cannot be compiled, or refuses these messages.
@@ -62,31 +62,35 @@ class ChatTokenizer:
 
 
 def read(directory: Path, name: str) -> ChatTokenizer:
-    """Read the tokenizer of a checkpoint; `name` is what the operator calls the model.
+    """Read the tokenizer of a checkpoint; `name` is the operator's name of the model.
 
     Raises:
         StartError: a file is missing or damaged.
     """
     file = directory / "tokenizer_config.json"
-    told = read_json(file) if file.exists() else {}
+    config = read_json(file) if file.exists() else {}
     try:
         if (directory / "tokenizer.json").exists():
             backend = Tokenizer.from_file(str(directory / "tokenizer.json"))
         elif (directory / "vocab.json").exists():
-            backend = _of_vocabulary(directory, told)
+            backend = _from_vocabulary(directory, config)
         else:
-            raise StartError(f"{name}: no tokenizer there (tokenizer.json, or vocab.json with merges.txt)")
+            raise StartError(
+                f"{name}: the checkpoint has no tokenizer.json, nor vocab.json with merges.txt; fetch it again"
+            )
     except StartError:
         raise
     except Exception as error:  # tokenizers raises nothing narrower
-        raise StartError(f"{name}: the tokenizer cannot be read: {str(error).partition(chr(10))[0]}") from error
+        raise StartError(
+            f"{name}: the tokenizer cannot be read ({str(error).partition(chr(10))[0]}); fetch the checkpoint again"
+        ) from error
     backend.no_truncation()
     backend.no_padding()
-    named = {key: token for key in NAMED if (token := _content(told.get(key))) is not None}
-    return ChatTokenizer(backend, _chat_template(directory, told), named)
+    named = {key: token for key in NAMED if (token := _content(config.get(key))) is not None}
+    return ChatTokenizer(backend, _chat_template(directory, config), named)
 
 
-def _of_vocabulary(directory: Path, told: Mapping[str, Any]) -> Tokenizer:
+def _from_vocabulary(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
     """Qwen's tokenizer from vocab.json, merges.txt and the added tokens of tokenizer_config.json."""
     backend = Tokenizer(BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt")))
     backend.normalizer = normalizers.NFC()
@@ -97,7 +101,7 @@ def _of_vocabulary(directory: Path, told: Mapping[str, Any]) -> Tokenizer:
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    added = {int(id_): AddedToken(**token) for id_, token in told.get("added_tokens_decoder", {}).items()}
+    added = {int(id_): AddedToken(**token) for id_, token in config.get("added_tokens_decoder", {}).items()}
     backend.add_tokens([added[id_] for id_ in sorted(added)])
     for id_, token in added.items():
         if backend.token_to_id(token.content) != id_:
@@ -105,26 +109,26 @@ def _of_vocabulary(directory: Path, told: Mapping[str, Any]) -> Tokenizer:
     return backend
 
 
-def _chat_template(directory: Path, told: Mapping[str, Any]) -> str | None:
+def _chat_template(directory: Path, config: Mapping[str, Any]) -> str | None:
     file = directory / "chat_template.jinja"
     if file.exists():
         return file.read_text(encoding="utf-8")
-    template = told.get("chat_template")
+    template = config.get("chat_template")
     if isinstance(template, list):
         template = {one["name"]: one["template"] for one in template}.get("default")
     return None if template is None else str(template)
 
 
 def _content(token: Any) -> str | None:
-    """A token is written as its text, or as an object that holds the text."""
+    """The text of a token, which the file contains as text or as an object with the text."""
     content: str | None = token["content"] if isinstance(token, dict) else token
     return content
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what an assistant wrote, for training; here it changes nothing."""
+    """Accepts `{% generation %}`, which marks the assistant's text for training and has no effect here."""
 
-    tags = {"generation"}  # noqa: RUF012, of Jinja's own making
+    tags = {"generation"}  # noqa: RUF012, Jinja's interface
 
     def parse(self, parser: Parser) -> Node:
         line = next(parser.stream).lineno
@@ -132,7 +136,7 @@ class _Generation(Extension):
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """As `transformers.utils.chat_template_utils` sets it up."""
+    """The Jinja environment that `transformers.utils.chat_template_utils` sets up."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
@@ -148,7 +152,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Without the escapes for HTML that Jinja's own filter writes."""
+    """Like Jinja's own filter, but without escapes for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -1,4 +1,4 @@
-"""Load a checkpoint: a snapshot in, a model on the device and its template out."""
+"""Loads a checkpoint: from a snapshot, the model on its device, the template and the facts about both."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -18,7 +18,7 @@ from handler.model.template import Template
 
 
 class Loaded(NamedTuple):
-    """A model that is ready to run."""
+    """A model that is ready to run, with its template and facts."""
 
     model: Model
     template: Template
@@ -26,18 +26,18 @@ class Loaded(NamedTuple):
 
 
 def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | None = None) -> Loaded:
-    """Load a checkpoint, in its own dtype unless another is asked for, onto the GPU where there is one.
+    """Load a checkpoint. None means: the GPU where there is one, else the CPU; the dtype of the checkpoint.
 
     Raises:
-        StartError: a file is missing or unreadable, or the model is none that this worker serves.
+        StartError: a file is missing or damaged, this worker does not serve the model, or memory is too small.
     """
     config = read_model_config(snapshot.path, snapshot.name)
     generation = read_generation_config(snapshot.path, snapshot.name)
     template = Template(tokenizer.read(snapshot.path, snapshot.name))
     if template.tokens_in_vocab > config.vocab_size:
         raise StartError(
-            f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, "
-            f"the model only {config.vocab_size} rows for them"
+            f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, but the model has only "
+            f"{config.vocab_size} rows for them; use the tokenizer that belongs to the model"
         )
     tensors = wanted(find_tensors(snapshot.shards(), snapshot.name), tied=config.tie_word_embeddings)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -71,8 +71,10 @@ def _load_merged(
     checkpoint = Checkpoint(tensors, dtype, device, snapshot.name)
     try:
         model = Qwen(config, checkpoint.take, dtype, device)
-    except RuntimeError as error:  # of torch, where memory is too small
-        raise StartError(f"{snapshot.name}: no room for the weights: {_first_line(error)}") from error
+    except RuntimeError as error:  # from torch, where memory is too small
+        raise StartError(
+            f"{snapshot.name}: no memory for the weights ({_first_line(error)}); use a device with more memory"
+        ) from error
     checkpoint.fill()
     return model
 
@@ -84,8 +86,10 @@ def _load_modules(
 
     try:
         return Modules.load(snapshot.path, dtype, device)
-    except Exception as error:  # transformers raises whatever a damaged file makes it raise
-        raise StartError(f"{snapshot.name}: the checkpoint cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
+        raise StartError(
+            f"{snapshot.name}: the checkpoint cannot be loaded ({_first_line(error)}); fetch it again"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,40 +1,24 @@
 """Paged attention on CUDA: FlashAttention through torch for prefill, a split-KV Triton kernel for decode.
 
-Imported only where it is used, since it needs Triton. Nothing here waits for the device; a decode call has shapes
-fixed by its arguments', so it can live in a CUDA graph.
+Imported only where it is used, because it needs Triton. Nothing here waits for the device. The shapes of a decode call
+follow from those of its arguments, so a CUDA graph can capture it.
 """
 
-# Triton compiles the functions below from their source: their arguments carry no types, constants are in capitals.
+# Triton compiles the functions below from their source: arguments have no types, constants are in capitals.
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # ruff: noqa: N803
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout, PackedPrefill
 
-#: positions a program of the decode kernel attends at a time
+#: positions that a program of the decode kernel attends at a time
 BLOCK = 64
-#: programs that share the context of a row, at most
+#: at most this many programs share the context of a row
 MOST_SPLITS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """All prefill rows as FlashAttention takes them: packed queries, packed keys, where each row begins."""
-
-    query_starts: Tensor
-    key_starts: Tensor
-    longest_query: int
-    longest_context: int
-    #: int64 [keys]: cache slots to gather the keys from; None where every chunk begins its sequence
-    slots: Tensor | None
 
 
 def flash_prefill(
@@ -44,11 +28,14 @@ def flash_prefill(
     value: Tensor,
     out: Tensor,
     scaling: float,
-    layout: "Layout",
-    pages: "KVPages",
+    layout: Layout,
+    pages: KVPages,
 ) -> None:
-    """Attend prefill rows by FlashAttention 2 in one call: query and out [tokens, heads, head_dim], key and value the
-    same of all new tokens, float16 or bfloat16. The operator's signature is that of torch 2.11 and 2.13 alike."""
+    """Attend prefill rows by FlashAttention 2 in one call, in float16 or bfloat16.
+
+    query and out are [tokens, heads, head_dim], key and value [tokens, kv_heads, head_dim] of all new tokens. The
+    operator has the same signature in torch 2.11 and 2.13.
+    """
     if layout.packed is None:
         layout.packed = _packed(layout, pages.page_size)
     packed, decode_rows = layout.packed, layout.decode_rows
@@ -62,12 +49,12 @@ def flash_prefill(
     )[0]  # fmt: skip
 
 
-def _packed(layout: "Layout", page_size: int) -> Packed:
+def _packed(layout: Layout, page_size: int) -> PackedPrefill:
     first, device = layout.decode_rows, layout.slots.device
     queries, contexts = layout.query_lens[first:], layout.context_lens_host[first:]
     query_starts = layout.query_starts[first:] - layout.query_starts[first]
     if queries == contexts:
-        return Packed(query_starts, query_starts, max(queries), max(contexts), None)
+        return PackedPrefill(query_starts, query_starts, max(queries), max(contexts), None)
     lengths, total = layout.context_lens[first:], sum(contexts)
     key_starts = torch.zeros_like(query_starts)
     key_starts[1:] = lengths.cumsum(0)
@@ -75,13 +62,14 @@ def _packed(layout: "Layout", page_size: int) -> Packed:
     positions = torch.arange(total, device=device) - key_starts[rows]
     pages = layout.block_tables[first:][rows, positions // page_size].long()
     slots = pages * page_size + positions % page_size
-    return Packed(query_starts, key_starts, max(queries), max(contexts), slots)
+    return PackedPrefill(query_starts, key_starts, max(queries), max(contexts), slots)
 
 
 def splits_for(rows: int, kv_heads: int) -> int:
-    """Programs that share the context of a row: all together two waves on 132 multiprocessors at least.
+    """How many programs share the context of a row: enough for two waves on 132 multiprocessors (an H100) in total.
 
-    Not by the lengths, which are on the device. `python -m bench.attention` holds it against other choices.
+    The lengths of the contexts do not count, because they are on the device. `python -m bench.attention` compares other
+    values.
     """
     splits = 1
     while splits < MOST_SPLITS and rows * kv_heads * splits < 264:
@@ -96,14 +84,14 @@ def paged_decode(
     """Attend one query token per row over its pages (flash-decoding: splits of a context, then their combination).
 
     query, out [rows, heads, head_dim]; keys, values [pages, page_size, kv_heads, head_dim], any page size; tables
-    int32 [rows, max_pages]; lengths int32 [rows], the new token included. A row of length 0 comes out as zeros.
+    int32 [rows, max_pages]; lengths int32 [rows], the new token included. The result of a row of length 0 is zeros.
     float32, float16 or bfloat16; head_dim a power of two >= 16. Softmax and sums in float32. `splits` (a power of two,
-    at most MOST_SPLITS) is by `splits_for`, where nobody measures another.
+    at most MOST_SPLITS) replaces the choice of `splits_for` in measurements.
     """
     rows, heads, head_dim = query.shape
     page_size, kv_heads = keys.shape[1:3]
     group = heads // kv_heads
-    group_padded = max(16, triton.next_power_of_2(group))  # a tensor-core tile has 16 rows at least
+    group_padded = max(16, triton.next_power_of_2(group))  # a tensor-core tile has at least 16 rows
     splits = splits or splits_for(rows, kv_heads)
     partial = torch.empty(rows, kv_heads, splits, group_padded, head_dim, dtype=torch.float32, device=query.device)
     lse = torch.empty(rows, kv_heads, splits, group_padded, dtype=torch.float32, device=query.device)
@@ -118,15 +106,15 @@ def paged_decode(
     )  # fmt: skip
 
 
-# Not specialised for what differs from step to step: each value that Triton took for special would be compiled anew,
-# while requests wait.
+# Not specialised for arguments that differ from step to step: Triton would compile the kernel again for special values
+# (1, multiples of 16) while requests wait.
 @triton.jit(do_not_specialize=["t_row", "splits"])
 def _attend_split(
     query, keys, values, tables, lengths, partial, lse, q_row, q_head, c_page, c_token, c_head, t_row, splits, scaling,
     kv_heads, GROUP: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row, one key head with the query heads that share it, one split of the context."""
+    """One program: one row, one key head with the query heads that share it, one split of the context."""
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
     per_split = tl.cdiv(tl.cdiv(length, splits), BLOCK) * BLOCK
@@ -147,7 +135,7 @@ def _attend_split(
         at = (page * c_page + (position % PAGE) * c_token + head * c_head)[:, None] + dim[None, :]
         k = tl.load(keys + at, mask=valid[:, None], other=0.0)
         v = tl.load(values + at, mask=valid[:, None], other=0.0)
-        # ieee: float32 must not be rounded to tf32; it says nothing to half precision
+        # ieee: float32 must not be rounded to tf32; half precision ignores the option
         score = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
         score = tl.where(valid[None, :], score, float("-inf"))
         new_best = tl.maximum(best, tl.max(score, 1))
@@ -167,7 +155,7 @@ def _combine(
     partial, lse, out, o_row, o_head, splits, kv_heads, GROUP: tl.constexpr, PADDED: tl.constexpr,
     HEAD_DIM: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
-    """One row, one query head: its splits weighted by their share of the softmax."""
+    """One program: one row, one query head; sums its splits, weighted by their share of the softmax."""
     row, head = tl.program_id(0), tl.program_id(1)
     dim = tl.arange(0, HEAD_DIM)
     split = tl.arange(0, MOST)
@@ -175,7 +163,7 @@ def _combine(
     base = ((row * kv_heads + head // GROUP) * splits + split) * PADDED + head % GROUP
     part = tl.load(lse + base, mask=there, other=float("-inf"))
     best = tl.max(part, 0)
-    weight = tl.exp(part - tl.where(best > float("-inf"), best, 0.0))  # an empty split, or row, weighs nothing
+    weight = tl.exp(part - tl.where(best > float("-inf"), best, 0.0))  # an empty split, or row, has weight 0
     total = tl.sum(weight, 0)
     values = tl.load(partial + base[:, None] * HEAD_DIM + dim[None, :], mask=there[:, None], other=0.0)
     result = tl.sum(values * weight[:, None], 0) / tl.where(total > 0, total, 1.0)

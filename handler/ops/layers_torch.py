@@ -1,27 +1,28 @@
-"""What a layer computes between its matrix products, in plain torch: on any device, and the measure of the kernels.
+"""The operations of a layer between its matrix products, in plain torch: on any device, the reference for the kernels.
 
-Results are rounded where transformers' Qwen2 and Qwen3 round them. Knows tensors alone, no model.
+Results are rounded where transformers' Qwen2 and Qwen3 round them. Knows only tensors, no model.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from handler.ops.attention import KVPages
+from handler.ops.pages import KVPages
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Norm the last dimension in float32; the weight multiplies what is rounded already."""
+    """RMS norm of the last dimension, in float32 and rounded to the dtype of `x`; then times `weight`."""
     return functional.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype).mul_(weight)
 
 
 def rotate_and_store(
     qkv: Tensor, norms: Tensor | None, rope: Tensor, slots: Tensor, layer: int, pages: KVPages, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Norm (where the model does) and rotate queries and keys, and write keys and values into the cache.
+    """Norm and rotate queries and keys, then write keys and values into the cache.
 
-    qkv is [tokens, heads + 2 * kv_heads, head_dim]; norms [2, head_dim], the weights for queries and for keys; rope
-    [tokens, 2, head_dim], see `rope_table`; slots int64 [tokens]. May change qkv; returns queries, keys and values.
+    qkv is [tokens, heads + 2 * kv_heads, head_dim]; norms [2, head_dim], the weights for queries and for keys, or None
+    for a model without these norms; rope [tokens, 2, head_dim], see `rope_table`; slots int64 [tokens]. May change qkv;
+    returns queries, keys and values.
     """
     kv_heads = pages.k[layer].shape[2]
     heads = qkv.shape[1] - 2 * kv_heads
@@ -31,7 +32,7 @@ def rotate_and_store(
         for part, weight in zip(turned.split((heads, kv_heads), 1), norms, strict=True):
             part.mul_(weight)
     cos, sin = rope[:, None].unbind(2)
-    # The halves of a head trade places; the sign that one of them changes is in the table.
+    # `roll` swaps the halves of a head; the table holds the sign that one half changes.
     turned = (turned * cos).add_(turned.roll(turned.shape[-1] // 2, -1).mul_(sin))
     query, key = turned.split((heads, kv_heads), 1)
     pages.write(layer, slots, key, value)
@@ -39,13 +40,14 @@ def rotate_and_store(
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
-    """[tokens, 2 * n] to [tokens, n]: the first half, through silu, times the second."""
+    """[tokens, 2 * n] to [tokens, n]: silu of the first half, times the second half."""
     gate, up = gate_up.chunk(2, -1)
     return functional.silu(gate).mul_(up)
 
 
 def rope_table(positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[positions, 2, head_dim]: by what a head and its swapped halves are multiplied, the cosines and signed sines."""
+    """[positions, 2, head_dim]: the cosines that multiply a head, and the signed sines that multiply its swapped
+    halves."""
     frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float, device=device) / head_dim)
     angles = torch.arange(positions, dtype=torch.float, device=device)[:, None] * frequencies
     table = torch.empty(positions, 2, head_dim, dtype=dtype, device=device)

@@ -1,23 +1,20 @@
-"""What `layers_torch` does in plain torch, each in one Triton kernel, rounded at the same points: for CUDA.
+"""The functions of `layers_torch` for CUDA, each as one Triton kernel that rounds at the same points.
 
-Shapes alone decide a launch, so that a step can live in a CUDA graph. Imported only where it is used.
+A launch depends on shapes alone, so that a CUDA graph can capture a step. Imported only where it is used.
 """
 
-# Triton compiles the functions below from their source: their arguments carry no types, constants are in capitals.
+# Triton compiles the functions below from their source: arguments have no types, constants are in capitals.
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # ruff: noqa: N803
-
-from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from handler.ops.attention import KVPages
+from handler.ops.pages import KVPages
 
-#: elements of a row that a program of `silu_mul` computes
+#: elements of a row that one program of `silu_mul` computes
 BLOCK = 1024
 
 
@@ -33,9 +30,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotate_and_store(
-    qkv: Tensor, norms: Tensor | None, rope: Tensor, slots: Tensor, layer: int, pages: "KVPages", eps: float
+    qkv: Tensor, norms: Tensor | None, rope: Tensor, slots: Tensor, layer: int, pages: KVPages, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `layers_torch.rotate_and_store`; changes qkv in place, which queries, keys and values are views of."""
+    """See `layers_torch.rotate_and_store`; changes qkv in place and returns queries, keys and values as views of it."""
     tokens, every, head_dim = qkv.shape
     kv_heads = pages.k[layer].shape[2]
     heads = every - 2 * kv_heads
@@ -57,7 +54,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
 @triton.jit
 def _rms_norm(x, weight, out, x_row, out_row, eps, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """One row."""
+    """One program: one row."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, WIDTH)
     valid = at < SIZE
@@ -71,7 +68,7 @@ def _rms_norm(x, weight, out, x_row, out_row, eps, SIZE: tl.constexpr, WIDTH: tl
 def _rotate_and_store(
     qkv, norms, rope, slots, keys, values, row_stride, heads, kv_heads, eps, NORM: tl.constexpr, HALF: tl.constexpr
 ):
-    """One head of one token, in halves: a query, a key or a value by its place in the row."""
+    """One program: one head of one token, in halves. Its index tells whether it is a query, a key or a value."""
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     dtype = qkv.dtype.element_ty
     dim = tl.arange(0, HALF)
@@ -107,7 +104,7 @@ def _rotate_and_store(
 
 @triton.jit
 def _silu_mul(gate_up, out, size, BLOCK: tl.constexpr):
-    """A block of one row."""
+    """One program: one block of one row."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     valid = at < size

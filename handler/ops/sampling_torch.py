@@ -1,7 +1,7 @@
-"""Penalties, temperature, cut and draw in plain torch: on any device, and the measure of the kernels.
+"""Sampling in plain torch (penalties, temperature, truncation, draw): on any device, the reference for the kernels.
 
 Order and result of the options are those of transformers' `generate`: penalties, temperature, top_k, top_p, min_p.
-Knows tensors alone, no request.
+Knows only tensors, no request.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: candidates looked at first; a row whose top_k or top_p reaches past them looks further
+#: best tokens that `threshold` looks at first; a row whose top_k or top_p needs more looks at 16 times as many
 CANDIDATES = 1024
-#: set in a history for tokens of the prompt; the bits below count occurrences in the completion
+#: bit of a history entry that marks tokens of the prompt; the lower bits count occurrences in the completion
 IN_PROMPT = 1 << 30
-#: columns of options
+#: columns of the options of a row; DRAWN is 1 for a random draw and 0 for greedy
 TEMPERATURE, TOP_K, TOP_P, MIN_P, REPETITION, PRESENCE, FREQUENCY, DRAWN = range(8)
-#: options that do nothing
+#: options without effect, greedy
 NEUTRAL = (1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 #: SplitMix64's constants, as signed 64-bit integers
 _GOLDEN, _MIX_1, _MIX_2 = (c - (1 << 64) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -23,10 +23,12 @@ _GOLDEN, _MIX_1, _MIX_2 = (c - (1 << 64) for c in (0x9E3779B97F4A7C15, 0xBF58476
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Passes over the vocabulary that rows ask for beside an argmax."""
+    """The passes over the vocabulary that a row needs beside an argmax."""
 
     penalties: bool
+    #: temperature and noise
     draw: bool
+    #: top_k, top_p or min_p
     cut: bool
 
 
@@ -34,14 +36,15 @@ def draw(
     logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, ids: Tensor,
     needs: Needs,
 ) -> Tensor:  # fmt: skip
-    """One token for each of n rows of the same needs: as `sampling_triton.draw`, which reads the needs by itself.
+    """Draw one token for each of n rows with the same `needs`.
 
-    ids int64 [tokens], all that can be drawn: made once, for a large tensor's memory costs more than its arithmetic.
+    See `sampling_triton.draw` for the other arguments; it reads the needs from the options. ids is int64 [tokens], all
+    ids that can be drawn. The caller makes it once, because allocating a large tensor takes longer than computing it.
     """
     scores = process(logits, rows, options, history, len(ids), needs)
     if needs.draw:
         streams = _mix(_mix(seeds[rows] + _GOLDEN) + positions)
-        if needs.cut:  # noise for what is kept alone
+        if needs.cut:  # noise only for the tokens that are kept
             kept = (scores > float("-inf")).nonzero(as_tuple=True)
             scores[kept] += gumbel(streams[kept[0]], kept[1])
         else:
@@ -53,22 +56,24 @@ def draw(
 
 
 def process(logits: Tensor, rows: Tensor, options: Tensor, history: Tensor, tokens: int, needs: Needs) -> Tensor:
-    """float32 [n, tokens]: scores as `generate`'s processors leave them, -inf for what is never drawn."""
-    scores, wishes = logits[:, :tokens].to(torch.float32, copy=True), options[rows]
+    """float32 [n, tokens]: scores as `generate`'s processors leave them, -inf for tokens that are never drawn."""
+    scores, row_options = logits[:, :tokens].to(torch.float32, copy=True), options[rows]
     if needs.penalties:
         past = history[rows, :tokens]
         seen = past.nonzero(as_tuple=True)
-        scores[seen] = _penalised(scores[seen], past[seen], wishes[seen[0]])
+        scores[seen] = _penalised(scores[seen], past[seen], row_options[seen[0]])
     if needs.draw:
-        scores /= wishes[:, TEMPERATURE, None]
+        scores /= row_options[:, TEMPERATURE, None]
     if needs.cut:
-        scores.masked_fill_(scores < threshold(scores, wishes), float("-inf"))
+        scores.masked_fill_(scores < threshold(scores, row_options), float("-inf"))
     return scores
 
 
 def _penalised(scores: Tensor, history: Tensor, options: Tensor) -> Tensor:
-    """Scores [k] of tokens seen before: repetition over prompt and completion, frequency and presence, as OpenAI
-    define them, over the completion. history [k], options [k, 8]."""
+    """Penalise the scores [k] of tokens that occurred before; history [k], options [k, 8].
+
+    Repetition counts prompt and completion; frequency and presence count the completion only, as OpenAI define them.
+    """
     repetition = options[:, REPETITION]
     scores = torch.where(scores < 0, scores * repetition, scores / repetition)
     count = history & (IN_PROMPT - 1)
@@ -76,10 +81,10 @@ def _penalised(scores: Tensor, history: Tensor, options: Tensor) -> Tensor:
 
 
 def threshold(scores: Tensor, options: Tensor, width: int = CANDIDATES) -> Tensor:
-    """The lowest score each row keeps: top_k, then top_p over what that leaves, then min_p.
+    """The lowest score that each row keeps: top_k, then top_p over the tokens that are left, then min_p.
 
-    A threshold, not a mask, because each of the three keeps all tokens above some score; tokens tied with the last
-    one kept stay too. scores float32 [n, vocab], options [n, 8]; returns float32 [n, 1], -inf where all is kept.
+    A threshold and not a mask, because each of the three keeps all tokens above some score; tokens tied with the last
+    one kept stay too. scores float32 [n, vocab], options [n, 8]; returns float32 [n, 1], -inf where all are kept.
     """
     vocab = scores.shape[1]
     width = min(width, vocab)
@@ -91,7 +96,7 @@ def threshold(scores: Tensor, options: Tensor, width: int = CANDIDATES) -> Tenso
     by_rank = (top_k > 0) & (top_k < vocab)
     kth = best.gather(1, (top_k.long() - 1).clamp(0, width - 1))
     kth = torch.where(by_rank, kth, float("-inf"))
-    # Sums in float64: the same whatever the batch, since a row's cut must not depend on its neighbours.
+    # Sums in float64 are the same in any batch: the threshold of a row must not depend on its neighbours.
     weights = (best - top).double().exp().masked_fill(best < kth, 0.0)
     total = weights.sum(1, keepdim=True)
     if width < vocab:
@@ -103,7 +108,7 @@ def threshold(scores: Tensor, options: Tensor, width: int = CANDIDATES) -> Tenso
     lowest = torch.maximum(lowest, torch.maximum(kth, last))
 
     if width < vocab:
-        # A cut on the last candidate, or below it: more of the same score may follow.
+        # The threshold is at or below the last of the `width` best: more tokens of that score may follow.
         end = best[:, -1:]
         further = ((by_rank & (kth <= end)) | (by_mass & (lowest <= end))).squeeze(1).nonzero().squeeze(1)
         if len(further):
@@ -112,20 +117,20 @@ def threshold(scores: Tensor, options: Tensor, width: int = CANDIDATES) -> Tenso
 
 
 def gumbel(stream: Tensor, ids: Tensor) -> Tensor:
-    """Gumbel noise, float32, of token `ids` in a `stream` [both int64, broadcast].
+    """Gumbel noise, float32, of token `ids` in a `stream` (both int64, broadcast).
 
-    SplitMix64 (Steele, Lea, Flood 2014): (seed, position) hashes to where a stream of the generator begins, and the
-    token id is the place in it.
+    SplitMix64 (Steele, Lea, Flood 2014): the hash of (seed, position) is the state where a stream of the generator
+    begins, and the token id is the index in the stream.
     """
     bits = _mix(stream + ids * _GOLDEN)
-    # 53 bits, and fine where it matters: noise is large where this is near 0, and there floats are dense.
+    # 53 bits. float32 is precise enough: the noise is large where this is near 0, and floats are dense there.
     uniform = bits.bitwise_right_shift_(11).bitwise_and_((1 << 53) - 1).float().add_(0.5).mul_(2.0**-53)
     exponential = uniform.clamp_(max=1 - 2.0**-24).neg_().log1p_().neg_()
     return exponential.log_().neg_()
 
 
 def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64, whose products wrap; masks make the right shifts logical ones."""
+    """SplitMix64's finaliser on int64: products wrap, and the masks turn arithmetic right shifts into logical ones."""
     z = (z >> 30).bitwise_and_((1 << 34) - 1).bitwise_xor_(z).mul_(_MIX_1)
     z = (z >> 27).bitwise_and_((1 << 37) - 1).bitwise_xor_(z).mul_(_MIX_2)
     return (z >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(z)

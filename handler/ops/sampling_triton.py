@@ -1,11 +1,12 @@
-"""Penalties, temperature, cut and draw in Triton: what `sampler` does with torch, for CUDA.
+"""Sampling in Triton (penalties, temperature, truncation, draw): the functions of `sampling_torch`, for CUDA.
 
-What each row asks for is read on the device, so that nothing depends on the host and a step's sampling can live in a
-CUDA graph. A row's vocabulary is spread over many programs, or a batch of one would be drawn by one multiprocessor. No
-sort: where to cut is searched for, by as many launches as the search has steps. Imported only where it is used.
+The kernels read the options of each row on the device, so that nothing depends on the host and a CUDA graph can capture
+the sampling of a step. Many programs share the vocabulary of a row; with one program a row, a batch of one would use
+one multiprocessor. The threshold of a row is found by a search instead of a sort, with one launch for each step of the
+search. Imported only where it is used.
 """
 
-# Triton compiles the functions below from their source: their arguments carry no types, constants are in capitals.
+# Triton compiles the functions below from their source: arguments have no types, constants are in capitals.
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # ruff: noqa: N803
 
@@ -14,13 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: tokens a program looks at at a time
+#: tokens that one program processes
 BLOCK = 2048
-#: thresholds tried in one step of a search, each of which leaves a sixteenth: 8 steps serve all of float32
+#: thresholds tried in one step of a search, which leaves a sixteenth of the range: 8 steps cover all of float32
 TRIED, STEPS = 16, 8
 
 _IN_PROMPT = tl.constexpr(1 << 30)
-#: columns of the options
+#: columns of the options, as in `sampling_torch`
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _REPETITION, _PRESENCE, _FREQUENCY, _DRAWN = (tl.constexpr(i) for i in range(8))
 _COLUMNS = tl.constexpr(8)
 _GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
@@ -30,16 +31,17 @@ _MIX_1, _MIX_2 = tl.constexpr(0xBF58476D1CE4E5B9), tl.constexpr(0x94D049BB133111
 def draw(
     logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, tokens: int
 ) -> Tensor:
-    """One token for each of n rows, its penalty count updated: see `Sampler.sample`.
+    """Draw one token for each of n rows and count it in the row's history; see `Sampler.sample`.
 
-    logits [n, >= tokens], any float dtype; rows and positions int64 [n]; options float32 [all rows, 8], seeds int64
-    [all rows], history int32 [all rows, vocab] are the sampler's own. Returns int64 [n].
+    logits [n, >= tokens], any float dtype; rows and positions int64 [n]. options float32 [all rows, 8], seeds int64
+    [all rows] and history int32 [all rows, vocab] are the buffers of the sampler. Returns int64 [n].
     """
     count, blocks, device = len(rows), triton.cdiv(tokens, BLOCK), logits.device
     scores = torch.empty(count, tokens, dtype=torch.float32, device=device)
     tops = torch.empty(count, blocks, dtype=torch.float32, device=device)
-    # Of a search: between which keys the cut lies before each step; what each block has above the keys that the last
-    # step tried, and the one before; the mass of each block that top_p is a share of.
+    # Buffers of a search: `bounds`, the keys between which the threshold lies before each step; `above`, the count or
+    # mass that each block has above the keys tried in the last two steps; `mass`, the mass of each block, of which
+    # top_p is a share.
     bounds = torch.empty(2 * STEPS, count, 2, dtype=torch.int64, device=device)
     above = torch.empty(2, count, blocks, TRIED, dtype=torch.float64, device=device)
     mass = torch.empty(count, blocks, dtype=torch.float64, device=device)
@@ -63,42 +65,42 @@ def draw(
 
 
 @triton.jit
-def _process(logits, scores, tops, rows, wishes, history, l_row, h_row, tokens, BLOCK: tl.constexpr):
-    """Scores of one block of one row, penalties, then temperature; and the best of them."""
+def _process(logits, scores, tops, rows, row_options, history, l_row, h_row, tokens, BLOCK: tl.constexpr):
+    """One program: the scores of one block of one row after penalties and temperature, and the best of them."""
     at = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + at)
-    wish = wishes + row * _COLUMNS
+    option = row_options + row * _COLUMNS
     token = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     valid = token < tokens
     x = tl.load(logits + at * l_row + token, mask=valid, other=float("-inf")).to(tl.float32)
-    repetition = tl.load(wish + _REPETITION)
-    presence = tl.load(wish + _PRESENCE)
-    frequency = tl.load(wish + _FREQUENCY)
+    repetition = tl.load(option + _REPETITION)
+    presence = tl.load(option + _PRESENCE)
+    frequency = tl.load(option + _FREQUENCY)
     if (repetition != 1.0) | (presence != 0.0) | (frequency != 0.0):
         seen = tl.load(history + row * h_row + token, mask=valid, other=0)
         times = seen & (_IN_PROMPT - 1)
         x = tl.where(seen != 0, tl.where(x < 0, x * repetition, tl.div_rn(x, repetition)), x)
         x = x - frequency * times.to(tl.float32)
         x = x - tl.where(times > 0, presence, 0.0)
-    x = tl.div_rn(x, tl.load(wish + _TEMPERATURE))
+    x = tl.div_rn(x, tl.load(option + _TEMPERATURE))
     tl.store(scores + at * tokens + token, x, mask=valid)
     tl.store(tops + at * tl.num_programs(1) + tl.program_id(1), tl.max(x, 0))
 
 
 @triton.jit(do_not_specialize=["step"])
 def _narrow(
-    scores, tops, rows, wishes, bounds, above, mass, step, tokens, blocks, BLOCK: tl.constexpr, PADDED: tl.constexpr,
-    TRIED: tl.constexpr, STEPS: tl.constexpr,
+    scores, tops, rows, row_options, bounds, above, mass, step, tokens, blocks, BLOCK: tl.constexpr,
+    PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """One step of a row's search, one block of it: how much lies above each key that is tried.
+    """One program: one step of a row's search over one block. Measures how much lies above each key that is tried.
 
-    What is searched for is the smallest key with less than a target above it, so that all tokens tied there are kept:
-    in the first STEPS by rank, for top_k; in the others by the mass of what that leaves, for top_p. Keys are integers
-    in the order of the floats, so that a search ends, and ends exactly.
+    The search finds the smallest key with less than a target above it, so that all tokens tied there are kept. The
+    first STEPS steps search by rank, for top_k; the others by the mass of the tokens that top_k leaves, for top_p. Keys
+    are integers in the order of the floats, so that the search ends at an exact value.
     """
     at, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    wish = wishes + tl.load(rows + at) * _COLUMNS
-    top_k, top_p = tl.load(wish + _TOP_K), tl.load(wish + _TOP_P)
+    option = row_options + tl.load(rows + at) * _COLUMNS
+    top_k, top_p = tl.load(option + _TOP_K), tl.load(option + _TOP_P)
     top = _top(tops, at, blocks, PADDED)
     low, high = _bounds(top, top_k, top_p, bounds, above, mass, step, at, tokens, blocks, PADDED, TRIED, STEPS)
     if block == 0:
@@ -109,7 +111,7 @@ def _narrow(
     if _searches(by_mass, top_k, top_p, tokens) & ((low < high) | first_by_mass):
         here = at * blocks + block
         part = tl.zeros([TRIED], tl.float64)
-        # Most blocks have nothing where a search has got to.
+        # Most blocks have no token above the lower bound of the search.
         if (_ordered(tl.load(tops + here)) > low) | first_by_mass:
             token = block * BLOCK + tl.arange(0, BLOCK)
             x = tl.load(scores + at * tokens + token, mask=token < tokens, other=float("-inf"))
@@ -127,9 +129,9 @@ def _bounds(
     top, top_k, top_p, bounds, above, mass, step, at, tokens, blocks, PADDED: tl.constexpr, TRIED: tl.constexpr,
     STEPS: tl.constexpr,
 ):  # fmt: skip
-    """The keys between which the cut of a row lies before a step (low <= cut <= high), by all that was counted."""
+    """The keys between which the threshold of a row lies before a step (low <= threshold <= high)."""
     low = tl.full([], -(1 << 31), tl.int64)
-    high = _ordered(top)  # nothing is above the best
+    high = _ordered(top)  # no token is above the best
     if step > 0:
         before = bounds + ((step - 1) * tl.num_programs(0) + at) * 2
         low, high = tl.load(before), tl.load(before + 1)
@@ -140,12 +142,12 @@ def _bounds(
             target = top_k.to(tl.float64)
             if by_mass:
                 total = tl.sum(tl.load(mass + at * blocks + block, mask=some, other=0.0), 0)
-                # Never less than the best token, not even for top_p 0.
+                # The best token is always kept, even for top_p 0.
                 target = tl.maximum(total * top_p.to(tl.float64), 1e-300)
             row = ((step + 1) % 2 * tl.num_programs(0) + at) * blocks
             parts = above + (row + block[:, None]) * TRIED + tl.arange(0, TRIED)[None, :]
             enough = tl.sum(tl.load(parts, mask=some[:, None], other=0.0), 0) >= target
-            # Tried keys ascend and what is above them falls: those with enough above come first, the cut lies behind.
+            # Tried keys ascend, and the amount above them falls: the threshold lies after the last key with enough.
             tried = _tried(low, high, TRIED)
             low = tl.maximum(low, tl.max(tl.where(enough, tried + 1, low), 0))
             high = tl.minimum(high, tl.min(tl.where(enough, high, tried), 0))
@@ -156,25 +158,25 @@ def _bounds(
 
 @triton.jit
 def _draw(
-    scores, tops, rows, positions, wishes, seeds, bounds, above, mass, best, winners, tokens, blocks,
+    scores, tops, rows, positions, row_options, seeds, bounds, above, mass, best, winners, tokens, blocks,
     BLOCK: tl.constexpr, PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """The best of one block of one row: of what the cut leaves, with its noise."""
+    """One program: the best token of one block of one row, noise added, among the tokens that are kept."""
     at, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = tl.load(rows + at)
-    wish = wishes + row * _COLUMNS
-    top_k, top_p, min_p = tl.load(wish + _TOP_K), tl.load(wish + _TOP_P), tl.load(wish + _MIN_P)
+    option = row_options + row * _COLUMNS
+    top_k, top_p, min_p = tl.load(option + _TOP_K), tl.load(option + _TOP_P), tl.load(option + _MIN_P)
     top = _top(tops, at, blocks, PADDED)
-    cut, _ = _bounds(top, top_k, top_p, bounds, above, mass, 2 * STEPS, at, tokens, blocks, PADDED, TRIED, STEPS)
+    threshold, _ = _bounds(top, top_k, top_p, bounds, above, mass, 2 * STEPS, at, tokens, blocks, PADDED, TRIED, STEPS)
     least = tl.where(min_p > 0, top + tl.log(tl.maximum(min_p, 1e-38)), float("-inf"))
     value = float("-inf")
     winner = block * BLOCK
     own_top = tl.load(tops + at * blocks + block)
-    if (_ordered(own_top) >= cut) & (own_top >= least):
+    if (_ordered(own_top) >= threshold) & (own_top >= least):
         token = block * BLOCK + tl.arange(0, BLOCK)
         x = tl.load(scores + at * tokens + token, mask=token < tokens, other=float("-inf"))
-        x = tl.where((_ordered(x) >= cut) & (x >= least), x, float("-inf"))
-        if tl.load(wish + _DRAWN) != 0.0:
+        x = tl.where((_ordered(x) >= threshold) & (x >= least), x, float("-inf"))
+        if tl.load(option + _DRAWN) != 0.0:
             seed = tl.load(seeds + row).to(tl.uint64, bitcast=True)
             x += _gumbel(_mix(_mix(seed + _GOLDEN) + tl.load(positions + at).to(tl.uint64)), token)
         value = tl.max(x, 0)
@@ -185,11 +187,11 @@ def _draw(
 
 @triton.jit
 def _pick(best, winners, drawn, rows, history, h_row, tokens, blocks, PADDED: tl.constexpr):
-    """The best of all blocks of one row, and one more in its history."""
+    """One program: the best token of all blocks of one row, which is then counted in the row's history."""
     at = tl.program_id(0).to(tl.int64)
     block = tl.arange(0, PADDED)
     values = tl.load(best + at * blocks + block, mask=block < blocks, other=float("-inf"))
-    # Whatever broken scores may do, the token exists.
+    # With broken scores (NaN) too, the result is a valid token.
     winner = tl.load(winners + at * blocks + tl.minimum(tl.argmax(values, 0), blocks - 1))
     winner = tl.minimum(winner, tokens - 1)
     tl.store(drawn + at, winner.to(tl.int64))
@@ -199,25 +201,26 @@ def _pick(best, winners, drawn, rows, history, h_row, tokens, blocks, PADDED: tl
 
 @triton.jit
 def _searches(by_mass, top_k, top_p, tokens):
-    """Whether a row asks for the search by mass, or for the one by rank."""
+    """True where the options of a row need the search by mass (top_p), or the one by rank (top_k)."""
     return (by_mass & (top_p < 1.0)) | ((by_mass == 0) & (top_k > 0) & (top_k < tokens))
 
 
 @triton.jit
 def _top(tops, at, blocks, PADDED: tl.constexpr):
+    """The best score of a row."""
     block = tl.arange(0, PADDED)
     return tl.max(tl.load(tops + at * blocks + block, mask=block < blocks, other=float("-inf")), 0)
 
 
 @triton.jit
 def _tried(low, high, TRIED: tl.constexpr):
-    """Keys from `low` on, at equal distances below `high`."""
+    """TRIED keys from `low` on, at equal distances, all below `high`."""
     return low + (high - low) * tl.arange(0, TRIED) // TRIED
 
 
 @triton.jit
 def _ordered(x):
-    """int64 in the order of the floats."""
+    """float32 to int64 in the order of the floats."""
     bits = x.to(tl.int32, bitcast=True)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
 
@@ -232,7 +235,7 @@ def _mix(z):
 
 @triton.jit
 def _gumbel(stream, token):
-    """`sampler.gumbel`, with -log1p(-u) spelled out: by its series where 1 - u would lose what u has."""
+    """`sampling_torch.gumbel`; -log1p(-u) as its series where u is small and 1 - u would lose its digits."""
     bits = _mix(stream + token.to(tl.uint64) * _GOLDEN) >> 11
     u = tl.minimum((bits.to(tl.int64).to(tl.float32) + 0.5) * 1.1102230246251565e-16, 1 - 5.9604644775390625e-08)
     series = u * (1 + u * (1 / 2 + u * (1 / 3 + u * (1 / 4 + u * (1 / 5 + u / 6)))))

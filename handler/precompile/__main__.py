@@ -19,7 +19,7 @@ from handler.model import tokenizer
 from handler.model.config import read_model_config
 from handler.model.qwen import Qwen
 from handler.model.template import Template
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 
 META = torch.device("meta")
 

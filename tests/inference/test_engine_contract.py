@@ -1,4 +1,4 @@
-"""What every engine promises, tried on each: a scripted one, `generate`, and the batching one on the demo model."""
+"""The contract of an engine, for each one: a scripted engine, `generate`, and the batching engine on the demo model."""
 
 import asyncio
 import time
@@ -14,8 +14,9 @@ from handler.engine.protocol import Engine, Prompt
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish
 from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from handler.inference.config import EngineOptions
 from handler.inference.loop import BatchingEngine
-from handler.inference.plan import Wishes, plan
+from handler.inference.plan import plan
 from handler.model import weights
 from handler.model.snapshot import DEMO, find
 from handler.model.template import Turn
@@ -46,7 +47,7 @@ def engine(request: pytest.FixtureRequest, loaded: Loaded) -> Iterator[Engine]:
             theirs = AutoModelForCausalLM.from_pretrained(DEMO, local_files_only=True, dtype=model.dtype)
             made = SerialEngine(theirs, info, template.token_bytes)
         case _:
-            config = plan(Wishes(), model.shape, device="cpu", free_bytes=1 << 30)
+            config = plan(EngineOptions(), model.shape, device="cpu", free_bytes=1 << 30)
             made = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
     yield made
     made.close()
@@ -106,9 +107,7 @@ def test_a_stop_string_cuts_the_text_and_ends_the_request(engine: Engine, prompt
 
 
 @pytest.mark.parametrize("asked", [0, 3])
-def test_a_request_that_asks_gets_the_log_probability_of_every_token(
-    engine: Engine, prompt: Prompt, asked: int
-) -> None:
+def test_a_request_for_log_probabilities_gets_one_for_every_token(engine: Engine, prompt: Prompt, asked: int) -> None:
     async def work() -> tuple[Completion, Completion]:
         return await asyncio.gather(
             whole(engine.stream(prompt, GREEDY, logprobs=asked)), whole(engine.stream(prompt, GREEDY))
@@ -136,7 +135,7 @@ def test_many_at_once_all_end_and_none_gets_anothers_answer(engine: Engine, prom
         assert done.token_ids == alone.token_ids[: 1 + index]
 
 
-def test_a_cancelled_stream_ends_soon_and_says_so(engine: Engine, prompt: Prompt) -> None:
+def test_a_cancelled_stream_ends_soon_with_the_reason_cancelled(engine: Engine, prompt: Prompt) -> None:
     async def work() -> Completion:
         stream = engine.stream(prompt, changed(GREEDY, max_tokens=700))
         await anext(stream)
@@ -190,7 +189,7 @@ def test_what_does_not_fit_the_context_is_refused(engine: Engine, prompt: Prompt
         complete(engine, prompt, changed(GREEDY, max_tokens=engine.max_model_len))
 
 
-def test_status_tells_life_and_a_closed_engine_takes_no_request(engine: Engine, prompt: Prompt) -> None:
+def test_status_reports_life_and_a_closed_engine_takes_no_request(engine: Engine, prompt: Prompt) -> None:
     assert engine.status().alive
     engine.close()
     assert not engine.status().alive

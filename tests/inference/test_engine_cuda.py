@@ -1,4 +1,4 @@
-"""On a GPU the engine says, token for token, what `generate` says on a CPU: by kernels or without, in graphs or not."""
+"""On a GPU the engine gives, token for token, the answers of `generate` on a CPU, with and without kernels and graphs."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ pytestmark = [*gpu, pytest.mark.usefixtures("no_tf32")]
     ids=["reference", "kernel", "chunks", "graphs", "guesses", "preempted"],
 )
 @pytest.mark.parametrize("name", models.NAMES)
-def test_64_prompts_together_say_what_generate_says_of_each(name: str, setting: dict[str, Any]) -> None:
+def test_64_prompts_together_get_the_answers_that_generate_gives_to_each(name: str, setting: dict[str, Any]) -> None:
     with models.serving(name, model=models.merged(models.oracle(name), DEVICE), **setting) as engine:
         assert engine.warm_up(120)
         completions = answers(engine, [(ids, models.sampling(MAX_TOKENS)) for ids in prompts()])

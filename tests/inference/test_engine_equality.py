@@ -1,4 +1,4 @@
-"""Many requests at once say, token for token, what each would have said alone."""
+"""Many requests at once get, token for token, the answers that each would get alone."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ from handler.engine.protocol import Engine, Prompt
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Finish, FinishReason
 from handler.inference.loop import BatchingEngine
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 from tests.support import models
 from tests.support.oracle import SerialEngine
 
@@ -73,7 +73,7 @@ every_model = pytest.mark.parametrize("name", models.NAMES)
 
 @every_setting
 @every_model
-def test_64_prompts_together_say_what_generate_says_of_each(name: str, setting: str) -> None:
+def test_64_prompts_together_get_the_answers_that_generate_gives_to_each(name: str, setting: str) -> None:
     for number, order in enumerate(orders(prompts())):
         with models.serving(name, overlap=number % 2 == 0, **SETTINGS[setting]) as engine:
             completions = answers(engine, [(ids, models.sampling(MAX_TOKENS)) for ids in order])
@@ -272,7 +272,7 @@ def sampled() -> list[tuple[Ids, Sampling]]:
 
 
 class Said(NamedTuple):
-    """What is the same whatever the company."""
+    """The part of an answer that does not depend on other requests."""
 
     token_ids: Ids
     text: str
@@ -312,7 +312,7 @@ async def in_turn(engine: BatchingEngine, requests: Sequence[tuple[Ids, Sampling
 def at_once(
     ask: Callable[[BatchingEngine, Ids, Sampling], Awaitable[Said]], order: Sequence[int] = range(200)
 ) -> Callable[[BatchingEngine, Sequence[tuple[Ids, Sampling]]], Awaitable[list[Said]]]:
-    """All asked in this order, as many running as there are rows; answers in the order of the requests."""
+    """Send all in this order, as many at a time as there are rows; answers in the order of the requests."""
 
     async def together(engine: BatchingEngine, requests: Sequence[tuple[Ids, Sampling]]) -> list[Said]:
         got = dict(zip(order, await asyncio.gather(*(ask(engine, *requests[i]) for i in order)), strict=True))
@@ -323,7 +323,7 @@ def at_once(
 
 @pytest.fixture(scope="module")
 def alone() -> list[Said]:
-    """What each of `sampled` says when nobody else is there."""
+    """The answer to each of `sampled` alone."""
     with models.serving() as engine:
         return asyncio.run(in_turn(engine, sampled()))
 
@@ -335,7 +335,7 @@ def test_200_requests_with_random_options_are_as_many_answers(alone: list[Said])
 
 
 @pytest.mark.parametrize(
-    ("ask", "wishes"),
+    ("ask", "options"),
     [
         (at_once(Said.whole), {"rows": 32}),
         (at_once(Said.whole, range(199, -1, -1)), {"rows": 32, "overlap": True}),
@@ -348,12 +348,12 @@ def test_200_requests_with_random_options_are_as_many_answers(alone: list[Said])
 )
 def test_200_requests_with_random_options_say_the_same_in_any_company(
     ask: Callable[[BatchingEngine, Sequence[tuple[Ids, Sampling]]], Awaitable[list[Said]]],
-    wishes: dict[str, Any],
+    options: dict[str, Any],
     alone: list[Said],
 ) -> None:
-    with models.serving(**wishes) as engine:
+    with models.serving(**options) as engine:
         assert asyncio.run(bounded(ask(engine, sampled()))) == alone
-        assert (engine.status().details["preemptions"] != 0) == ("pages" in wishes)
+        assert (engine.status().details["preemptions"] != 0) == ("pages" in options)
 
 
 async def bounded(work: Awaitable[list[Said]]) -> list[Said]:

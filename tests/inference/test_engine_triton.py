@@ -1,4 +1,4 @@
-"""The engine as on a GPU, kernels, CUDA graphs and overlap: each request says what it says alone on a CPU."""
+"""The engine as on a GPU (kernels, CUDA graphs, overlap): each request gets the answer that it gets alone on a CPU."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -44,7 +44,7 @@ REQUESTS: list[tuple[Ids, Sampling]] = [
 
 @pytest.fixture(scope="module")
 def alone() -> list[Said]:
-    """What each of `REQUESTS` says on a CPU, in plain torch, when nobody else is there."""
+    """The answer to each of `REQUESTS` alone, on a CPU in plain torch."""
     with models.serving() as engine:
         said = asyncio.run(in_turn(engine, REQUESTS))
     assert said[0].token_ids == models.greedy("demo", REQUESTS[0][0], 8)
@@ -54,10 +54,10 @@ def alone() -> list[Said]:
 
 @pytest.fixture(autouse=True)
 def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that is told it is a GPU, with as little to interpret as there can be."""
+    """Lets the engine take the CPU for a GPU, with as little as possible to interpret."""
     graphs.install(monkeypatch)
     choices = {"auto": "paged_kernel", "reference": "paged_reference"}
-    monkeypatch.setattr(attention, "choose", lambda wish, *_: (choices[wish], "told so"))
+    monkeypatch.setattr(attention, "choose", lambda option, *_: (choices[option], "told so"))
     monkeypatch.setattr(runner, "Sampler", lambda *args, kernels: Sampler(*args, kernels=kernels is None))
     monkeypatch.setattr(attention_triton, "MOST_SPLITS", 2)
     # A search of the sampler in half as many launches, of one block each.
@@ -104,15 +104,15 @@ async def arriving(engine: BatchingEngine) -> list[Said]:
     [(arriving, {}), (at_once, {"pages": 1 + 10})],
     ids=["arriving", "preempted"],
 )
-def test_requests_that_come_and_go_say_what_each_says_alone(
+def test_requests_that_come_and_go_get_the_same_answers_as_alone(
     ask: Callable[[BatchingEngine], Coroutine[Any, Any, list[Said]]], setting: dict[str, Any], alone: list[Said]
 ) -> None:
-    wishes = {**GPU, **setting}
-    with models.serving(**wishes) as engine:
+    options = {**GPU, **setting}
+    with models.serving(**options) as engine:
         assert engine.warm_up(60)
         assert asyncio.run(ask(engine)) == alone
         details = engine.status().details
-        assert {*replays(engine)} == {*wishes["graph_buckets"]}
+        assert {*replays(engine)} == {*options["graph_buckets"]}
         assert all(replays(engine).values())
     assert (details["pages_used"], details["step_failures"]) == (0, 0)
     assert (details["preemptions"] != 0) == ("pages" in setting)
@@ -133,7 +133,7 @@ def test_guesses_in_graphs_change_nothing_but_the_number_of_steps() -> None:
     assert steps[1] < steps[0]  # type: ignore[operator]
 
 
-def test_a_graph_that_finds_no_memory_is_the_last_and_larger_steps_do_without(alone: list[Said]) -> None:
+def test_after_a_capture_out_of_memory_larger_steps_run_without_a_graph(alone: list[Said]) -> None:
     steps, plain = count(), models.served("demo").forward
 
     def forward(*step: Any) -> Tensor:
@@ -148,7 +148,7 @@ def test_a_graph_that_finds_no_memory_is_the_last_and_larger_steps_do_without(al
         assert engine.status().details["out_of_memory"] == 0
 
 
-def test_replays_that_find_no_memory_are_begun_again(alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replays_that_run_out_of_memory_are_started_again(alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> None:
     replay, replayed = graphs.Graph.replay, count()
 
     def short(graph: graphs.Graph) -> None:

@@ -1,13 +1,13 @@
-"""Pages: shared where prompts begin alike, given back when nobody holds them, evicted oldest first."""
+"""Pages: shared between prompts with the same beginning, freed when no table holds them, evicted oldest first."""
 
-from handler.inference.kv_cache import SCRATCH_PAGE, KVCache, Table
+from handler.inference.kv_cache import SCRATCH_PAGE, BlockTable, KVCache
 
 TOKENS = list(range(100))
 
 
-def computed(cache: KVCache, tokens: list[int]) -> Table:
+def computed(cache: KVCache, tokens: list[int]) -> BlockTable:
     """The table of a sequence whose tokens have all been computed."""
-    table = Table()
+    table = BlockTable()
     cache.adopt(table, tokens)
     assert cache.grow(table, len(tokens))
     cache.publish(table, tokens, len(tokens))
@@ -15,7 +15,7 @@ def computed(cache: KVCache, tokens: list[int]) -> Table:
 
 
 def test_a_table_grows_page_by_page() -> None:
-    cache, table = KVCache(pages=9, page_size=4), Table()
+    cache, table = KVCache(pages=9, page_size=4), BlockTable()
     for length, pages in ((1, 1), (4, 1), (5, 2), (8, 2), (9, 3)):
         assert cache.grow(table, length)
         assert len(table.pages) == pages
@@ -23,14 +23,14 @@ def test_a_table_grows_page_by_page() -> None:
 
 
 def test_the_scratch_page_is_never_given_away() -> None:
-    cache, table = KVCache(pages=9, page_size=4), Table()
+    cache, table = KVCache(pages=9, page_size=4), BlockTable()
     assert cache.grow(table, 8 * 4)
     assert SCRATCH_PAGE not in table.pages
     assert cache.free == 0
 
 
 def test_a_table_that_cannot_grow_stays_as_it_is() -> None:
-    cache, table = KVCache(pages=4, page_size=4), Table()
+    cache, table = KVCache(pages=4, page_size=4), BlockTable()
     assert cache.grow(table, 4)
     assert not cache.grow(table, 17)
     assert not cache.grow(table, 8, spare=2)
@@ -40,7 +40,7 @@ def test_a_table_that_cannot_grow_stays_as_it_is() -> None:
 
 def test_a_prefix_is_shared_in_full_pages() -> None:
     cache = KVCache(pages=30, page_size=4)
-    first, second = computed(cache, TOKENS[:11]), Table()
+    first, second = computed(cache, TOKENS[:11]), BlockTable()
     assert cache.adopt(second, [*TOKENS[:10], 77, 78]) == 8
     assert second.pages == first.pages[:2]
 
@@ -48,24 +48,24 @@ def test_a_prefix_is_shared_in_full_pages() -> None:
 def test_a_prompt_whose_every_page_is_known_still_computes_its_last_token() -> None:
     cache = KVCache(pages=30, page_size=4)
     computed(cache, TOKENS[:8])
-    assert cache.adopt(Table(), TOKENS[:8]) == 4
-    assert cache.adopt(Table(), TOKENS[:9]) == 8
-    assert cache.adopt(Table(), TOKENS[:1]) == 0
+    assert cache.adopt(BlockTable(), TOKENS[:8]) == 4
+    assert cache.adopt(BlockTable(), TOKENS[:9]) == 8
+    assert cache.adopt(BlockTable(), TOKENS[:1]) == 0
 
 
 def test_equal_pages_after_different_beginnings_are_different() -> None:
     cache = KVCache(pages=30, page_size=4)
     computed(cache, [1, 1, 1, 1, 5, 5, 5, 5])
-    assert cache.adopt(Table(), [2, 2, 2, 2, 5, 5, 5, 5, 0]) == 0
-    assert cache.adopt(Table(), [5, 5, 5, 5, 0]) == 0
+    assert cache.adopt(BlockTable(), [2, 2, 2, 2, 5, 5, 5, 5, 0]) == 0
+    assert cache.adopt(BlockTable(), [5, 5, 5, 5, 0]) == 0
 
 
 def test_pages_are_known_as_soon_as_they_are_published_and_no_sooner() -> None:
-    cache, table = KVCache(pages=30, page_size=4), Table()
+    cache, table = KVCache(pages=30, page_size=4), BlockTable()
     cache.grow(table, 12)
     for length, known in ((3, 0), (4, 4), (7, 4), (8, 8)):
         cache.publish(table, TOKENS, length)
-        other = Table()
+        other = BlockTable()
         assert cache.adopt(other, TOKENS) == known
         cache.release(other)
 
@@ -74,11 +74,11 @@ def test_released_pages_are_found_again_until_others_need_them() -> None:
     cache = KVCache(pages=5, page_size=4)
     cache.release(computed(cache, TOKENS[:8]))
     assert cache.free == 4
-    table = Table()
+    table = BlockTable()
     assert cache.adopt(table, TOKENS) == 8
     cache.release(table)
-    assert cache.grow(Table(), 16)
-    assert cache.adopt(Table(), TOKENS) == 0
+    assert cache.grow(BlockTable(), 16)
+    assert cache.adopt(BlockTable(), TOKENS) == 0
     assert cache.cached == 0
 
 
@@ -87,14 +87,14 @@ def test_the_prefix_unused_for_longest_is_evicted_first_from_its_end() -> None:
     old, new = TOKENS[:12], TOKENS[50:62]
     for tokens in (old, new, old):
         cache.release(computed(cache, tokens))
-    assert cache.grow(Table(), 4 * 4)  # all of `new`, and the last page of `old`
-    assert cache.adopt(Table(), [*new, 0]) == 0
-    assert cache.adopt(Table(), [*old, 0]) == 8
+    assert cache.grow(BlockTable(), 4 * 4)  # all of `new`, and the last page of `old`
+    assert cache.adopt(BlockTable(), [*new, 0]) == 0
+    assert cache.adopt(BlockTable(), [*old, 0]) == 8
 
 
 def test_a_page_is_free_when_its_last_holder_lets_go() -> None:
     cache = KVCache(pages=9, page_size=4)
-    first, second = computed(cache, TOKENS[:8]), Table()
+    first, second = computed(cache, TOKENS[:8]), BlockTable()
     cache.adopt(second, TOKENS[:9])
     cache.release(first)
     assert cache.free == 8 - 2
@@ -104,13 +104,13 @@ def test_a_page_is_free_when_its_last_holder_lets_go() -> None:
 
 def test_two_that_compute_the_same_side_by_side_leave_one_copy_to_share() -> None:
     cache = KVCache(pages=9, page_size=4)
-    first, second = Table(), Table()
+    first, second = BlockTable(), BlockTable()
     for table in (first, second):
         cache.grow(table, 4)
     for table in (first, second):
         cache.publish(table, TOKENS, 4)
     assert cache.cached == 1
-    third = Table()
+    third = BlockTable()
     cache.adopt(third, TOKENS)
     assert third.pages == first.pages
     for table in (first, second, third):
@@ -123,6 +123,6 @@ def test_what_is_forgotten_is_shared_no_more_and_no_page_is_lost() -> None:
     held = computed(cache, TOKENS[:8])
     cache.release(computed(cache, TOKENS[50:58]))
     cache.forget()
-    assert cache.adopt(Table(), TOKENS) == cache.adopt(Table(), TOKENS[50:]) == 0
+    assert cache.adopt(BlockTable(), TOKENS) == cache.adopt(BlockTable(), TOKENS[50:]) == 0
     cache.release(held)
     assert cache.free == 8

@@ -1,4 +1,4 @@
-"""What is guessed: the tokens that followed the same three before, as many as turn out to be worth it."""
+"""Prompt lookup guesses the tokens that followed the same three before; how many depends on its success."""
 
 import pytest
 from hypothesis import given
@@ -38,7 +38,7 @@ def test_wrong_guesses_make_it_shy_and_right_ones_bold_again() -> None:
 
 
 @given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 40), max_size=8))
-def test_asked_in_any_steps_the_guess_is_the_one_of_a_plain_search(tokens: list[int], stops: list[int]) -> None:
+def test_in_steps_of_any_size_the_guess_is_that_of_a_plain_search(tokens: list[int], stops: list[int]) -> None:
     lookup = Lookup(5)
     for stop in sorted(stops):
         lookup.guess(tokens[:stop], 5)

@@ -1,4 +1,4 @@
-"""The engine among many callers: each gets its own answer, and nobody notices what happens to another."""
+"""The engine among many callers: each gets its own answer, and none is affected by what happens to another."""
 
 import asyncio
 import gc
@@ -30,7 +30,7 @@ from handler.errors import (
 from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
 from handler.inference.request import Event, Request
 from handler.inference.runner import Runner
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 from tests.support import models
 from tests.support.models import VOCAB, greedy, sampling, serving, unchecked
 
@@ -140,7 +140,7 @@ def test_an_end_token_ends_the_answer_and_is_counted_but_is_no_text(overlap: boo
     asyncio.run(main())
 
 
-def test_a_token_drawn_after_the_end_is_nobodys(overlap: bool) -> None:
+def test_a_token_drawn_after_the_end_is_dropped(overlap: bool) -> None:
     def only_three(ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         logits = torch.zeros(len(ids) if keep is None else len(keep), VOCAB)
         logits[:, 3] = 1
@@ -269,7 +269,7 @@ def test_a_deadline_ends_a_running_and_a_waiting_request_with_what_they_have() -
     ],
     ids=["empty", "past the vocabulary", "negative", "fraction", "text", "none", "huge", "no token", "too long"],
 )
-def test_what_would_break_a_step_is_refused_at_the_door(
+def test_a_request_that_would_break_a_step_is_refused_before_admission(
     ids: tuple[Any, ...], max_tokens: int, error: type[WorkerError]
 ) -> None:
     async def main() -> None:
@@ -283,7 +283,7 @@ def test_what_would_break_a_step_is_refused_at_the_door(
 
 
 @pytest.mark.parametrize("alternatives", [-1, 6])
-def test_more_alternatives_than_there_may_be_are_refused_at_the_door(alternatives: int) -> None:
+def test_more_alternatives_than_allowed_are_refused_before_admission(alternatives: int) -> None:
     async def main() -> None:
         with serving() as engine:
             with pytest.raises(InvalidRequest) as caught:
@@ -330,10 +330,10 @@ def test_two_hundred_requests_of_every_kind_leave_nothing_behind(overlap: bool) 
     async def one(engine: BatchingEngine) -> None:
         head = GUILTY if draw.random() < 0.5 else ()
         prompt = Prompt(head + tuple(draw.choices(range(VOCAB), k=draw.randint(0, 40))))
-        wishes = unchecked(draw.randint(1, 60), **draw.choice(kinds))
+        options = unchecked(draw.randint(1, 60), **draw.choice(kinds))
         deadline = time.monotonic() + 0.05 if draw.random() < 0.1 else None
         with suppress(InvalidRequest, Overloaded, OutOfMemory, DeadlineExceeded):
-            stream = engine.stream(prompt, wishes, logprobs=draw.choice((None, 2)), deadline=deadline)
+            stream = engine.stream(prompt, options, logprobs=draw.choice((None, 2)), deadline=deadline)
             if draw.random() < 0.1:
                 return
             if draw.random() < 0.2:
@@ -370,7 +370,7 @@ def test_two_hundred_requests_of_every_kind_leave_nothing_behind(overlap: bool) 
 
 
 @pytest.mark.parametrize(
-    "wishes",
+    "options",
     [
         {"temperature": 0.0},
         {"temperature": 1.0, "top_k": VOCAB * 10},
@@ -391,11 +391,11 @@ def test_two_hundred_requests_of_every_kind_leave_nothing_behind(overlap: bool) 
     ],
     ids=str,
 )
-def test_sampling_out_of_any_range_is_one_requests_own_affair(wishes: dict[str, Any], overlap: bool) -> None:
+def test_sampling_out_of_any_range_fails_its_own_request_only(options: dict[str, Any], overlap: bool) -> None:
     async def main() -> None:
         with serving(overlap=overlap) as engine:
             before = engine.stream(Prompt(HEALTHY), sampling(12))
-            guilty = engine.stream(Prompt(GUILTY), unchecked(6, **wishes))
+            guilty = engine.stream(Prompt(GUILTY), unchecked(6, **options))
             alike = engine.stream(Prompt(GUILTY), sampling(6))
             after = engine.stream(Prompt(HEALTHY), sampling(12))
             got = await asyncio.gather(*map(outcome, (before, guilty, alike, after)))
@@ -477,7 +477,7 @@ def test_text_that_cannot_be_decoded_fails_its_own_request(overlap: bool) -> Non
     asyncio.run(main())
 
 
-def test_a_closed_event_loop_hurts_nobody_else(overlap: bool) -> None:
+def test_a_closed_event_loop_does_not_affect_other_requests(overlap: bool) -> None:
     with serving(overlap=overlap) as engine:
 
         async def leave() -> None:
@@ -497,7 +497,7 @@ def test_a_closed_event_loop_hurts_nobody_else(overlap: bool) -> None:
         asyncio.run(stay())
 
 
-def test_a_caller_that_never_reads_holds_nobody_up() -> None:
+def test_a_caller_that_never_reads_delays_no_other() -> None:
     async def main() -> None:
         with serving() as engine:
             silent = engine.stream(Prompt(GUILTY), sampling(40))
@@ -512,7 +512,7 @@ def test_a_caller_that_never_reads_holds_nobody_up() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 5, 50])
-def test_out_of_memory_once_is_noticed_by_nobody(at: int, overlap: bool) -> None:
+def test_out_of_memory_once_changes_no_answer(at: int, overlap: bool) -> None:
     async def main() -> None:
         with serving(forward=Faulty(out_of_memory, at), overlap=overlap, rows=8, prefill_chunk=40) as engine:
             prompts = [(token,) * (5 + token) for token in range(16)]
@@ -526,7 +526,7 @@ def test_out_of_memory_once_is_noticed_by_nobody(at: int, overlap: bool) -> None
     asyncio.run(main())
 
 
-def test_out_of_memory_while_a_request_is_set_up_is_noticed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_while_a_request_is_set_up_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         with serving() as engine:
             assign, errors = engine._runner.assign, [out_of_memory()]
@@ -630,7 +630,7 @@ def test_a_token_that_was_unread_when_a_step_failed_is_drawn_again_and_not_twice
         assert engine.status().details["step_failures"] == failures == 1
 
 
-def test_a_second_failed_step_ends_the_engine_and_everybody_is_told(overlap: bool) -> None:
+def test_a_second_failed_step_ends_the_engine_and_all_requests_fail(overlap: bool) -> None:
     async def main() -> None:
         with serving(forward=Faulty(lambda: RuntimeError("secret"), 3, 7), overlap=overlap, rows=2) as engine:
             with held(engine):
@@ -655,7 +655,7 @@ LOST: dict[str, Callable[[], Exception]] = {
 
 
 @pytest.mark.parametrize("error", LOST.values(), ids=LOST)
-def test_a_lost_device_ends_the_engine_at_once_and_is_never_asked_again(
+def test_a_lost_device_ends_the_engine_at_once_and_is_not_used_again(
     error: Callable[[], Exception], overlap: bool
 ) -> None:
     forward = Faulty(error, 5)

@@ -1,11 +1,13 @@
-"""How large an engine becomes, and what keeps it from starting."""
+"""The plan of memory: the sizes of an engine, and the errors that stop its start."""
 
 from dataclasses import replace
 
 import pytest
 
 from handler.errors import StartError
-from handler.inference.plan import GIB, Device, EngineConfig, ModelShape, Wishes, plan
+from handler.inference.config import GIB, EngineConfig, EngineOptions
+from handler.inference.plan import Device, plan
+from handler.inference.shape import ModelShape
 
 #: Qwen2.5-7B-Instruct in bfloat16
 SEVEN_B = ModelShape(
@@ -19,12 +21,12 @@ DEMO = ModelShape(
 )  # fmt: skip
 
 
-def on_gpu(wishes: Wishes = Wishes(), free_gb: float = 60, shape: ModelShape = SEVEN_B) -> EngineConfig:  # noqa: B008
-    return plan(wishes, shape, device="cuda", free_bytes=int(free_gb * GIB))
+def on_gpu(options: EngineOptions = EngineOptions(), free_gb: float = 60, shape: ModelShape = SEVEN_B) -> EngineConfig:  # noqa: B008
+    return plan(options, shape, device="cuda", free_bytes=int(free_gb * GIB))
 
 
-def on_cpu(wishes: Wishes = Wishes(), free_gb: float = 8, shape: ModelShape = DEMO) -> EngineConfig:  # noqa: B008
-    return plan(wishes, shape, device="cpu", free_bytes=int(free_gb * GIB))
+def on_cpu(options: EngineOptions = EngineOptions(), free_gb: float = 8, shape: ModelShape = DEMO) -> EngineConfig:  # noqa: B008
+    return plan(options, shape, device="cpu", free_bytes=int(free_gb * GIB))
 
 
 def test_one_token_of_the_seven_b_model_takes_57344_bytes() -> None:
@@ -48,19 +50,19 @@ def test_a_small_gpu_gets_a_shorter_context_that_the_cache_can_hold() -> None:
 
 
 def test_a_cpu_gives_at_most_a_quarter_of_its_memory_and_no_more_than_rows_can_use() -> None:
-    tight = on_cpu(free_gb=1, shape=SEVEN_B, wishes=Wishes(prefill_chunk=64, max_concurrent_requests=8))
+    tight = on_cpu(free_gb=1, shape=SEVEN_B, options=EngineOptions(prefill_chunk=64, max_concurrent_requests=8))
     assert tight.pages * tight.page_size * SEVEN_B.token_bytes <= GIB / 4
     roomy = on_cpu(free_gb=64)
     assert roomy.pages == roomy.rows * roomy.max_model_len // roomy.page_size + 1
     assert (roomy.overlap, roomy.graph_buckets) == (False, ())
 
 
-def test_wishes_are_followed_to_the_number() -> None:
-    wishes = Wishes(
+def test_options_are_followed_to_the_number() -> None:
+    options = EngineOptions(
         max_concurrent_requests=12, max_model_len=5000, kv_cache_gb=10, prefill_chunk=777, attention="reference",
         graph_buckets=(4, 1, 99),
     )  # fmt: skip
-    config = on_gpu(wishes)
+    config = on_gpu(options)
     assert (config.rows, config.max_model_len) == (12, 5000)
     assert (config.prefill_chunk, config.prefill_alone) == (777, 777)
     assert config.attention == "reference"
@@ -68,18 +70,18 @@ def test_wishes_are_followed_to_the_number() -> None:
     assert config.pages == 12 * -(-5000 // 64) + 1
 
 
-def test_whoever_guesses_from_tokens_waits_for_them() -> None:
-    config = on_gpu(Wishes(speculative_tokens=4))
+def test_speculation_turns_overlap_off() -> None:
+    config = on_gpu(EngineOptions(speculative_tokens=4))
     assert (config.speculative_tokens, config.overlap) == (4, False)
 
 
-def test_a_gpu_prefills_more_where_nobody_waits_beside() -> None:
+def test_a_gpu_prefills_more_where_no_row_decodes() -> None:
     config = on_gpu()
     assert config.prefill_chunk < config.prefill_alone
 
 
-def test_a_wished_cache_is_taken_whole_where_it_can_be_used() -> None:
-    config = on_gpu(Wishes(kv_cache_gb=10, max_concurrent_requests=256))
+def test_a_cache_of_a_set_size_is_used_whole_where_requests_can_use_it() -> None:
+    config = on_gpu(EngineOptions(kv_cache_gb=10, max_concurrent_requests=256))
     assert config.pages == 10 * GIB // (64 * SEVEN_B.token_bytes)
 
 
@@ -87,30 +89,32 @@ def test_a_wished_cache_is_taken_whole_where_it_can_be_used() -> None:
 @pytest.mark.parametrize("free_gb", [2, 6, 40])
 def test_every_request_that_is_accepted_fits_the_cache_alone(device: Device, free_gb: int) -> None:
     for shape in (SEVEN_B, DEMO):
-        wishes = Wishes(prefill_chunk=256, max_concurrent_requests=16)
-        config = plan(wishes, shape, device=device, free_bytes=free_gb * GIB)
+        options = EngineOptions(prefill_chunk=256, max_concurrent_requests=16)
+        config = plan(options, shape, device=device, free_bytes=free_gb * GIB)
         assert config.max_model_len <= (config.pages - 1) * config.page_size
 
 
 @pytest.mark.parametrize(
-    ("wishes", "numbers"),
+    ("options", "numbers"),
     [
-        (Wishes(max_concurrent_requests=0), ("MAX_CONCURRENT_REQUESTS", "0")),
-        (Wishes(prefill_chunk=-5), ("PREFILL_CHUNK", "-5")),
-        (Wishes(max_model_len=0), ("MAX_MODEL_LEN", "0")),
-        (Wishes(max_model_len=40_000), ("MAX_MODEL_LEN", "40000", "32768")),
-        (Wishes(kv_cache_gb=0), ("KV_CACHE_GB", "0")),
-        (Wishes(kv_cache_gb=80), ("KV_CACHE_GB", "80", "GiB")),
-        (Wishes(prefill_chunk=10**9), ("PREFILL_CHUNK", "the KV cache of 0.00 GiB")),
-        (Wishes(prefill_chunk=10**9, kv_cache_gb=1), ("PREFILL_CHUNK", "only 0.00 GiB are free")),
-        (Wishes(max_model_len=30_000, kv_cache_gb=1), ("MAX_MODEL_LEN", "30000", "1.00 GiB", "57344")),
-        (Wishes(graph_buckets=(0, 4)), ("GRAPH_BUCKETS", "0")),
+        (EngineOptions(max_concurrent_requests=0), ("MAX_CONCURRENT_REQUESTS", "0")),
+        (EngineOptions(prefill_chunk=-5), ("PREFILL_CHUNK", "-5")),
+        (EngineOptions(max_model_len=0), ("MAX_MODEL_LEN", "0")),
+        (EngineOptions(max_model_len=40_000), ("MAX_MODEL_LEN", "40000", "32768")),
+        (EngineOptions(kv_cache_gb=0), ("KV_CACHE_GB", "0")),
+        (EngineOptions(kv_cache_gb=80), ("KV_CACHE_GB", "80", "GiB")),
+        (EngineOptions(prefill_chunk=10**9), ("PREFILL_CHUNK", "the KV cache of 0.00 GiB")),
+        (EngineOptions(prefill_chunk=10**9, kv_cache_gb=1), ("PREFILL_CHUNK", "only 0.00 GiB are free")),
+        (EngineOptions(max_model_len=30_000, kv_cache_gb=1), ("MAX_MODEL_LEN", "30000", "1.00 GiB", "57344")),
+        (EngineOptions(graph_buckets=(0, 4)), ("GRAPH_BUCKETS", "0")),
     ],
     ids=str,
 )
-def test_what_cannot_fit_ends_the_start_with_the_numbers(wishes: Wishes, numbers: tuple[str, ...]) -> None:
+def test_an_option_that_cannot_fit_ends_the_start_with_the_numbers(
+    options: EngineOptions, numbers: tuple[str, ...]
+) -> None:
     with pytest.raises(StartError) as error:
-        on_gpu(wishes)
+        on_gpu(options)
     for number in numbers:
         assert number in str(error.value)
 
@@ -125,7 +129,7 @@ def test_a_model_made_for_few_positions_is_served_whole() -> None:
 
 
 def test_the_description_has_the_sizes_in_units_people_know() -> None:
-    described = on_gpu(Wishes(kv_cache_gb=10, max_concurrent_requests=256)).describe()
+    described = on_gpu(EngineOptions(kv_cache_gb=10, max_concurrent_requests=256)).describe()
     assert described["kv_cache_gb"] == pytest.approx(10, abs=0.01)
     assert described["max_model_len"] == 32768
 

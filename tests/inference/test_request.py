@@ -1,4 +1,4 @@
-"""A request on the engine's thread: what its caller gets of each token, and how it ends."""
+"""A request on the engine thread: the events that its tokens become, and how it ends."""
 
 import asyncio
 from typing import Any
@@ -13,13 +13,13 @@ from tests.support.models import sampling
 END = 9
 
 
-def request(*tokens: bytes, max_tokens: int = 5, guesses: int = 0, **wishes: Any) -> Request:
+def request(*tokens: bytes, max_tokens: int = 5, guesses: int = 0, **options: Any) -> Request:
     """A request whose tokens 0, 1, 2 … will be these."""
 
     async def arrive() -> Request:
-        wish = sampling(max_tokens, **wishes)
-        text = TextStream(tokens.__getitem__, wish.stop)
-        return Request.of([5, 6, 7], wish, None, None, Stream(lambda: None), text, guesses)
+        drawn = sampling(max_tokens, **options)
+        text = TextStream(tokens.__getitem__, drawn.stop)
+        return Request.of([5, 6, 7], drawn, None, None, Stream(lambda: None), text, guesses)
 
     return asyncio.run(arrive())
 
@@ -54,10 +54,10 @@ def test_times_count_from_the_arrival_and_the_first_token_is_the_first() -> None
 
 
 @pytest.mark.parametrize(
-    ("guesses", "wishes", "looks"),
+    ("guesses", "options", "looks"),
     [(4, {}, True), (0, {}, False), (4, {"presence_penalty": 0.5}, False), (4, {"repetition_penalty": 1.1}, False)],
 )
 def test_nothing_is_guessed_of_an_answer_whose_draws_depend_on_all_before(
-    guesses: int, wishes: dict[str, Any], looks: bool
+    guesses: int, options: dict[str, Any], looks: bool
 ) -> None:
-    assert (request(guesses=guesses, **wishes).lookup is not None) == looks
+    assert (request(guesses=guesses, **options).lookup is not None) == looks

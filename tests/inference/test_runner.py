@@ -1,4 +1,4 @@
-"""One step on the device: what it computes, and that padding and order change nothing."""
+"""One step on the device: its results, which padding and order do not change."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from handler.inference.runner import Runner
 from handler.inference.sampler import Sampler
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import Sequence, Step
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 from tests.support import models
 
 
@@ -36,8 +36,8 @@ class Heard:
 class Rig:
     """A scheduler and a runner, stepped by hand."""
 
-    def __init__(self, name: str = "demo", model: Model | None = None, **wishes: Any) -> None:
-        config = models.config(rows=8, prefill_chunk=40, **wishes)
+    def __init__(self, name: str = "demo", model: Model | None = None, **options: Any) -> None:
+        config = models.config(rows=8, prefill_chunk=40, **options)
         model = model or models.served(name)
         self.heard = Heard(model)
         self.runner = Runner(models.Changed(model, self.heard), models.info(name), config)
@@ -45,14 +45,14 @@ class Rig:
         #: of each sequence's tokens
         self.logprobs: dict[Sequence, list[Logprob]] = {}
 
-    def add(self, prompt: list[int], max_tokens: int = 8, *, logprobs: int | None = None, **wishes: Any) -> Sequence:
+    def add(self, prompt: list[int], max_tokens: int = 8, *, logprobs: int | None = None, **options: Any) -> Sequence:
         size = len(prompt)
         one = Sequence(
             tokens=list(prompt),
             prompt_len=size,
             full_length=size + max_tokens,
             length=size,
-            sampling=models.sampling(max_tokens, **wishes),
+            sampling=models.sampling(max_tokens, **options),
             logprobs=logprobs,
         )
         self.scheduler.add(one)
@@ -113,21 +113,21 @@ def test_a_step_of_chunks_and_decode_rows_draws_in_the_order_of_the_step() -> No
         assert tuple(one.tokens[one.prompt_len :]) == models.greedy("demo", prompt, 8)
 
 
-def test_a_row_is_taken_over_without_a_trace_of_who_had_it() -> None:
+def test_a_reused_row_keeps_nothing_of_the_request_before() -> None:
     rig = Rig()
-    wishes: dict[str, Any] = {"temperature": 1.0, "seed": 5, "repetition_penalty": 1.3, "frequency_penalty": 0.4}
-    alone = rig.add([1, 2, 3], **wishes)
+    options: dict[str, Any] = {"temperature": 1.0, "seed": 5, "repetition_penalty": 1.3, "frequency_penalty": 0.4}
+    alone = rig.add([1, 2, 3], **options)
     rig.run()
     for number in range(8):
         rig.add([9] * 50, max_tokens=20, temperature=2.0, seed=number, presence_penalty=1.5)
     rig.run()
-    again = rig.add([1, 2, 3], **wishes)
+    again = rig.add([1, 2, 3], **options)
     rig.run()
     assert again.tokens == alone.tokens
 
 
 class Replayed:
-    """What a captured graph does, on the CPU: the same decode over the whole bucket, into the same tensor."""
+    """A captured graph on the CPU: the same decode over the whole bucket, into the same tensor."""
 
     def __init__(self, runner: Runner, bucket: int) -> None:
         self.runner, self.bucket = runner, bucket
@@ -159,15 +159,15 @@ def test_padding_a_decode_step_changes_no_row_and_the_padding_row_stays_empty() 
 
 
 @pytest.mark.parametrize("bucket", [None, 4])
-def test_whoever_asks_is_told_raw_log_probabilities_in_every_kind_of_step_and_nobody_else(bucket: int | None) -> None:
+def test_only_requests_that_want_them_get_raw_log_probabilities_in_every_kind_of_step(bucket: int | None) -> None:
     rig, dice = Rig(), random.Random(9)
     if bucket:
         graph = Replayed(rig.runner, bucket)
         rig.runner._graphs[bucket] = graph, graph.ids, graph.logits  # type: ignore[assignment]
-    wishes: dict[str, Any] = {"temperature": 1.6, "top_k": 30, "repetition_penalty": 1.8, "frequency_penalty": 1.0}
+    options: dict[str, Any] = {"temperature": 1.6, "top_k": 30, "repetition_penalty": 1.8, "frequency_penalty": 1.0}
     for number, asked in enumerate((None, 0, 5, None, 2, 5)):
         prompt = dice.choices(range(models.VOCAB), k=3 + 30 * number)
-        rig.add(prompt, max_tokens=12, logprobs=asked, seed=number, **(wishes if number % 2 else {}))
+        rig.add(prompt, max_tokens=12, logprobs=asked, seed=number, **(options if number % 2 else {}))
     rig.run()
     for one, told in rig.logprobs.items():
         assert len(told) == (0 if one.logprobs is None else 12)
@@ -188,22 +188,22 @@ def test_rows_of_the_vocabulary_without_a_token_are_no_alternatives() -> None:
     assert told.logprob == pytest.approx(float(logits[0].log_softmax(0)[0]))
 
 
-def test_a_batch_where_nobody_asks_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(draws, "_measured")
+def test_a_batch_where_no_request_wants_log_probabilities_computes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(draws, "_logprobs")
     rig = Rig()
     rig.add([1, 2, 3])
     rig.run()
 
 
 @pytest.mark.parametrize(("attention", "kernels"), [("reference", False), ("auto", None)])
-def test_whoever_asks_for_the_reference_gets_a_sampler_without_kernels(
+def test_reference_attention_gets_a_sampler_without_kernels(
     attention: str, kernels: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
 
-    def spy(*arguments: Any, **wishes: Any) -> Sampler:
-        seen.append(wishes["kernels"])
-        return Sampler(*arguments, **wishes)
+    def spy(*arguments: Any, **options: Any) -> Sampler:
+        seen.append(options["kernels"])
+        return Sampler(*arguments, **options)
 
     monkeypatch.setattr(runner, "Sampler", spy)
     Rig(attention=attention)
@@ -216,7 +216,7 @@ def test_without_cuda_no_graph_is_captured() -> None:
     assert rig.runner.captured == ()
 
 
-def test_a_graph_that_cannot_be_captured_ends_the_capturing_and_no_answer() -> None:
+def test_a_failed_capture_ends_the_capturing_but_no_answer() -> None:
     rig = Rig()
     rig.runner._buckets = [2, 4]
     with torch.inference_mode():
@@ -227,7 +227,9 @@ def test_a_graph_that_cannot_be_captured_ends_the_capturing_and_no_answer() -> N
     assert tuple(one.tokens[3:]) == models.greedy("demo", (1, 2, 3), 8)
 
 
-def test_a_capture_without_memory_for_its_rows_is_the_last_and_no_failed_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_without_memory_for_its_rows_is_the_last_one_and_fails_no_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def short(*_: object) -> None:
         raise torch.OutOfMemoryError("no room")
 

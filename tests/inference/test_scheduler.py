@@ -1,4 +1,4 @@
-"""Who runs: first come, first served, within rows, pages and the prefill budget; nobody is lost, nobody starves."""
+"""The schedule: first come, first served, within rows, pages and the prefill budget; no sequence is lost or starves."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from handler.inference.kv_cache import SCRATCH_PAGE, KVCache, Table
+from handler.inference.kv_cache import SCRATCH_PAGE, BlockTable, KVCache
 from handler.inference.lookup import Lookup
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Sequence, Step
@@ -76,7 +76,7 @@ def test_a_long_prompt_comes_in_chunks_beside_rows_that_decode() -> None:
     assert s.schedule().decode == [short, long]
 
 
-def test_a_prompt_that_nobody_waits_beside_comes_in_larger_chunks() -> None:
+def test_a_prompt_beside_no_decoding_row_comes_in_larger_chunks() -> None:
     s = Scheduler[Sequence](KVCache(100, 4), 8, 4, 10)
     s.add(sequence([1] * 12))
     step = s.schedule()
@@ -118,7 +118,7 @@ def test_no_more_run_than_there_are_rows_and_each_row_has_one_owner() -> None:
     assert order == everybody
 
 
-def test_the_first_in_line_waits_for_pages_and_nobody_overtakes() -> None:
+def test_the_first_in_line_waits_for_pages_and_no_sequence_overtakes_it() -> None:
     s = scheduler(pages=1 + 6, page_size=4)
     first, large, small = sequence([1] * 12), sequence([2] * 16), sequence([3])
     for one in (first, large, small):
@@ -129,12 +129,14 @@ def test_the_first_in_line_waits_for_pages_and_nobody_overtakes() -> None:
     assert s.schedule().admitted == [large, small]
 
 
-def test_whoever_waits_for_pages_is_not_looked_up_again_before_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prefix_of_a_sequence_that_waits_for_pages_is_looked_up_again_only_when_there_are_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     s = scheduler(pages=1 + 9, page_size=4, rows=8)
     looked_up: list[list[int]] = []
     adopt = s.cache.adopt
 
-    def spy(table: Table, tokens: list[int]) -> int:
+    def spy(table: BlockTable, tokens: list[int]) -> int:
         looked_up.append(tokens)
         return adopt(table, tokens)
 
@@ -287,7 +289,7 @@ def test_guesses_take_the_rows_that_are_free_and_wrong_ones_are_taken_back() -> 
     assert step.drawing == [first] * 3 + [second]
     assert (step.guesses, step.contexts) == (2, [8, 9, 10, 9])
     for one, token in zip(step.drawing, (1, 7, 8, 9), strict=True):  # the first guess is right
-        if not one.astray:
+        if not one.mispredicted:
             one.tokens.append(token)
     assert first.tokens[-2:] == [1, 7]
     assert s.settle() == [first]
@@ -298,7 +300,7 @@ def test_guesses_take_the_rows_that_are_free_and_wrong_ones_are_taken_back() -> 
     assert s.settle() == []
 
 
-def test_nobody_gives_up_a_page_for_a_guess() -> None:
+def test_no_sequence_is_preempted_for_a_guess() -> None:
     s, first, second = two_that_repeat_themselves(pages=1 + 7)
     s.schedule()
     assert (first.guesses, second.guesses) == ((), [9, 5])
@@ -313,7 +315,7 @@ def test_after_a_failed_step_nothing_is_left_to_settle() -> None:
     assert s.settle() == []
 
 
-def test_whoever_ends_among_its_guesses_is_not_settled() -> None:
+def test_a_sequence_that_ends_among_its_guesses_is_not_settled() -> None:
     s, first, _ = two_that_repeat_themselves(pages=1 + 8)
     s.schedule()
     s.remove(first)
@@ -333,7 +335,7 @@ def test_a_step_that_prefills_guesses_nothing() -> None:
 
 
 def draw(tokens: list[int]) -> int:
-    """What a model would say: depends on all tokens before, and on nothing else."""
+    """A token that depends on all tokens before it and on nothing else, as a model's does."""
     return blake2b(bytes(tokens), digest_size=1).digest()[0] % 3
 
 
@@ -450,7 +452,7 @@ class Engine(RuleBasedStateMachine):
 
     def read(self) -> None:
         for one, token in self.flights.popleft().drawing:
-            if one not in self.ended and not (one.guesses and one.astray):
+            if one not in self.ended and not (one.guesses and one.mispredicted):
                 one.tokens.append(token)
                 if len(one.tokens) == one.full_length:
                     self.end(one)

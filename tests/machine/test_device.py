@@ -20,7 +20,7 @@ def gpu(total_gib: float, free_gib: float | None = None) -> Device:
 
 
 @pytest.mark.parametrize(("total_gib", "weights"), [(24, SEVEN_B), (20, SEVEN_B), (16, SEVEN_B // 2), (80, SEVEN_B)])
-def test_a_model_that_fits_is_let_through(total_gib: float, weights: int) -> None:
+def test_a_model_that_fits_is_accepted(total_gib: float, weights: int) -> None:
     gpu(total_gib).check(NAME, weights, on_runpod=True)
 
 
@@ -28,15 +28,17 @@ def test_a_model_that_fits_is_let_through(total_gib: float, weights: int) -> Non
     ("total_gib", "weights", "pool"),
     [(16, SEVEN_B, 24), (12, SEVEN_B, 24), (24, 2 * SEVEN_B, 32), (24, 65 * 10**9, 80)],
 )
-def test_a_gpu_that_is_too_small_is_told_with_the_pool_to_choose(total_gib: float, weights: int, pool: int) -> None:
+def test_the_error_of_a_gpu_that_is_too_small_names_the_pool_to_choose(
+    total_gib: float, weights: int, pool: int
+) -> None:
     with pytest.raises(StartError) as small:
         gpu(total_gib).check(NAME, weights, on_runpod=False)
     for part in (NAME, f"{weights / 1e9:.1f} GB are weights", "NVIDIA X", f"choose a pool of {pool} GB GPUs"):
         assert part in str(small.value)
 
 
-def test_a_gpu_that_another_process_fills_is_told_from_one_that_is_too_small() -> None:
-    with pytest.raises(StartError, match="another process holds the rest"):
+def test_a_gpu_that_another_process_fills_has_an_error_of_its_own() -> None:
+    with pytest.raises(StartError, match="another process uses the rest"):
         gpu(24, free_gib=3).check(NAME, SEVEN_B, on_runpod=True)
 
 
@@ -49,7 +51,10 @@ def test_a_gpu_that_another_process_fills_is_told_from_one_that_is_too_small() -
         ),
         (Device(None, "12.10", "12.9"), "runs CUDA 12.9, torch is built for 12.10"),
         (Device(None, "12.8", None), "no NVIDIA driver: choose a GPU pool"),
-        (Device(None, "12.8", "13.0"), "the machine is at fault"),
+        (
+            Device(None, "12.8", "13.0"),
+            "the GPU does not respond, although the driver does: this machine is broken, start another worker",
+        ),
         (Device(None, None, "13.0"), "torch is built for CPUs"),
     ],
 )
@@ -61,19 +66,19 @@ def test_a_large_model_without_a_usable_gpu_is_refused_on_runpod(device: Device,
 
 
 def test_a_machine_is_read_as_it_is() -> None:
-    told = read()
-    assert (told.gpu is not None) == torch.cuda.is_available()
-    assert told.torch_cuda == torch.version.cuda
+    device = read()
+    assert (device.gpu is not None) == torch.cuda.is_available()
+    assert device.torch_cuda == torch.version.cuda
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_is_read_by_name_memory_and_driver() -> None:
-    told = read()
-    assert told.gpu is not None
-    assert told.gpu.name == torch.cuda.get_device_name()
-    assert 0 < told.gpu.free <= told.gpu.total
-    assert told.driver_cuda is not None
+    device = read()
+    assert device.gpu is not None
+    assert device.gpu.name == torch.cuda.get_device_name()
+    assert 0 < device.gpu.free <= device.gpu.total
+    assert device.driver_cuda is not None
 
 
 def test_a_gpu_that_does_not_work_stops_the_start_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,12 +87,12 @@ def test_a_gpu_that_does_not_work_stops_the_start_in_one_line(monkeypatch: pytes
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
-    with pytest.raises(StartError, match=r"does not work \(CUDA error: unknown error\): the machine is at fault"):
+    with pytest.raises(StartError, match=r"does not work \(CUDA error: unknown error\): this machine is broken"):
         read()
 
 
 @pytest.mark.parametrize(("failed", "version"), [(0, "12.8"), (3, None)])
-def test_the_driver_is_asked_which_cuda_it_runs(
+def test_the_cuda_version_is_read_from_the_driver(
     monkeypatch: pytest.MonkeyPatch, failed: int, version: str | None
 ) -> None:
     class Driver:

@@ -1,4 +1,4 @@
-"""What memory is free, as the KV cache's size is reckoned from it."""
+"""The free memory, from which the size of the KV cache follows."""
 
 import mmap
 from pathlib import Path

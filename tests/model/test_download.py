@@ -52,7 +52,7 @@ def test_a_model_is_downloaded_by_its_name_and_served_from_the_cache_when_the_hu
 @pytest.mark.parametrize(
     ("name", "gone"), [("Org/Another", False), ("Org/Name", True), ("no name at all", False)], ids=str
 )
-def test_a_download_that_cannot_be_says_why_in_one_line(hub: str, tmp_path: Path, name: str, gone: bool) -> None:
+def test_a_download_that_fails_gives_the_reason_in_one_line(hub: str, tmp_path: Path, name: str, gone: bool) -> None:
     done = run(tmp_path, "http://127.0.0.1:1" if gone else hub, MODEL_NAME=name)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith(f"cannot start: {name} cannot be downloaded (")
@@ -60,16 +60,16 @@ def test_a_download_that_cannot_be_says_why_in_one_line(hub: str, tmp_path: Path
 
 
 def test_on_runpod_nothing_is_downloaded_without_leave(hub: str, tmp_path: Path) -> None:
-    wishes = {"MODEL_NAME": "Org/Name", "RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/$ID?gpu=x"}
-    refused = run(tmp_path, hub, **wishes)
+    environ = {"MODEL_NAME": "Org/Name", "RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/$ID?gpu=x"}
+    refused = run(tmp_path, hub, **environ)
     assert (refused.returncode, list(tmp_path.iterdir())) == (1, [])
     assert "ALLOW_DOWNLOAD=1" in refused.stderr
-    allowed = run(tmp_path, hub, **wishes, ALLOW_DOWNLOAD="1")
+    allowed = run(tmp_path, hub, **environ, ALLOW_DOWNLOAD="1")
     assert json.loads(allowed.stdout)["success"] is True
 
 
 def test_progress_comes_as_lines_with_what_there_is_and_what_there_will_be(hub: str, tmp_path: Path) -> None:
-    script = "from handler.model import download; download.PACE = 0; download.fetch('Org/Name', 'main', print)"
+    script = "from handler.model import download; download.PROGRESS_S = 0; download.fetch('Org/Name', 'main', print)"
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub}
     environ.pop("HF_HUB_OFFLINE", None)
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The manifest: a directory is what its builder left, or the start ends and says which file is not."""
+"""The manifest: a directory is unchanged since its build, or the start ends and names the file that differs."""
 
 import json
 import time
@@ -33,7 +33,7 @@ def read(directory: Path) -> Manifest:
     return told
 
 
-def test_a_directory_as_it_was_left_passes_and_files_beside_do_not_matter(directory: Path) -> None:
+def test_an_unchanged_directory_passes_and_other_files_do_not_matter(directory: Path) -> None:
     (directory / "README.md").write_text("beside")
     told = read(directory)
     assert (told.name, told.revision, set(told.files)) == ("Org/Name", None, set(FILES))
@@ -46,11 +46,11 @@ def test_a_directory_without_a_manifest_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_missing_or_cut_off_is_told_by_its_size(directory: Path, name: str) -> None:
+def test_a_file_that_is_missing_or_cut_short_is_found_by_its_size(directory: Path, name: str) -> None:
     told = read(directory)
     (directory / name).write_bytes(FILES[name][:-1])
     with pytest.raises(
-        StartError, match=f"{name} has {len(FILES[name]) - 1} bytes, .*says {len(FILES[name])}; rebuild"
+        StartError, match=f"{name} has {len(FILES[name]) - 1} bytes, but .*says {len(FILES[name])}; rebuild"
     ):
         told.check_sizes()
     (directory / name).unlink()
@@ -59,7 +59,7 @@ def test_a_file_that_is_missing_or_cut_off_is_told_by_its_size(directory: Path, 
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_one_flipped_bit_is_told_by_its_hash_while_the_start_goes_on(directory: Path, name: str) -> None:
+def test_one_flipped_bit_is_found_by_its_hash_while_the_start_goes_on(directory: Path, name: str) -> None:
     (directory / name).write_bytes(FILES[name][:-1] + bytes([FILES[name][-1] ^ 1]))
     told = read(directory)
     told.check_sizes()
@@ -69,7 +69,7 @@ def test_one_flipped_bit_is_told_by_its_hash_while_the_start_goes_on(directory: 
     assert [name in str(error) for error in errors] == [True]
 
 
-def test_a_file_that_vanishes_while_it_is_hashed_is_told_by_name(directory: Path) -> None:
+def test_the_error_of_a_file_that_vanishes_while_it_is_hashed_names_it(directory: Path) -> None:
     told = read(directory)
     (directory / "config.json").unlink()
     with pytest.raises(StartError, match=r"config\.json cannot be read"):
@@ -89,7 +89,7 @@ def test_a_file_that_vanishes_while_it_is_hashed_is_told_by_name(directory: Path
         lambda told: json.dumps({key: value for key, value in told.items() if key != "name"}),
     ],
 )
-def test_what_is_no_manifest_of_ours_is_refused(directory: Path, break_: Callable[[dict[str, object]], str]) -> None:
+def test_a_manifest_in_another_format_is_refused(directory: Path, break_: Callable[[dict[str, object]], str]) -> None:
     file = directory / "manifest.json"
     file.write_text(break_(json.loads(file.read_text())))
     with pytest.raises(StartError, match=r"manifest\.json is not a manifest that this worker reads") as refused:
@@ -97,7 +97,7 @@ def test_what_is_no_manifest_of_ours_is_refused(directory: Path, break_: Callabl
     assert "\n" not in str(refused.value)
 
 
-def test_what_is_found_late_is_waited_for(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mismatch_that_is_found_late_is_waited_for(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def late(self: Manifest, name: str) -> None:
         time.sleep(0.05)
         raise StartError(name)

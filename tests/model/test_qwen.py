@@ -17,7 +17,7 @@ from handler.model.config import ModelConfig, read_model_config
 from handler.model.modules import Modules, paged_attention
 from handler.model.snapshot import DEMO
 from handler.ops import layers_torch
-from handler.ops.attention import KVPages, Layout
+from handler.ops.pages import KVPages, Layout
 from tests.support import models
 
 GENUINE = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
@@ -94,7 +94,7 @@ def test_in_float32_the_logits_are_those_of_the_modules_to_1e_5(name: str) -> No
 
 
 def test_in_bfloat16_every_part_rounds_where_the_modules_round() -> None:
-    """To the bit; the whole strays from theirs only where a product adds to the residual stream without rounding."""
+    """Equal to the bit; whole forwards differ only where a product adds to the residual stream without rounding."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*size: int) -> Tensor:
@@ -157,13 +157,15 @@ def test_every_weight_of_the_checkpoint_has_a_part_in_the_logits(name: str) -> N
     assert torch.equal(steps(model), before)
 
 
-@pytest.mark.parametrize("wish", [{"sliding_window": 8}, {"dropout": 0.1}, {"attention_mask": torch.zeros(1, 1, 1, 1)}])
-def test_modules_that_ask_for_more_than_causal_attention_are_refused(wish: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "option", [{"sliding_window": 8}, {"dropout": 0.1}, {"attention_mask": torch.zeros(1, 1, 1, 1)}]
+)
+def test_modules_that_ask_for_more_than_causal_attention_are_refused(option: dict[str, Any]) -> None:
     query, key, value = torch.zeros(1, 4, 1, 16), torch.zeros(1, 2, 1, 16), torch.zeros(1, 2, 1, 16)
     pages = pages_of(models.modules("demo"), 10)
     with pytest.raises(NotImplementedError, match="no mask, window or dropout"):
         paged_attention(
-            nn.Module(), query, key, value, **{"attention_mask": None, **wish},
+            nn.Module(), query, key, value, **{"attention_mask": None, **option},
             layout=layout_of([(0, 1)], 1, torch.device("cpu")), pages=pages,
         )  # fmt: skip
 
@@ -222,7 +224,7 @@ def test_genuine_configurations_are_read_as_transformers_reads_them(name: str) -
         ({"model_type": "llama"}, r"model_type: .*\(it is 'llama'\)$"),
         ({"num_key_value_heads": 3}, "4 attention heads do not share 3 key heads evenly"),
         ({"use_sliding_window": True}, "use_sliding_window"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised by awq.* take the bf16 model"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised by awq.* use the bf16 model"),
         ({"quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}}, "quantised by fp8"),
         ({"quantization_config": {"bits": 4}}, "quantised by an unnamed method"),
     ],

@@ -1,4 +1,4 @@
-"""Finding the checkpoint: what is served is what was named, and what cannot be served says so."""
+"""Finding the checkpoint: the named one is served, and one that cannot be served stops the start with its reason."""
 
 import json
 import shutil
@@ -25,9 +25,11 @@ def places(tmp_path: Path) -> Places:
 def found(places: Places) -> Find:
     """`find` on that machine, as a worker on RunPod."""
 
-    def search(model_path: str | None = None, **wishes: Any) -> Snapshot:
+    def search(model_path: str | None = None, **options: Any) -> Snapshot:
         return find(
-            model_path, **{"name": None, "revision": None, "on_runpod": True, "download": None, **wishes}, places=places
+            model_path,
+            **{"name": None, "revision": None, "on_runpod": True, "download": None, **options},
+            places=places,
         )
 
     return search
@@ -104,7 +106,7 @@ def test_a_name_chooses_within_the_cache_and_the_very_same_before_another_spelli
         assert found(name=model).path.parents[1].name == f"models--{model.replace('/', '--')}"
 
 
-def test_nothing_is_downloaded_that_nobody_named(found: Find) -> None:
+def test_only_a_named_model_is_downloaded(found: Find) -> None:
     with pytest.raises(StartError, match="MODEL_PATH is not set"):
         found(download=lambda name, revision: pytest.fail("asked for"))
 
@@ -116,19 +118,19 @@ def test_the_demo_model_is_served_locally_and_by_name_alone_on_runpod(found: Fin
         found()
 
 
-def test_a_file_is_no_checkpoint_and_told_so(found: Find, tmp_path: Path) -> None:
+def test_a_file_is_refused_as_checkpoint(found: Find, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
-    with pytest.raises(StartError, match=r"MODEL_PATH=.*model.gguf: config.json is missing; name a directory"):
+    with pytest.raises(StartError, match=r"MODEL_PATH=.*model.gguf: config.json is missing; set it to a directory"):
         found(str(tmp_path / "model.gguf"))
 
 
-def test_where_nothing_is_the_error_says_where_it_looked(found: Find, places: Places) -> None:
+def test_the_error_without_any_checkpoint_names_the_places_searched(found: Find, places: Places) -> None:
     cached(places, COMMIT, model="qwen/qwen2.5-3b-instruct")
     places.baked.mkdir()
     with pytest.raises(StartError) as nothing:
         found()
-    assert f"{MODEL} is not in {places.cache}, but qwen/qwen2.5-3b-instruct: set MODEL_NAME" in str(nothing.value)
-    assert "baked is empty, perhaps for a volume mounted over it" in str(nothing.value)
+    assert f"{MODEL} is not in {places.cache}, which has qwen/qwen2.5-3b-instruct: set MODEL_NAME" in str(nothing.value)
+    assert "baked is empty, perhaps because a volume is mounted over it" in str(nothing.value)
 
 
 def test_a_caches_directory_is_found_whatever_its_case_and_keeps_the_public_name(found: Find, places: Places) -> None:
@@ -152,13 +154,13 @@ def test_the_only_snapshot_needs_no_ref_and_two_without_one_are_named(found: Fin
     repository = cached(places, COMMIT)
     assert found().revision == COMMIT
     checkpoint(repository / "snapshots" / OTHER)
-    with pytest.raises(StartError, match=f"{COMMIT}, {OTHER}: name one as MODEL_REVISION"):
+    with pytest.raises(StartError, match=f"{COMMIT}, {OTHER}: set MODEL_REVISION"):
         found()
 
 
 def test_a_revision_that_the_cache_has_not_is_looked_for_in_the_image(found: Find, places: Places) -> None:
     cached(places, OTHER, main=OTHER)
-    with pytest.raises(StartError, match=f"has no snapshot {COMMIT}, but {OTHER}"):
+    with pytest.raises(StartError, match=f"has no snapshot {COMMIT}, only {OTHER}: set MODEL_REVISION"):
         found(revision=COMMIT)
     baked(places)
     assert found(revision=COMMIT).source == "baked"
@@ -166,14 +168,14 @@ def test_a_revision_that_the_cache_has_not_is_looked_for_in_the_image(found: Fin
 
 def test_a_cached_model_without_the_snapshot_that_main_names_is_an_error(found: Find, places: Places) -> None:
     repository = cached(places, COMMIT, main=OTHER)
-    with pytest.raises(StartError, match=f"has no snapshot {OTHER}; RunPod's cached model is not whole"):
+    with pytest.raises(StartError, match=f"has no snapshot {OTHER}; RunPod's cached model is incomplete"):
         found()
     shutil.rmtree(repository / "snapshots")
     with pytest.raises(StartError, match="has no snapshot"):
         found()
 
 
-def test_the_image_tells_name_and_revision_by_its_manifest(found: Find, places: Places) -> None:
+def test_name_and_revision_of_the_image_come_from_its_manifest(found: Find, places: Places) -> None:
     baked(places, "Org/Name")
     told = found()
     assert (told.source, told.name, told.revision) == ("baked", "Org/Name", COMMIT)
@@ -181,11 +183,13 @@ def test_the_image_tells_name_and_revision_by_its_manifest(found: Find, places: 
     assert told.encoders(places) == places.encoders
 
 
-@pytest.mark.parametrize("wish", [{"name": "Org/Another"}, {"revision": OTHER}, {"name": MODEL, "revision": OTHER}])
-def test_an_image_with_another_model_is_passed_over_and_told(found: Find, places: Places, wish: dict[str, str]) -> None:
+@pytest.mark.parametrize("option", [{"name": "Org/Another"}, {"revision": OTHER}, {"name": MODEL, "revision": OTHER}])
+def test_an_image_with_another_model_is_not_used_and_the_error_names_it(
+    found: Find, places: Places, option: dict[str, str]
+) -> None:
     baked(places)
-    with pytest.raises(StartError, match=f"the image holds {MODEL} at {COMMIT}: unset MODEL_NAME"):
-        found(**wish)
+    with pytest.raises(StartError, match=f"the image has {MODEL} at {COMMIT}: unset MODEL_NAME"):
+        found(**option)
 
 
 def test_another_model_than_the_images_is_downloaded_where_that_is_allowed(
@@ -204,7 +208,7 @@ def test_weights_in_the_image_without_a_manifest_were_not_made_by_the_builder(fo
 
 @pytest.mark.parametrize("place", ["path", "cache", "baked"])
 @pytest.mark.parametrize("what", ["config.json", "model.safetensors", "link"])
-def test_a_checkpoint_that_is_there_and_not_whole_is_an_error_wherever_it_lies(
+def test_an_incomplete_checkpoint_is_an_error_in_every_place(
     found: Find, places: Places, tmp_path: Path, place: str, what: str
 ) -> None:
     match place:
@@ -217,7 +221,9 @@ def test_a_checkpoint_that_is_there_and_not_whole_is_an_error_wherever_it_lies(
     (path / ("config.json" if what == "config.json" else "model.safetensors")).unlink()
     if what == "link":
         (path / "model.safetensors").symlink_to("../../blobs/gone")
-    with pytest.raises(StartError, match="is a link to nothing" if what == "link" else f"{what} is missing") as broken:
+    with pytest.raises(
+        StartError, match="is a link to a missing file" if what == "link" else f"{what} is missing"
+    ) as broken:
         found(str(path) if place == "path" else None)
     assert str(path) in str(broken.value)
     assert "\n" not in str(broken.value)
@@ -233,7 +239,7 @@ def test_a_shard_that_the_index_names_must_be_there(found: Find, tmp_path: Path)
         found(str(path))
     for broken in ("[]", "{}", '{"weight_map": {"x": 1}}'):
         (path / INDEX).write_text(broken)
-        with pytest.raises(StartError, match="not an index of weights"):
+        with pytest.raises(StartError, match="not an index of weight files"):
             found(str(path))
 
 
@@ -243,7 +249,7 @@ def test_a_download_that_left_something_out_is_an_error(found: Find, tmp_path: P
         found(name="Org/Name", download=lambda name, revision: tmp_path / "empty")
 
 
-def test_a_hub_caches_directory_tells_name_and_revision_and_settings_overrule_it(found: Find, places: Places) -> None:
+def test_name_and_revision_come_from_a_hub_caches_directory_unless_they_are_set(found: Find, places: Places) -> None:
     path = str(cached(places, COMMIT, model="Org/Name") / "snapshots" / COMMIT)
     told = found(path)
     assert (told.name, told.revision, told.source) == ("Org/Name", COMMIT, "path")
@@ -269,5 +275,5 @@ def test_a_directory_that_cannot_be_read_is_named(found: Find, tmp_path: Path, m
         found(str(checkpoint(tmp_path / "model")))
 
 
-def test_the_demo_model_is_whole() -> None:
+def test_the_demo_model_is_complete() -> None:
     assert Snapshot(DEMO, "demo", "demo", None).shards() == (DEMO / "model.safetensors",)

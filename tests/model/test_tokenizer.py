@@ -1,4 +1,4 @@
-"""The tokenizer and the chat template of a checkpoint are what transformers makes of the same files."""
+"""The tokenizer and the chat template of a checkpoint give the results of transformers for the same files."""
 
 import json
 import shutil
@@ -173,7 +173,7 @@ def test_a_vocabulary_and_its_merges_are_read_as_the_tokenizer_that_holds_both(c
         assert parts.encode(text).ids == whole.encode(text).ids
 
 
-def test_a_tokenizer_that_cuts_or_pads_texts_does_neither_here(copy: Path) -> None:
+def test_truncation_and_padding_of_a_tokenizer_are_turned_off(copy: Path) -> None:
     backend = Tokenizer.from_file(str(copy / "tokenizer.json"))
     backend.enable_truncation(4)
     backend.enable_padding(length=4)
@@ -186,7 +186,7 @@ def test_a_tokenizer_that_cuts_or_pads_texts_does_neither_here(copy: Path) -> No
 @pytest.mark.parametrize(
     ("file", "content", "cause"),
     [
-        ("vocab.json", None, "no tokenizer there"),
+        ("vocab.json", None, "no tokenizer.json, nor vocab.json with merges.txt"),
         ("vocab.json", "{", "the tokenizer cannot be read"),
         ("merges.txt", None, "the tokenizer cannot be read"),
         ("tokenizer_config.json", "{", "tokenizer_config.json of the model cannot be read"),

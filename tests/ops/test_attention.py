@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from handler.errors import StartError
-from handler.inference.plan import ModelShape
-from handler.ops import attention, attention_torch
-from handler.ops.attention import KVPages, Layout
+from handler.inference.shape import ModelShape
+from handler.ops import attention
+from handler.ops.pages import KVPages, Layout, finite
 
 
 @dataclass
 class Case:
-    """One step over one layer, with what each row must come to."""
+    """One step over one layer, with the expected result of each row."""
 
     query: Tensor
     key: Tensor
@@ -117,7 +117,7 @@ def test_each_row_attends_its_own_tokens(
     case = make_case(MIXED, heads=heads, kv_heads=kv_heads, head_dim=head_dim, page_size=page_size, dtype=dtype)
     got = attend(case).double()
     assert got.isfinite().all()
-    real = torch.arange(len(got)) != 5  # what a padded row comes to is nobody's business
+    real = torch.arange(len(got)) != 5  # the result of a padded row is not used
     torch.testing.assert_close(got[real], case.expected[real], atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
@@ -142,7 +142,7 @@ def test_new_keys_and_values_lie_in_their_slots() -> None:
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf, 3e38])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_what_a_broken_request_left_in_a_page_harms_nobody_who_gets_the_page(dtype: torch.dtype, broken: float) -> None:
+def test_broken_values_left_in_a_page_do_not_reach_the_next_request(dtype: torch.dtype, broken: float) -> None:
     case = make_case([(1, 5), (1, 6), (1, 90)], heads=4, kv_heads=2, head_dim=16, page_size=4, dtype=dtype)
     # Before, one request filled every page with what is no number.
     every = torch.arange(case.pages.k[1].shape[0] * 4)
@@ -177,7 +177,7 @@ def test_what_a_broken_request_left_in_a_page_harms_nobody_who_gets_the_page(dty
 def test_keys_and_values_that_a_model_computes_are_stored_as_they_are() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         x = torch.randn(1000, generator=torch.Generator().manual_seed(1)).to(dtype) * 1000
-        assert torch.equal(attention_torch.readable(x), x)
+        assert torch.equal(finite(x), x)
 
 
 def test_a_chunk_reads_what_another_chunk_of_the_same_step_writes() -> None:
@@ -193,7 +193,7 @@ def test_padding_costs_at_most_twice_a_row_and_never_the_longest_neighbour() -> 
     rows = [(1, length) for length in (3, 60, 70, 120, 500, 510, 4000)]
     case = make_case(rows, heads=2, kv_heads=1, head_dim=16, page_size=16)
     attend(case)
-    groups = case.layout.groups
+    groups = case.layout.decode_groups
     assert groups is not None
     read = {length: group.mask.shape[-1] for group in groups for length in group_lengths(group.rows, rows)}
     assert all(width <= max(2 * length, 64) + 16 for length, width in read.items())
@@ -215,6 +215,6 @@ def test_pages_cost_what_the_engine_is_sized_by() -> None:
 def test_the_choice_comes_with_its_reason() -> None:
     cpu = torch.device("cpu")
     assert attention.choose("auto", cpu, 128) == ("paged_reference", "the kernels need CUDA, not cpu")
-    assert attention.choose("reference", cpu, 128) == ("paged_reference", "asked for")
-    with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu"):
+    assert attention.choose("reference", cpu, 128) == ("paged_reference", "set by ATTENTION")
+    with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu; set ATTENTION=auto"):
         attention.choose("kernel", cpu, 128)

@@ -77,7 +77,7 @@ def test_contexts_split_many_ways_or_none_come_out_the_same(rows: int, longest: 
     torch.testing.assert_close(decode(case).double().cpu(), case.expected, atol=2e-6, rtol=2e-6)
 
 
-def test_garbage_in_slots_nobody_wrote_does_not_reach_the_output() -> None:
+def test_garbage_in_unwritten_slots_does_not_reach_the_output() -> None:
     case = make_case([(1, 5), (0, 0), (1, 21)], heads=4, kv_heads=2, head_dim=16, page_size=16, device=DEVICE)
     clean = decode(case)
     pages, used = case.pages, torch.zeros(case.pages.k[1].shape[:2].numel(), dtype=torch.bool, device=DEVICE)
@@ -94,7 +94,7 @@ def test_garbage_in_slots_nobody_wrote_does_not_reach_the_output() -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_a_step_of_decode_rows_alone_goes_through_the_kernel_whole(dtype: torch.dtype) -> None:
+def test_a_step_of_decode_rows_alone_runs_in_the_kernel(dtype: torch.dtype) -> None:
     rows = [(1, 5), (1, 64), (0, 0)]
     case = make_case(rows, heads=4, kv_heads=2, head_dim=16, page_size=16, dtype=dtype, device=DEVICE)
     case.layout.context_lens_host = []  # in a captured graph the host does not know them

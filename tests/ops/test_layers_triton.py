@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from handler.ops import layers_torch, layers_triton
-from handler.ops.attention import KVPages
+from handler.ops.pages import KVPages
 from tests.model.test_qwen import layout_of, pages_of, steps
 from tests.support import models
 from tests.support.kernels import CUDA, DEVICE, gpu

@@ -273,7 +273,7 @@ def test_neutral_values_do_nothing_at_all() -> None:
     assert got[1].isfinite().sum() == 2
 
 
-def test_rows_pay_for_their_own_wishes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_pay_only_for_their_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     cut = sampling_torch.threshold
 

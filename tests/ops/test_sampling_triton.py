@@ -13,15 +13,15 @@ from tests.support.kernels import DEVICE, gpu
 pytestmark = pytest.mark.usefixtures("quick_interpreter")
 
 
-def samplers(vocab: int, tokens: int, wishes: list[Sampling]) -> tuple[Sampler, Sampler]:
+def samplers(vocab: int, tokens: int, options: list[Sampling]) -> tuple[Sampler, Sampler]:
     """One that draws with torch, one that draws by kernels, rows assigned alike."""
     pair = (
-        Sampler(len(wishes), vocab, tokens, DEVICE, kernels=False),
-        Sampler(len(wishes), vocab, tokens, DEVICE, kernels=True),
+        Sampler(len(options), vocab, tokens, DEVICE, kernels=False),
+        Sampler(len(options), vocab, tokens, DEVICE, kernels=True),
     )
-    for row, wish in enumerate(wishes):
+    for row, option in enumerate(options):
         for sampler in pair:
-            sampler.assign(row, wish, [row % tokens, 7 % tokens, 3], [5, 5, row % tokens])
+            sampler.assign(row, option, [row % tokens, 7 % tokens, 3], [5, 5, row % tokens])
     return pair[0], pair[1]
 
 
@@ -32,8 +32,8 @@ def samplers(vocab: int, tokens: int, wishes: list[Sampling]) -> tuple[Sampler, 
 def test_kernels_draw_what_torch_draws(scale: float, vocab: int, dtype: torch.dtype) -> None:
     """Random options, two steps, so that penalty counts grow; ties by the dozen in bfloat16."""
     chance, g = random.Random(vocab), torch.Generator().manual_seed(vocab)
-    wishes, tokens = [random_sampling(chance) for _ in range(12)], vocab - 9
-    plain, fused = samplers(vocab, tokens, wishes)
+    options, tokens = [random_sampling(chance) for _ in range(12)], vocab - 9
+    plain, fused = samplers(vocab, tokens, options)
     assert fused.capturable
     rows = torch.randperm(12, generator=g).to(DEVICE)
     for step in range(2):
@@ -76,9 +76,9 @@ class TestSamplerOnDevice:
         with torch.cuda.graph(graph):
             drawn = captured.sample(logits, rows, at)
         for step in range(20):
-            row, wish = chance.randrange(16), random_sampling(chance)
+            row, option = chance.randrange(16), random_sampling(chance)
             for sampler in (captured, plain):
-                sampler.assign(row, wish, [1, 2, 3], [4, 4])
+                sampler.assign(row, option, [1, 2, 3], [4, 4])
             fresh = (torch.randn(16, 3000, generator=g) * 3).bfloat16()
             logits.copy_(fresh)
             at.fill_(5 + step)
@@ -87,15 +87,15 @@ class TestSamplerOnDevice:
 
     def test_a_draw_waits_for_nothing_and_is_that_of_torch(self) -> None:
         chance = random.Random(2)
-        wishes = [random_sampling(chance) for _ in range(16)]
-        plain, fused = samplers(3000, 2990, wishes)
+        options = [random_sampling(chance) for _ in range(16)]
+        plain, fused = samplers(3000, 2990, options)
         logits = torch.randn(16, 3000, device="cuda") * 3
         rows, at = torch.arange(16, device="cuda"), torch.full((16,), 6, device="cuda")
         expected = plain.sample(logits, rows, at)
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            fused.assign(0, wishes[0], [0, 7, 3], [5, 5, 0])
+            fused.assign(0, options[0], [0, 7, 3], [5, 5, 0])
             got = fused.sample(logits, rows, at)
         finally:
             torch.cuda.set_sync_debug_mode(before)

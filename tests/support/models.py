@@ -12,9 +12,10 @@ from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2Fo
 
 from handler.engine.protocol import ModelInfo
 from handler.engine.sampling import Sampling
+from handler.inference.config import EngineConfig
 from handler.inference.loop import BatchingEngine
 from handler.inference.model import Model
-from handler.inference.plan import EngineConfig, ModelShape
+from handler.inference.shape import ModelShape
 from handler.model.config import ModelConfig
 from handler.model.modules import Modules
 from handler.model.qwen import Qwen
