@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from handler.__main__ import start
 from handler.errors import StartError
 from handler.model import manifest
 from handler.model.snapshot import DEMO
 from handler.report import Report
 from handler.settings import Settings
+from handler.start import start
 
 CHAT = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12}
 

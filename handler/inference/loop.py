@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import torch
 
+from handler import log
 from handler.engine.protocol import ModelInfo, Prompt, Status
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream
@@ -22,7 +23,7 @@ from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.pace import Pace
 from handler.inference.plan import EngineConfig
-from handler.inference.request import Outbox, Request, check, report
+from handler.inference.request import Outbox, Request, check
 from handler.inference.runner import Runner
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Step
@@ -155,7 +156,7 @@ class BatchingEngine:
         try:
             self._turn()
         except Exception as error:
-            report(error)
+            log.defect(error)
             self._failures += FATAL_FAILURES if device_is_lost(error) else 1
             if self._failures >= FATAL_FAILURES:
                 return  # `_shut` answers everybody, and nothing is asked of the device any more
@@ -193,7 +194,7 @@ class BatchingEngine:
                 except Exception as error:
                     if isinstance(error, torch.OutOfMemoryError) or device_is_lost(error):
                         raise
-                    report(error)
+                    log.defect(error, request.job_id)
                     refused.append(request)
             self._launched.append(self._runner.launch(step))
         except torch.OutOfMemoryError:
@@ -238,7 +239,7 @@ class BatchingEngine:
         try:
             delta, reason = request.take(token, logprobs, self._end_ids, now)
         except Exception as error:
-            report(error)
+            log.defect(error, request.job_id)
             self._end(request, EngineFailed("the text of this request could not be decoded"))
             return
         self._outbox.put(request, delta)

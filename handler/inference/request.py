@@ -1,10 +1,8 @@
 """A request on the engine's thread: what its caller gets of each token, and how it ends. Knows no row, no page."""
 
 import asyncio
-import logging
 import math
 import time
-import traceback
 from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,8 +14,7 @@ from handler.engine.text import TextStream
 from handler.errors import ContextLengthExceeded, InvalidRequest, WorkerError
 from handler.inference.lookup import Lookup
 from handler.inference.step import Sequence
-
-log = logging.getLogger(__name__)
+from handler.log import current_job
 
 Event = Delta | Finish | WorkerError
 
@@ -55,6 +52,8 @@ class Request(Sequence):
     started: float | None = None
     first_token: float | None = None
     ended: bool = False
+    #: for the log, which the engine's thread writes as well
+    job_id: str | None = None
 
     @classmethod
     def of(
@@ -82,6 +81,7 @@ class Request(Sequence):
             text=text,
             deadline=math.inf if deadline is None else deadline,
             arrived=time.monotonic(),
+            job_id=current_job.get(),
         )
 
     def take(
@@ -140,8 +140,3 @@ class Outbox:
 def _deliver(batch: list[tuple[Stream, Event]]) -> None:
     for stream, event in batch:
         stream.put(event)
-
-
-def report(error: BaseException) -> None:
-    """Log type and place of an error; its message may hold what a caller wrote, and stays out."""
-    log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.api.contracts import ChatRequest, EnhanceRequest, GenerateRequest, InfoRequest
+from handler.api.failure import Failure
 from handler.api.parse import parse
 from handler.errors import InvalidRequest
 
@@ -246,7 +247,7 @@ def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made()
 
 def test_a_refusal_never_quotes_what_was_sent() -> None:
     error = refusal({"operation": "chat", "messages": [{"role": "the secret", "content": "the secret"}]})
-    assert "secret" not in json.dumps(error.to_wire())
+    assert "secret" not in json.dumps(Failure.of(error).to_wire())
 
 
 def test_passed_back_fields_take_any_json() -> None:
@@ -289,7 +290,7 @@ def test_any_json_is_either_parsed_or_refused_with_a_field(operation: str, field
 
 
 def test_a_field_name_without_end_is_cut_in_the_refusal() -> None:
-    assert len(json.dumps(refusal({**CHAT, "x" * 10**6: 1}).to_wire())) < 1000
+    assert len(json.dumps(Failure.of(refusal({**CHAT, "x" * 10**6: 1})).to_wire())) < 1000
 
 
 @pytest.mark.parametrize("items", [[1], [{"role": "user", "content": "hi"}], [{"role": "nobody", "content": "hi"}]])

@@ -243,12 +243,13 @@ def test_the_emergency_answer_is_the_prompt_byte_for_byte_and_marked(
 
 
 def test_a_defect_is_logged_by_its_place_and_never_with_the_prompt(
-    line: Line, caplog: pytest.LogCaptureFixture
+    line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
     by_pack(line(wide(RuntimeError(PROMPT))))
-    assert "RuntimeError" in caplog.text
-    assert "rewrite.py" in caplog.text
-    assert "foxes" not in caplog.text
+    log = capsys.readouterr().err
+    assert "RuntimeError" in log
+    assert "rewrite.py" in log
+    assert "foxes" not in log
 
 
 def test_a_prompt_of_which_not_one_word_fits_comes_back_whole_where_the_model_fails(line: Line) -> None:
