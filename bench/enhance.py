@@ -13,15 +13,16 @@ import statistics
 import time
 from typing import Any
 
-from bench.harness import Bench, percentile
-from handler.__main__ import start
 from handler.api.contracts import EnhanceRequest
+
+from bench.harness import Bench, percentile
 from handler.api.parse import parse
 from handler.enhancement.brief import Brief
 from handler.enhancement.judge import Draft, draft, judged
 from handler.job import Jobs
 from handler.report import Report
 from handler.settings import Settings
+from handler.start import start
 
 PROMPT = "two red foxes in the snow near Pont Neuf, no people"
 ANSWER = (
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     settings = Settings.from_environment({"MODEL_PATH": arguments.model, "ENCODERS_DIR": arguments.encoders})
-    engine, _, jobs = start(settings, Report())
+    worker = start(settings, Report())
     bench = Bench("enhance")
     table = bench.table(
         f"An answer of {len(ANSWER.split())} words, milliseconds (p95)",
@@ -51,13 +52,13 @@ def main() -> None:
         labels=2,
     )
     for job_type in ("sdxl_image_fast", "sdxl_image_high", "wan_video_high"):
-        task = brief_of(jobs, job_type)
+        task = brief_of(worker.jobs, job_type)
         assert task.encoder is not None
         table.add(job_type, task.encoder.measured_with, *milliseconds(task, arguments.repeat))
     table = bench.table("Seconds for one job of n variants", ["n", "seconds"])
     for count in (1, 4, 8):
-        table.add(count, asyncio.run(seconds(jobs, count)))
-    engine.close()
+        table.add(count, asyncio.run(seconds(worker.jobs, count)))
+    worker.engine.close()
     bench.finish(arguments.save)
 
 

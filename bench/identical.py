@@ -13,10 +13,11 @@ import random
 from typing import Any
 
 from bench.harness import Bench
-from handler.__main__ import start
+from handler.api.generate import GenerateReply
 from handler.job import Jobs
 from handler.report import Report
 from handler.settings import Settings
+from handler.start import start
 
 THINGS = ("a red fox", "two old sailors", "a glass tower", "a child with a kite", "an iron bridge", "a bowl of plums")
 PLACES = ("in the snow", "at dawn", "under neon lights", "by the sea", "in heavy rain", "seen from above")
@@ -45,7 +46,9 @@ async def answers(jobs: Jobs, asked: list[dict[str, Any]], at_once: int) -> list
 
     async def one(index: int, request: dict[str, Any]) -> str:
         async with free:
-            return str((await jobs.answer({"id": str(index), "input": request}))["text"])
+            reply = await jobs.answer({"id": str(index), "input": request})
+            assert isinstance(reply, GenerateReply), reply
+            return reply.text
 
     return await asyncio.gather(*(one(index, request) for index, request in enumerate(asked)))
 
@@ -62,21 +65,21 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     wishes = parser.parse_args()
     random.seed(0)
-    engine, _, jobs = start(Settings.from_environment({"MODEL_PATH": wishes.model}), Report())
-    model = jobs.operations.core.model
+    worker = start(Settings.from_environment({"MODEL_PATH": wishes.model}), Report())
+    model = worker.jobs.operations.core.model
     bench = Bench("identical", device="cpu" if model.device == "cpu" else "cuda")
     table = bench.table(
         f"Identical answers, {model.name} in {model.dtype}", ["sampling", "against", "same %", "part after"]
     )
     for name, sampling in SAMPLINGS.items():
         asked = requests(wishes.requests, sampling)
-        alone = asyncio.run(answers(jobs, asked, 1))
+        alone = asyncio.run(answers(worker.jobs, asked, 1))
         for against, at_once in (("alone again", 1), ("8 at once", 8), ("32 at once", 32)):
-            again = asyncio.run(answers(jobs, asked, at_once))
+            again = asyncio.run(answers(worker.jobs, asked, at_once))
             parted = [shared(*pair) for pair in zip(alone, again, strict=True) if pair[0] != pair[1]]
             share = 100 * (1 - len(parted) / len(asked))
             table.add(name, against, share, sorted(parted)[len(parted) // 2] if parted else None)
-    engine.close()
+    worker.engine.close()
     bench.finish(wishes.save)
 
 

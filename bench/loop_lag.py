@@ -13,12 +13,13 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from bench.harness import Bench, percentile
-from handler.__main__ import start
 from handler.model.snapshot import DEMO
 from handler.report import Report
 from handler.settings import Settings
+from handler.start import start
 
 BEAT_S = 0.001
 CONTEXT = 65_536
@@ -43,16 +44,16 @@ async def measure(jobs: int, prompt_tokens: int) -> tuple[list[float], list[floa
     """Lags in ms: idle, and while the jobs run."""
     with tempfile.TemporaryDirectory() as directory:
         settings = {"MODEL_PATH": roomy(Path(directory)), "MAX_MODEL_LEN": str(CONTEXT)}
-        engine, _, faces = start(Settings.from_environment(settings), Report())
-    long = {"operation": "generate", "prompt": "word " * prompt_tokens, "dry_run": True}
-    short = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 64}
+        worker = start(Settings.from_environment(settings), Report())
+    long: dict[str, Any] = {"operation": "generate", "prompt": "word " * prompt_tokens, "dry_run": True}
+    short: dict[str, Any] = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 64}
     idle: list[float] = []
     busy: list[float] = []
     for lags, load in ((idle, []), (busy, [(long, short)[index % 2] for index in range(jobs)])):
         beat = asyncio.create_task(heartbeat(lags))
-        await asyncio.gather(asyncio.sleep(1), *(faces.answer({"id": "bench", "input": job}) for job in load))
+        await asyncio.gather(asyncio.sleep(1), *(worker.jobs.answer({"id": "bench", "input": job}) for job in load))
         beat.cancel()
-    engine.close()
+    worker.engine.close()
     return idle, busy
 
 

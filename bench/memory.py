@@ -25,7 +25,6 @@ from pathlib import Path
 
 from bench.cold_start import write_checkpoint
 from bench.harness import Bench
-from handler.__main__ import spare_memory
 from handler.engine.protocol import MAX_TOP_LOGPROBS, Prompt
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Finish, Stream
@@ -37,6 +36,7 @@ from handler.inference.request import Request
 from handler.machine import memory
 from handler.model import weights
 from handler.model.snapshot import Snapshot
+from handler.start import set_cpu_library_defaults
 
 MB = 1e6
 #: bytes: on CUDA libraries keep workspaces from their first large step on, a host's allocator keeps fragments
@@ -205,7 +205,7 @@ def main() -> int:
     parser.add_argument("--save", action="store_true")
     wishes = parser.parse_args()
     device, shape = ("cuda", "7b") if wishes.gpu else ("cpu", wishes.shape)
-    spare_memory()
+    set_cpu_library_defaults()
     random.seed(0)
     bench = Bench("memory", device=device)
     loaded = load(bench, shape)

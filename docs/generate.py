@@ -14,14 +14,15 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from handler.__main__ import start
 from handler.api import contracts, replies
+from handler.api.failure import Failure
 from handler.enhancement.pack import Pack
 from handler.inference.config import GIB, EngineOptions
 from handler.inference.plan import plan
 from handler.inference.shape import ModelShape
 from handler.report import Report
 from handler.settings import Settings
+from handler.start import start
 
 ROOT = Path(__file__).parents[1]
 README, API, SCHEMA = ROOT / "README.md", ROOT / "docs" / "api.md", ROOT / "docs" / "schema.json"
@@ -267,12 +268,12 @@ def hub_input(name: str, told: dict[str, Any]) -> dict[str, Any]:
 
 def answers() -> dict[str, dict[str, Any]]:
     """What the demo model says to the examples, errors unwrapped."""
-    engine, _, jobs = start(Settings.from_environment({"MODEL_PATH": "demo"}), Report())
+    worker = start(Settings.from_environment({"MODEL_PATH": "demo"}), Report())
     answered = {}
     for name, request in EXAMPLES.items():
-        reply = asyncio.run(jobs.answer({"id": name, "input": request}))
-        answered[name] = {"error": json.loads(reply["error"])} if "error" in reply else reply
-    engine.close()
+        end = asyncio.run(worker.jobs.answer({"id": name, "input": request}))
+        answered[name] = {"error": end.to_wire()} if isinstance(end, Failure) else replies.to_wire(end)
+    worker.engine.close()
     return answered
 
 

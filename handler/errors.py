@@ -1,15 +1,15 @@
-"""The one family of errors, each with its code on the wire.
+"""The worker's errors, one family, each with the code that callers read.
 
-Raised anywhere below `job`, turned into a reply there and nowhere else. Knows no request and no engine.
+`job` alone turns them into failures; any module below it may raise them. Knows no request and no engine.
 """
 
 from typing import ClassVar
 
 
 class WorkerError(Exception):
-    """Base of every error a caller may see. The message is for the caller: no path, no traceback, no content."""
+    """Base of the errors that a caller may see. The message is for the caller: no path, no traceback, no content."""
 
-    #: what the caller's program matches on
+    #: for the caller's program
     code: ClassVar[str] = "internal"
     #: True where the same request may succeed later or on another worker
     retryable: ClassVar[bool] = False
@@ -18,19 +18,10 @@ class WorkerError(Exception):
         super().__init__(message)
         #: one sentence for a person
         self.message = message
-        #: path of the offending field (`messages.0.role`), where one field is at fault
+        #: path of the field at fault (`messages.0.role`); None where no single field is
         self.field = field
-        #: seconds after which a retry makes sense, where that is known
+        #: seconds after which a retry makes sense; None where that is not known
         self.retry_after_s = retry_after_s
-
-    def to_wire(self) -> dict[str, object]:
-        """The error as callers read it; fields without a value are left out."""
-        wire: dict[str, object] = {"code": self.code, "message": self.message, "retryable": self.retryable}
-        if self.field is not None:
-            wire["field"] = self.field
-        if self.retry_after_s is not None:
-            wire["retry_after_s"] = self.retry_after_s
-        return wire
 
 
 class InvalidRequest(WorkerError):
@@ -40,26 +31,26 @@ class InvalidRequest(WorkerError):
 
 
 class ContextLengthExceeded(WorkerError):
-    """Prompt and answer together do not fit the model's context."""
+    """Prompt and completion together do not fit the model's context."""
 
     code = "context_length_exceeded"
 
 
 class Unsupported(WorkerError):
-    """A well-formed wish that this worker, as it is set up, cannot honour."""
+    """The request is well formed, but this worker, with its model and settings, cannot do it."""
 
     code = "unsupported"
 
 
 class Overloaded(WorkerError):
-    """The queue is full; `retry_after_s` estimates when it will not be."""
+    """The engine's queue is full; `retry_after_s` estimates when it has room."""
 
     code = "overloaded"
     retryable = True
 
 
 class DeadlineExceeded(WorkerError):
-    """The deadline passed before the first token; later it is a finish_reason, not an error."""
+    """The deadline passed before the first token; one that passes later is a finish_reason, not an error."""
 
     code = "deadline_exceeded"
     retryable = True
@@ -73,30 +64,36 @@ class OutOfMemory(WorkerError):
 
 
 class EngineFailed(WorkerError):
-    """The engine broke, or lost its device, while it held this request."""
+    """The engine failed, or its device did, while it held this request."""
 
     code = "engine_failed"
     retryable = True
 
 
 class NoPack(WorkerError):
-    """`enhance` was asked for an entry that no loaded pack has."""
+    """An `enhance` names an entry that no loaded pack has."""
 
     code = "no_pack"
 
 
 class BadAnswer(WorkerError):
-    """The model answered, twice where that was worth it, and nothing of it can be used."""
+    """The model answered an `enhance`, and no answer could be used."""
 
     code = "bad_answer"
     retryable = True
 
 
 class Internal(WorkerError):
-    """A defect of ours. The log holds the traceback, the caller gets only this."""
+    """A defect of the worker's code. The log shows where; the message to the caller does not."""
 
     code = "internal"
 
+    def __init__(
+        self,
+        message: str = "the worker failed because of a defect in its code; its log shows where, under this job's id",
+    ) -> None:
+        super().__init__(message)
+
 
 class StartError(Exception):
-    """The worker cannot start as it is set up; one line that names the cause and the cure. Never on the wire."""
+    """The worker cannot start as it is set up. One line names the cause and what to do; no caller reads it."""

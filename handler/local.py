@@ -1,20 +1,23 @@
-"""Answer one job from the command line, readably: what `make run` does. Needs neither the SDK nor a network.
+"""Answers one job from the command line, readably: what `make run` does. Needs neither the SDK nor a network.
 
 The SDK's own local mode prints a generator instead of running it, and its log lines instead of JSON.
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import assert_never
 
+from pydantic import JsonValue
+
+from handler.api.failure import Failure
+from handler.api.reply import Reply, to_wire
+from handler.engine.fold import Piece
 from handler.errors import StartError
 
-Answer = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
-Stream = Callable[[Mapping[str, Any]], AsyncIterator[dict[str, Any]]]
 
-
-def read_job(test_input: str | None, file: Path) -> dict[str, Any]:
+def read_job(test_input: str | None, file: Path) -> dict[str, JsonValue]:
     """The job given on the command line as JSON, else the one in the file.
 
     Raises:
@@ -32,20 +35,21 @@ def read_job(test_input: str | None, file: Path) -> dict[str, Any]:
     return {"id": "local", **job}
 
 
-async def print_answer(job: Mapping[str, Any], answer: Answer) -> int:
-    """Run a job on the JSON face and print its reply; returns the exit status."""
-    return int(_show(await answer(job)))
-
-
-async def print_stream(job: Mapping[str, Any], stream: Stream) -> int:
-    """Run a job on the streaming face and print what comes as it comes; returns the exit status."""
-    return int(any([_show(chunk) async for chunk in stream(job)]))
-
-
-def _show(output: Mapping[str, Any]) -> bool:
-    """Print one output; True where it is an error."""
-    if "error" in output:
-        print(json.dumps({"error": json.loads(output["error"])}, indent=2, ensure_ascii=False))
-        return True
-    print(json.dumps(output, indent=None if "index" in output else 2, ensure_ascii=False), flush=True)
-    return False
+async def print_events(events: AsyncGenerator[Piece | Reply | Failure, None]) -> int:
+    """Print a job's events as they come, pieces one a line; returns the exit status."""
+    status = index = 0
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case Piece():
+                    name = "reasoning_delta" if event.reasoning else "delta"
+                    print(json.dumps({"index": index, name: event.text}, ensure_ascii=False), flush=True)
+                    index += 1
+                case Reply():
+                    print(json.dumps(to_wire(event), indent=2, ensure_ascii=False))
+                case Failure():
+                    print(json.dumps({"error": event.to_wire()}, indent=2, ensure_ascii=False))
+                    status = 1
+                case _:
+                    assert_never(event)
+    return status

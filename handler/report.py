@@ -1,11 +1,9 @@
-"""The start-up ledger, counters, and one log line a job: what `info` says and the operator reads. Never any content.
+"""What the worker knows of itself: the ledger of its start, its state, its counters. `info` and the log tell of them.
 
-A leaf: knows no request, no engine and no SDK. Values come in, numbers go out.
+Knows no request, no engine and no SDK: numbers and names come in, and none is a caller's content.
 """
 
-import json
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,12 +14,16 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from handler import log
+
 Clock = Callable[[], float]
+#: `loading` until the worker asks for its first job; `draining` once it takes no more; `broken` where its engine failed
+State = Literal["loading", "healthy", "draining", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """What is remembered and logged of one job."""
+    """The figures of one job that are counted and logged."""
 
     job_id: str
     #: None where the request could not be parsed
@@ -39,14 +41,16 @@ class JobRecord:
 
 
 class Report:
-    """Kept by the process, on the event loop's thread; handed to whoever has something to tell."""
+    """One for each process, used on the event loop's thread."""
 
     def __init__(self, clock: Clock = time.monotonic, *, age_s: float = 0.0) -> None:
-        """`age_s`: seconds since the process started, for the interpreter's own start belongs to ours."""
+        """`age_s`: seconds since the process started, as the interpreter's start belongs to the worker's."""
         self._clock = clock
         self._started = clock() - age_s
+        self._state: State = "loading"
+        #: seconds by phase
         self._phases: dict[str, float] = {"interpreter": age_s}
-        #: what phases did in their time, by the phase
+        #: results of phases (bytes read, graphs captured), by phase
         self._facts: dict[str, dict[str, JsonValue]] = {}
         self._ready: float | None = None
         self._first_job: dict[str, JsonValue] | None = None
@@ -55,7 +59,7 @@ class Report:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[dict[str, JsonValue]]:
-        """Time one phase of the start, and say so on standard error, with the facts put into the dict."""
+        """Time one phase of the start and log it, with the facts that are put into the dict."""
         began = self._clock()
         facts: dict[str, JsonValue] = {}
         yield facts
@@ -64,20 +68,33 @@ class Report:
             facts["gb_per_s"] = round(float(str(size)) / 1e9 / max(seconds, 1e-3), 2)
         if facts:
             self._facts[name] = facts
-        told = " ".join(f"{key}={value}" for key, value in facts.items())
-        self.say(f"{name:<10} {seconds:6.2f} s  {told}".rstrip())
+        log.info(f"{name} took {seconds:.2f} s", phase=name, seconds=round(seconds, 3), **facts)
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        return self._state
 
     def ready(self) -> None:
-        """The first job is about to be asked for: the whole ledger as one line of JSON."""
+        """The worker asks for its first job now; logs the ledger as one line."""
         self._ready = self._clock() - self._started
-        self._log(None, f"ready in {self._ready:.2f} s", startup=self.startup())
+        self._state = "healthy"
+        log.info(f"ready in {self._ready:.2f} s", startup=self.startup())
 
-    def say(self, line: str) -> None:
-        """One line for whoever watches the start."""
-        print(line, file=sys.stderr, flush=True)
+    def draining(self) -> None:
+        """The worker takes no more jobs."""
+        if self._state != "broken":
+            self._state = "draining"
+
+    def broken(self) -> None:
+        """The worker cannot go on, and is to be replaced."""
+        self._state = "broken"
+
+    # -- jobs ------------------------------------------------------------------------------------------------------
 
     def job_done(self, job: JobRecord) -> None:
-        """Count a job and log it, in the shape that RunPod's console filters by `requestId`."""
+        """Count a job and log it."""
         self._outcomes[job.outcome] += 1
         self._tokens["prompt"] += job.prompt_tokens
         self._tokens["completion"] += job.completion_tokens
@@ -92,16 +109,18 @@ class Report:
             "finish_reason": job.finish_reason,
             "reason": job.reason,
         }
-        self._log(job.job_id, " ".join(f"{name}={value}" for name, value in facts.items() if value is not None))
+        log.info(" ".join(f"{name}={value}" for name, value in facts.items() if value is not None), job.job_id)
         if self._ready is not None and self._first_job is None and job.ttft_ms is not None:
             done = self._clock() - self._started
             self._first_job = {"ttft_ms": job.ttft_ms, "total_ms": job.total_ms, "done_s": round(done, 3)}
-            self._log(None, f"first job done in {done:.2f} s", first_job=self._first_job)
+            log.info(f"first job done in {done:.2f} s", job.job_id, first_job=self._first_job)
+
+    # -- read by `info` --------------------------------------------------------------------------------------------
 
     def startup(self) -> dict[str, JsonValue]:
-        """The ledger: seconds a phase in order, what they did, and when the worker was ready and answered first.
+        """The ledger: seconds of each phase in order, their facts, when the worker was ready and first answered.
 
-        `ready_s` and `done_s` count from the start of the process; None is what has not been yet.
+        `ready_s` and `done_s` are seconds since the start of the process; None where that has not happened yet.
         """
         return {
             "phases_s": {name: round(seconds, 3) for name, seconds in self._phases.items()},
@@ -109,10 +128,6 @@ class Report:
             "ready_s": None if self._ready is None else round(self._ready, 3),
             "first_job": self._first_job,
         }
-
-    @property
-    def state(self) -> Literal["healthy", "loading", "draining", "broken"]:
-        return "loading" if self._ready is None else "healthy"
 
     @property
     def uptime_s(self) -> float:
@@ -129,13 +144,9 @@ class Report:
         """Tokens by kind since the start."""
         return {kind: self._tokens[kind] for kind in ("prompt", "completion")}
 
-    def _log(self, job_id: str | None, message: str, **facts: object) -> None:
-        line = json.dumps({"requestId": job_id, "message": message, "level": "INFO", **facts})
-        print(line, file=sys.stderr, flush=True)
-
 
 def process_age() -> float:
-    """Seconds since the kernel started this process; 0 where it does not tell."""
+    """Seconds since the kernel started this process; 0 on a system that does not tell."""
     try:
         # Field 22 in clock ticks since the machine started; the name before it may hold spaces (proc_pid_stat(5)).
         ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])

@@ -1,17 +1,22 @@
-"""A job: one dict in; one dict, or chunks, out; whatever happens on the way."""
+"""A job: one dict in, one reply or failure out, with pieces before it where it is streamed; whatever happens."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from handler.api.enhance import EnhanceReply
+from handler.api.failure import Failure
+from handler.api.reply import Reply, to_wire
 from handler.engine.fold import Piece
-from handler.errors import EngineFailed, WorkerError
+from handler.errors import EngineFailed, Overloaded, WorkerError
 from handler.job import Jobs
 from handler.operations.operations import Operations
+from handler.queue.encoding import encode
+from handler.queue.output import Chunk, Failed, Output, handler
 from handler.report import JobRecord, Report
 from runpod_local import eventually
 from tests.support.fakes import ScriptedEngine
@@ -21,20 +26,36 @@ Line = Callable[[ScriptedEngine], Operations]
 
 
 def answer(operations: Operations, job: dict[str, Any]) -> dict[str, Any]:
-    return asyncio.run(Jobs(operations, Report(), streaming=False).answer(job))
+    """The reply of a job that is not streamed."""
+    end = asyncio.run(Jobs(operations, Report(), streaming=False).answer(job))
+    assert isinstance(end, Reply), end
+    return to_wire(end)
 
 
-def chunks(operations: Operations, job: dict[str, Any]) -> list[dict[str, Any]]:
-    async def gather() -> list[dict[str, Any]]:
-        return [chunk async for chunk in Jobs(operations, Report(), streaming=True).stream(job)]
+def failure(operations: Operations, job: dict[str, Any]) -> Failure:
+    end = asyncio.run(Jobs(operations, Report(), streaming=False).answer(job))
+    assert isinstance(end, Failure), end
+    return end
+
+
+def streamed(jobs: Jobs, job: dict[str, Any]) -> AsyncGenerator[Output, None]:
+    return handler(jobs.run, streams=True)(job)
+
+
+def outputs(operations: Operations, job: dict[str, Any]) -> list[Output]:
+    async def gather() -> list[Output]:
+        return [output async for output in streamed(Jobs(operations, Report(), streaming=True), job)]
 
     return asyncio.run(gather())
 
 
-def error_of(output: dict[str, Any]) -> dict[str, Any]:
-    assert set(output) == {"error"}
-    told: dict[str, Any] = json.loads(output["error"])
-    return told
+def chunks(operations: Operations, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a client of a stream reads: chunks, and the reply as the last one."""
+    values: list[dict[str, Any]] = []
+    for output in outputs(operations, job):
+        assert not isinstance(output, Failed), output
+        values.append(output.value)
+    return values
 
 
 def test_the_json_face_answers_with_one_object_the_answer_first(line: Line) -> None:
@@ -76,8 +97,9 @@ def test_a_slow_consumer_gets_fewer_and_larger_chunks(line: Line) -> None:
     async def dawdle() -> list[dict[str, Any]]:
         got = []
         jobs = Jobs(line(ScriptedEngine(["x"] * 50, step_s=0.001)), Report(), streaming=True)
-        async for chunk in jobs.stream({"id": "j", "input": {**HI, "stream": True}}):
-            got.append(chunk)
+        async for output in streamed(jobs, {"id": "j", "input": {**HI, "stream": True}}):
+            assert not isinstance(output, Failed)
+            got.append(output.value)
             await asyncio.sleep(0.05)
         return got
 
@@ -93,23 +115,24 @@ def test_a_request_that_does_not_ask_to_be_streamed_gets_the_reply_alone_on_eith
 
 
 def test_the_json_face_refuses_to_stream_instead_of_ignoring_the_wish(line: Line) -> None:
-    told = error_of(answer(line(ScriptedEngine()), {"id": "j", "input": {**HI, "stream": True}}))
-    assert (told["code"], told["field"]) == ("unsupported", "stream")
+    told = failure(line(ScriptedEngine()), {"id": "j", "input": {**HI, "stream": True}})
+    assert (told.code, told.field) == ("unsupported", "stream")
 
 
 @pytest.mark.parametrize("job", [{"id": "j"}, {"id": "j", "input": None}, {"id": "j", "input": {"operation": "x"}}, {}])
 def test_a_bad_job_is_answered_with_json_text_that_names_the_field(line: Line, job: dict[str, Any]) -> None:
-    told = error_of(answer(line(ScriptedEngine()), job))
+    told = json.loads(Failed.of(failure(line(ScriptedEngine()), job)).text)
     assert (told["code"], told["retryable"]) == ("invalid_request", False)
     assert told["field"] in ("input", "operation")
 
 
 def test_an_error_ends_a_stream_with_a_failure_chunk_and_then_the_error(line: Line) -> None:
     engine = ScriptedEngine(["a", "b", EngineFailed("broken")], step_s=0.01)
-    *deltas, failure, last = chunks(line(engine), {"id": "j", "input": {**HI, "stream": True}})
-    assert "".join(chunk["delta"] for chunk in deltas) == "ab"
-    assert failure == {"index": len(deltas), "failure": error_of(last)}
-    assert error_of(last)["code"] == "engine_failed"
+    *deltas, told, last = outputs(line(engine), {"id": "j", "input": {**HI, "stream": True}})
+    assert "".join(str(chunk.value["delta"]) for chunk in deltas if isinstance(chunk, Chunk)) == "ab"
+    assert isinstance(last, Failed)
+    assert told == Chunk({"index": len(deltas), "failure": json.loads(last.text)})
+    assert json.loads(last.text)["code"] == "engine_failed"
 
 
 SECRET = "what a user sent"
@@ -123,19 +146,32 @@ class Defect(ScriptedEngine):
 
 
 def test_a_defect_is_answered_without_a_traceback_and_logged_without_the_words_of_the_exception(
-    line: Line, caplog: pytest.LogCaptureFixture
+    line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = answer(line(Defect()), {"id": "j-1", "input": HI})
-    assert error_of(output)["code"] == "internal"
-    assert SECRET not in json.dumps(output) + caplog.text
-    assert "Traceback" not in json.dumps(output)
-    assert "j-1" in caplog.text
-    assert "RuntimeError" in caplog.text
+    text = Failed.of(failure(line(Defect()), {"id": "j-1", "input": HI})).text
+    assert json.loads(text)["code"] == "internal"
+    log = capsys.readouterr().err
+    assert SECRET not in text + log
+    assert "Traceback" not in text
+    (defect, _) = map(json.loads, log.splitlines())
+    assert (defect["requestId"], defect["level"]) == ("j-1", "ERROR")
+    assert "RuntimeError" in defect["message"]
+    assert defect["frames"][-1].endswith(" stream")
 
 
 def test_a_name_that_is_no_character_does_not_spoil_the_error_text(line: Line) -> None:
-    output = answer(line(ScriptedEngine()), {"id": "j", "input": {**HI, "\ud800": 1}})
-    json.dumps(output, ensure_ascii=False).encode()
+    job = {"id": "j", "input": {**HI, "\ud800": 1}}
+    json.dumps(failure(line(ScriptedEngine()), job).to_wire(), ensure_ascii=False).encode()
+    chunk, _ = outputs(line(ScriptedEngine()), job)
+    assert isinstance(chunk, Chunk)
+    encode({"output": chunk.value})
+
+
+def test_a_failure_leaves_out_what_has_no_value_and_is_made_of_all_that_its_error_says() -> None:
+    full = Failure.of(Overloaded("full", field="prompt", retry_after_s=3))
+    wire = {"code": "overloaded", "message": "full", "retryable": True, "field": "prompt", "retry_after_s": 3}
+    assert full.to_wire() == wire
+    assert Failure.of(EngineFailed("x")).to_wire() == {"code": "engine_failed", "message": "x", "retryable": True}
 
 
 def test_cancelling_the_json_face_stops_the_engine(line: Line) -> None:
@@ -158,14 +194,14 @@ def test_cancelling_a_job_while_a_chunk_is_posted_stops_the_engine(line: Line, c
     engine, report, posted = ScriptedEngine(["x"] * 1000, step_s=0.001), Report(), asyncio.Event()
 
     async def run_job() -> None:
-        generator = Jobs(line(engine), report, streaming=True).stream({"id": "j", "input": {**HI, "stream": True}})
+        generator = streamed(Jobs(line(engine), report, streaming=True), {"id": "j", "input": {**HI, "stream": True}})
         try:
             async for _ in generator:
                 posted.set()
                 await asyncio.sleep(3600)
         finally:
             if closes:
-                await generator.aclose()  # type: ignore[attr-defined]
+                await generator.aclose()
 
     async def cancel() -> None:
         task = asyncio.create_task(run_job())
@@ -174,9 +210,9 @@ def test_cancelling_a_job_while_a_chunk_is_posted_stops_the_engine(line: Line, c
         with pytest.raises(asyncio.CancelledError):
             await task
         if closes:
-            assert report.counters()["jobs"] == {"cancelled": 1}
+            assert report.outcomes == {"cancelled": 1}
         await eventually(lambda: (engine.cancelled, engine.running) == (1, 0))
-        assert report.counters()["jobs"] == {"cancelled": 1}
+        assert report.outcomes == {"cancelled": 1}
 
     asyncio.run(cancel())
 
@@ -196,7 +232,7 @@ def test_every_job_is_counted_and_logged_without_its_content(
     asyncio.run(
         Jobs(line(ScriptedEngine(script)), report, streaming=False).answer({"id": "j-7", "input": {**HI, **fields}})
     )
-    assert report.counters()["jobs"] == {outcome: 1}
+    assert report.outcomes == {outcome: 1}
     logged = json.loads(capsys.readouterr().err)
     assert logged["requestId"] == "j-7"
     assert f"outcome={outcome}" in logged["message"]
@@ -214,10 +250,15 @@ def test_an_enhancement_that_is_not_the_models_is_counted_as_degraded_and_logged
     line: Line, capsys: pytest.CaptureFixture[str], script: list[str | WorkerError], outcome: str, reason: str | None
 ) -> None:
     report, engine = Report(), ScriptedEngine(script)
-    job = {"id": "j", "input": {"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"}}
+    job: dict[str, Any] = {
+        "id": "j",
+        "input": {"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"},
+    }
     reply = asyncio.run(Jobs(line(engine), report, streaming=False).answer(job))
-    assert (reply["degraded"], reply["reason"]) == (reason is not None, reason)
-    assert report.counters()["jobs"] == {outcome: 1}
+    assert isinstance(reply, EnhanceReply)
+    degraded = reply.enhanced.degraded
+    assert (None if degraded is None else degraded.code) == reason
+    assert report.outcomes == {outcome: 1}
     logged = json.loads(capsys.readouterr().err)["message"]
     assert (f"outcome={outcome}" in logged, f"reason={reason}" in logged) == (True, reason is not None)
 
@@ -273,4 +314,4 @@ def test_a_cancelled_job_is_counted_as_cancelled(line: Line) -> None:
         await asyncio.wait([task])
 
     asyncio.run(cancel())
-    assert report.counters()["jobs"] == {"cancelled": 1}
+    assert report.outcomes == {"cancelled": 1}

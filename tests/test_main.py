@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from handler.__main__ import start
 from handler.errors import StartError
 from handler.model import manifest
 from handler.model.snapshot import DEMO
 from handler.report import Report
 from handler.settings import Settings
+from handler.start import start
 
 CHAT = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12}
 
@@ -34,6 +34,13 @@ def run(*arguments: str, cwd: Path | None = None, **environ: str) -> subprocess.
     )
 
 
+def logged(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """The log: each line is JSON of the same three keys, and facts."""
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all(set(line) >= {"requestId", "message", "level"} for line in lines)
+    return lines
+
+
 def given(request: Any) -> tuple[str, str]:
     return "--test_input", json.dumps({"input": request})
 
@@ -45,7 +52,9 @@ def test_test_input_json_is_answered_with_readable_json_after_the_start_by_phase
     assert reply["success"] is True
     assert all(word in reply["enhanced_prompt"] for word in reply["original_prompt"].split())
     phases = ["find", "imports", "device", "weights", "packs", "engine", "warm-up"]
-    assert [line.split()[0] for line in done.stderr.splitlines()[: len(phases) + 1]] == ["model:", *phases]
+    lines = logged(done)
+    assert lines[0]["model"] == "demo"
+    assert [line["phase"] for line in lines[1 : len(phases) + 1]] == phases
 
 
 def test_a_chat_on_the_command_line_gets_a_finished_answer() -> None:
@@ -118,8 +127,10 @@ def test_a_start_that_cannot_be_says_why_in_one_line(
 ) -> None:
     done = run(*arguments, cwd=None, **environ)
     assert (done.returncode, done.stdout) == (1, "")
-    assert cause in done.stderr.splitlines()[-1]
-    assert done.stderr.splitlines()[-1].startswith("cannot start: ")
+    last = logged(done)[-1]
+    assert last["level"] == "ERROR"
+    assert cause in last["message"]
+    assert last["message"].startswith("cannot start: ")
     assert "Traceback" not in done.stderr
 
 
@@ -152,7 +163,7 @@ def test_weights_that_are_not_the_manifests_end_the_start_and_name_the_file(desc
     weights.write_bytes(content[:-1] if verify == "size" else content[:-1] + bytes([content[-1] ^ 1]))
     done = run(*given(CHAT), MODEL_PATH=str(described), VERIFY_WEIGHTS=verify)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1].startswith(f"cannot start: {weights} has ")
+    assert logged(done)[-1]["message"].startswith(f"cannot start: {weights} has ")
     assert "imports" not in done.stderr or verify == "hash"
     assert "Traceback" not in done.stderr
 

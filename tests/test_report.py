@@ -35,9 +35,17 @@ def test_the_ledger_keeps_phases_in_order_from_the_start_of_the_process(capsys: 
     assert startup["phases_s"] == {"interpreter": 0.25, "imports": 1.5, "weights": 1.5}
     assert startup["weights"] == {"bytes": 3_000_000_000, "gb_per_s": 2.0}
     assert (startup["ready_s"], startup["first_job"]) == (None, None)
-    assert [line.split() for line in capsys.readouterr().err.splitlines()] == [
-        ["imports", "1.50", "s"],
-        ["weights", "1.50", "s", "bytes=3000000000", "gb_per_s=2.0"],
+    assert told(capsys) == [
+        {"requestId": None, "message": "imports took 1.50 s", "level": "INFO", "phase": "imports", "seconds": 1.5},
+        {
+            "requestId": None,
+            "message": "weights took 1.50 s",
+            "level": "INFO",
+            "phase": "weights",
+            "seconds": 1.5,
+            "bytes": 3_000_000_000,
+            "gb_per_s": 2.0,
+        },
     ]
 
 
@@ -55,6 +63,15 @@ def test_the_ledger_is_one_line_of_json_when_ready_and_one_more_comes_with_the_f
     assert report.startup()["first_job"] == first
 
 
+def test_the_state_is_loading_until_ready_then_healthy_and_draining_and_broken_for_good() -> None:
+    report = Report()
+    states = [report.state]
+    for change in (report.ready, report.draining, report.broken, report.draining):
+        change()
+        states.append(report.state)
+    assert states == ["loading", "healthy", "draining", "broken", "broken"]
+
+
 def test_a_phase_that_fails_is_not_reported_as_done() -> None:
     report = Report()
     with pytest.raises(OSError, match="disk"), report.phase("weights"):
@@ -66,9 +83,8 @@ def test_jobs_and_tokens_are_summed_by_kind(capsys: pytest.CaptureFixture[str]) 
     report = Report(clock=ticks().__next__)
     report.job_done(JobRecord("a", "chat", "ok", 5.0, prompt_tokens=3, completion_tokens=4, finish_reason="stop"))
     report.job_done(JobRecord("b", None, "invalid_request", 1.0))
-    counters = report.counters()
-    assert counters["jobs"] == {"ok": 1, "invalid_request": 1}
-    assert counters["tokens"] == {"prompt": 3, "completion": 4}
+    assert report.outcomes == {"ok": 1, "invalid_request": 1}
+    assert report.tokens == {"prompt": 3, "completion": 4}
     first, second = told(capsys)
     assert (
         first["message"]

@@ -4,11 +4,10 @@ Knows the engine's protocol and no request.
 """
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from handler import log
 from handler.api.enhance import CacheUse, Degraded, Enhanced
 from handler.engine.fold import whole
 from handler.engine.protocol import Engine
@@ -28,8 +27,6 @@ from handler.errors import (
     WorkerError,
 )
 from handler.model.template import Rendered
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +116,8 @@ class Rewriter:
         except WorkerError as error:
             failure, code = error, error.code
         except Exception as error:
-            # Where it broke, without the exception's own words: they may quote the caller.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("an enhancement failed on a defect: %s\n%s", type(error).__name__, frames)
-            failure, code = Internal("the worker failed on a defect of its own; its log tells more"), Internal.code
+            log.defect(error)
+            failure, code = Internal(), Internal.code
         if not fall_back:
             raise failure
         return await asyncio.to_thread(stand_in, question.brief, spent, Degraded(code=code, message=failure.message))

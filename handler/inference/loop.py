@@ -12,6 +12,7 @@ from types import MappingProxyType
 import torch
 from pydantic import JsonValue
 
+from handler import log
 from handler.engine.protocol import ModelInfo, Prompt, Status
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream
@@ -23,7 +24,7 @@ from handler.inference.faults import device_is_lost
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.pace import Pace
-from handler.inference.request import Outbox, Request, check, report
+from handler.inference.request import Outbox, Request, check
 from handler.inference.runner import Runner
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Step
@@ -169,7 +170,7 @@ class BatchingEngine:
         try:
             self._turn()
         except Exception as error:
-            report(error)
+            log.defect(error)
             self._failures += FATAL_FAILURES if device_is_lost(error) else 1
             if self._failures >= FATAL_FAILURES:
                 return  # `_shut` ends all requests, and the device is not used any more
@@ -207,7 +208,7 @@ class BatchingEngine:
                 except Exception as error:
                     if isinstance(error, torch.OutOfMemoryError) or device_is_lost(error):
                         raise
-                    report(error)
+                    log.defect(error, request.job_id)
                     refused.append(request)
             self._launched.append(self._runner.launch(step))
         except torch.OutOfMemoryError:
@@ -252,7 +253,7 @@ class BatchingEngine:
         try:
             delta, reason = request.take(token, logprobs, self._end_ids, now)
         except Exception as error:
-            report(error)
+            log.defect(error, request.job_id)
             self._end(request, EngineFailed(UNDECODED))
             return
         self._outbox.put(request, delta)

@@ -1,10 +1,8 @@
 """A request on the engine thread: the events that its tokens become, and how it ends. Knows no row and no page."""
 
 import asyncio
-import logging
 import math
 import time
-import traceback
 from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,8 +14,7 @@ from handler.engine.text import TextStream
 from handler.errors import ContextLengthExceeded, InvalidRequest, WorkerError
 from handler.inference.lookup import Lookup
 from handler.inference.step import Sequence
-
-log = logging.getLogger(__name__)
+from handler.log import current_job
 
 Event = Delta | Finish | WorkerError
 
@@ -60,6 +57,8 @@ class Request(Sequence):
     started: float | None = None
     first_token: float | None = None
     ended: bool = False
+    #: for the log, which the engine's thread writes as well
+    job_id: str | None = None
 
     @classmethod
     def of(
@@ -87,6 +86,7 @@ class Request(Sequence):
             text=text,
             deadline=math.inf if deadline is None else deadline,
             arrived=time.monotonic(),
+            job_id=current_job.get(),
         )
 
     def take(
@@ -145,8 +145,3 @@ class Outbox:
 def _deliver(batch: list[tuple[Stream, Event]]) -> None:
     for stream, event in batch:
         stream.put(event)
-
-
-def report(error: BaseException) -> None:
-    """Log type and traceback of an error, but not its message, which may hold a caller's content."""
-    log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

@@ -3,12 +3,12 @@
 Knows steps, rows, pages and tensors; no text, no stream and no clock.
 """
 
-import logging
 from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 
+from handler import log
 from handler.engine.protocol import ModelInfo
 from handler.inference.config import EngineConfig
 from handler.inference.draws import Draws
@@ -17,8 +17,6 @@ from handler.inference.sampler import Sampler
 from handler.inference.step import S, Sequence, Step
 from handler.ops import attention
 from handler.ops.pages import KVPages, Layout
-
-log = logging.getLogger(__name__)
 
 
 class Runner:
@@ -131,7 +129,7 @@ class Runner:
             with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
                 ids, logits = self._decode(rows)
         except Exception as error:
-            log.warning("no CUDA graph for %d or more rows, steps run without: %s", rows, type(error).__name__)
+            log.warn(f"no CUDA graph for {rows} or more rows, steps run without: {type(error).__name__}")
             self._buckets.clear()
             return False
         self._graphs[rows] = graph, ids, logits

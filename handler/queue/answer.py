@@ -1,113 +1,118 @@
-"""One job's answer: what its handler gives, as messages that arrive. A result, however it ends; chunks on the way.
+"""One job's answer, as messages to the platform: chunks, and then the result or the failure. Knows no HTTP."""
 
-Knows a handler's two kinds and what the platform makes of their outputs; knows no HTTP and no other job.
-"""
-
-import inspect
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Protocol, cast
+from typing import Protocol, assert_never
 
+from pydantic import JsonValue
+
+from handler import log
 from handler.errors import Internal
 from handler.queue.delivery import Receipt
-from handler.queue.encoding import NotJson, encode, failure
+from handler.queue.encoding import JsonObject, encode
+from handler.queue.output import Chunk, Failed, Handler, Job, Result
 
-Job = Mapping[str, Any]
-Output = dict[str, Any]
-Handler = Callable[[Job], Awaitable[Output]] | Callable[[Job], AsyncIterator[Output]]
-
-#: Results kept for jobs that are handed out again, in bytes
-KEPT = 8 * 2**20
-
-
-#: What RunPod takes of a chunk, in bytes
-CHUNK = 1_000_000
+#: bytes of results that are kept for jobs that the platform hands out again
+KEPT_BYTES = 8 * 2**20
+#: the largest chunk that RunPod takes, in bytes
+MAX_CHUNK_BYTES = 1_000_000
 
 
 class Channel(Protocol):
-    """The way to the platform. Posting raises nothing: the receipt tells."""
+    """Sends messages to the platform. Neither method raises on a failure: the receipt says what became of it."""
 
     async def chunk(self, job_id: str, body: bytes, *, tries: int | None = None) -> Receipt: ...
 
     async def result(self, job_id: str, body: bytes, *, streamed: bool) -> Receipt: ...
 
-    def warn(self, message: str, job_id: str | None = None) -> None:
-        """One line in the worker's log."""
-        ...
-
 
 class Answers:
-    """Answers jobs with one handler; a generator function streams."""
+    """Answers jobs with one handler."""
 
-    def __init__(self, channel: Channel, handler: Handler) -> None:
+    def __init__(self, channel: Channel, handler: Handler, *, streams: bool) -> None:
+        """`streams`: chunks are posted, the reply as the last one, and the job's result is their list."""
         self._channel = channel
         self._handler = handler
-        self._streams = inspect.isasyncgenfunction(handler)
-        self._kept = Kept(KEPT)
+        self._streams = streams
+        self._results = ResultCache(KEPT_BYTES)
 
-    async def to(self, id_: str, job: Job) -> bytes:
-        """The message that ends the job; raises nothing but CancelledError."""
-        if body := self._kept.get(id_):
+    async def answer(self, id_: str, job: Job) -> bytes:
+        """Run the job; returns the body of the message that ends it. Raises nothing but CancelledError."""
+        if body := self._results.get(id_):
             return body
-        message = await self._message(id_, job)
-        # Encoded before anything is posted: what cannot be sent must not leave the job hanging.
         try:
-            body = encode(message)
-        except NotJson as error:
-            message = self._defect(id_, f"its result is not JSON ({error})")
-            body = encode(message)
-        if "error" not in message:
-            # A job that failed may come again by /retry, under the same id, and is then to run again.
-            self._kept.keep(id_, body)
-        return body
+            ended = await self._run(id_, job)
+        except (Exception, SystemExit) as error:  # a job must not end the worker
+            log.defect(error, id_)
+            ended = Failed.by(Internal())
+        if isinstance(ended, Failed):
+            # Not kept: a failed job may come again by /retry, under the same id, and has to run again.
+            return failure_body(ended)
+        self._results.keep(id_, ended)
+        return ended
 
     async def deliver(self, id_: str, body: bytes) -> None:
-        """Send the message that ends the job; what cannot be sent is told by its size."""
+        """Send the message that ends the job; where the platform refuses it, a failure that says so."""
         receipt = await self._channel.result(id_, body, streamed=self._streams)
         if receipt.outcome == "delivered":
             return
-        told = f"{receipt.outcome} after {receipt.tries} tries ({receipt.problem})"
-        self._channel.warn(f"result of {len(body)} bytes {told}", id_)
+        outcome = f"{receipt.outcome} after {receipt.tries} tries ({receipt.problem})"
+        log.warn(f"result of {len(body)} bytes {outcome}", id_)
         if receipt.outcome == "refused":
             error = Internal(f"the platform refused the result of {len(body)} bytes with {receipt.problem}")
-            await self._channel.result(id_, encode(failure(error)), streamed=self._streams)
+            await self._channel.result(id_, failure_body(Failed.by(error)), streamed=self._streams)
 
-    async def _message(self, id_: str, job: Job) -> Output:
-        try:
-            if self._streams:
-                return await self._stream(id_, cast(AsyncGenerator[Output, None], self._handler(job)))
-            output = await cast(Awaitable[Output], self._handler(job))
-            return output if "error" in output else {"output": output}
-        except (Exception, SystemExit) as error:  # no job ends the worker
-            return self._defect(id_, f"its handler raised {type(error).__name__}")
-
-    async def _stream(self, id_: str, outputs: AsyncGenerator[Output, None]) -> Output:
-        whole: list[Output] = []
-        tries = None
-        async with aclosing(outputs):
+    async def _run(self, id_: str, job: Job) -> bytes | Failed:
+        """The body of the result, encoded before it is posted: one that is not JSON must fail the job, not hang it."""
+        chunks = _Chunks(self._channel, id_)
+        async with aclosing(self._handler(job)) as outputs:
             async for output in outputs:
-                if "error" in output:
-                    return output
-                whole.append(output)
-                body = encode({"output": output})
-                if len(body) > CHUNK:
-                    told = f"chunk {len(whole) - 1} of {len(body)} bytes comes with the result alone"
-                    self._channel.warn(told, id_)
-                    continue
-                receipt = await self._channel.chunk(id_, body, tries=tries)
-                if receipt.outcome != "delivered":
-                    # The result carries all of it. A channel that was dead for so long gets no second long wait.
-                    tries = 1
-                    self._channel.warn(f"chunk {len(whole) - 1} {receipt.outcome} ({receipt.problem})", id_)
-        return {"output": whole}
-
-    def _defect(self, id_: str, what: str) -> Output:
-        self._channel.warn(f"failed on a defect: {what}", id_)
-        return failure(Internal("the worker failed on a defect of its own; the log of this job tells more"))
+                match output:
+                    case Chunk():
+                        if self._streams:
+                            await chunks.send(output.value)
+                    case Result():
+                        if not self._streams:
+                            return encode({"output": output.value})
+                        await chunks.send(output.value)
+                        return encode({"output": chunks.values})
+                    case Failed():
+                        return output
+                    case _:
+                        assert_never(output)
+        raise RuntimeError("the handler ended without a result")
 
 
-class Kept:
+def failure_body(end: Failed) -> bytes:
+    """The body of the message that marks a job FAILED."""
+    return encode({"error": end.text})
+
+
+class _Chunks:
+    """The chunks of one job. The result repeats all of them, so that one that is lost costs the client nothing."""
+
+    def __init__(self, channel: Channel, job_id: str) -> None:
+        self.values: list[JsonValue] = []
+        self._channel = channel
+        self._job_id = job_id
+        self._tries: int | None = None
+
+    async def send(self, value: JsonObject) -> None:
+        """Post a chunk, and wait until it has arrived or is given up."""
+        number = len(self.values)
+        self.values.append(value)
+        body = encode({"output": value})
+        if len(body) > MAX_CHUNK_BYTES:
+            log.warn(f"chunk {number} of {len(body)} bytes is too large to post; the result holds it", self._job_id)
+            return
+        receipt = await self._channel.chunk(self._job_id, body, tries=self._tries)
+        if receipt.outcome != "delivered":
+            # A channel that has failed for so long gets no second long wait.
+            self._tries = 1
+            log.warn(f"chunk {number} {receipt.outcome} ({receipt.problem}); the result holds it", self._job_id)
+
+
+class ResultCache:
     """The latest results, by job id: a job that is handed out again is answered again, not run again."""
 
     def __init__(self, max_bytes: int) -> None:
@@ -119,7 +124,7 @@ class Kept:
         return self._bodies.get(id_)
 
     def keep(self, id_: str, body: bytes) -> None:
-        """Keep a result that is not kept yet."""
+        """Keep a result that is not kept yet; the oldest ones are dropped where there is too little room."""
         self._bodies[id_] = body
         self._bytes += len(body)
         while self._bytes > self._max_bytes:

@@ -1,4 +1,4 @@
-"""One message to the platform, sent until it arrives. Knows HTTP and time; knows no SDK, and not what it carries.
+"""One message to the platform, sent until it arrives. Knows HTTP and time; knows no SDK and no message's content.
 
 Sending again is safe: of two results the platform keeps the first, and our chunks carry an index.
 """
@@ -12,11 +12,11 @@ from typing import Literal
 
 import aiohttp
 
-#: The body is JSON, labelled as the platform has always been sent it.
+#: The body is JSON; this label is the SDK's, and the only one that the platform is known to take.
 HEADERS = {"Content-Type": "application/x-www-form-urlencoded", "charset": "utf-8"}
-#: Statuses below 500 that speak of the moment, not of the message.
-LATER = frozenset({408, 425, 429})
-#: The one below 500 that is believed at once
+#: Statuses below 500 that do not blame the message: it may arrive later.
+RETRYABLE = frozenset({408, 425, 429})
+#: The one status below 500 that ends the tries at once
 TOO_LARGE = 413
 
 
@@ -39,26 +39,27 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a message is tried again, in seconds. A hiccup of the platform lasts less than a minute."""
+class RetryPolicy:
+    """How long a message is sent again, in seconds."""
 
+    #: the platform's own outages last less than a minute
     give_up_s: float = 90.0
-    #: tries at least: a worker that was paused (FlashBoot) wakes with every deadline in the past
-    tries: int = 5
-    #: until a status that speaks of the message itself is believed: users report stray 400s, and a gateway under
-    #: repair knows neither key nor job for a moment
+    #: tries that are made in any case: a worker that was paused (FlashBoot) wakes with every deadline in the past
+    min_tries: int = 5
+    #: how long a status that blames the message is retried: users report stray 400s, and a gateway that restarts knows
+    #: neither key nor job for a moment
     refused_s: float = 5.0
     first_pause_s: float = 0.1
     longest_pause_s: float = 5.0
-    #: for the platform's answer, once the message is sent
+    #: how long the platform may take to answer a message that it was sent
     answer_s: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a message."""
+    """The outcome of sending a message."""
 
-    #: `refused`: the platform answered that it does not want it; `lost`: nothing that could be believed came in time
+    #: `refused`: the platform rejected it; `lost`: no answer that settles it came in time
     outcome: Literal["delivered", "refused", "lost"]
     #: the last problem: `HTTP 413`, `ServerDisconnectedError`; empty where there was none
     problem: str
@@ -70,16 +71,16 @@ class Post:
     """Sends messages over one session."""
 
     session: aiohttp.ClientSession
-    patience: Patience = field(default_factory=Patience)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
     clock: Callable[[], float] = time.monotonic
 
     async def __call__(self, url: str, body: bytes, job_id: str, *, tries: int | None = None) -> Receipt:
-        """Send `body` until it arrives, patience ends, or `tries` are spent. Cancelling it ends it at once."""
-        patience = self.patience
+        """Send `body` until it arrives, the policy gives up, or `tries` are made. Cancelling it ends it at once."""
+        policy = self.policy
         # On the request, not on the session: other jobs post at the same time.
         headers = {**HEADERS, "X-Request-ID": job_id}
-        timeout = aiohttp.ClientTimeout(total=patience.give_up_s, sock_connect=10, sock_read=patience.answer_s)
-        backoff = Backoff(patience.first_pause_s, patience.longest_pause_s)
+        timeout = aiohttp.ClientTimeout(total=policy.give_up_s, sock_connect=10, sock_read=policy.answer_s)
+        backoff = Backoff(policy.first_pause_s, policy.longest_pause_s)
         started, tried = self.clock(), 0
         while True:
             tried += 1
@@ -90,14 +91,14 @@ class Post:
                 if status < 300:
                     return Receipt("delivered", "", tried)
                 problem = f"HTTP {status}"
-                refused = status < 500 and status not in LATER
+                refused = status < 500 and status not in RETRYABLE
                 if status == TOO_LARGE:
                     return Receipt("refused", problem, tried)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 problem = type(error).__name__
-            waited_s = self.clock() - started if tried >= patience.tries else 0
-            if refused and waited_s >= patience.refused_s:
+            waited_s = self.clock() - started if tried >= policy.min_tries else 0
+            if refused and waited_s >= policy.refused_s:
                 return Receipt("refused", problem, tried)
-            if waited_s >= patience.give_up_s or tried == tries:
+            if waited_s >= policy.give_up_s or tried == tries:
                 return Receipt("lost", problem, tried)
             await asyncio.sleep(backoff.pause())

@@ -1,4 +1,4 @@
-"""The JSON that the platform sends and is sent: nothing in it may break more than the job that it belongs to."""
+"""JSON from and to the platform. A value that Python cannot parse or send breaks no other job than its own."""
 
 import json
 import math
@@ -6,20 +6,21 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from handler.errors import WorkerError
+from pydantic import JsonValue
 
-#: Levels of nesting that are kept where there are more than Python can parse
+JsonObject = dict[str, JsonValue]
+#: levels of nesting that are kept of a value with more than Python can parse
 LEVELS = 100
-#: Digits of an integer that are read; no field needs more than 19, and Python refuses 4,300
+#: digits of an integer that are read; no field needs more than 19, and Python refuses 4,300
 DIGITS = 400
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
 
 
 class NotJson(Exception):
-    """A message holds what JSON does not have: NaN, a lone surrogate, a type of Python's, or no end."""
+    """A message holds a value that JSON cannot express: NaN, a lone surrogate, a Python object, a cycle."""
 
 
-def encode(message: dict[str, Any]) -> bytes:
+def encode(message: JsonObject) -> bytes:
     """The bytes of a message.
 
     Raises:
@@ -34,8 +35,8 @@ def encode(message: dict[str, Any]) -> bytes:
 def decode(raw: bytes) -> Any:
     """The value of a reply, which may hold jobs of several callers.
 
-    A caller can send what Python's parser gives up on, and would take the others down with it. Such a value is read as
-    one that no field of a request lets in: a lone surrogate for bytes that are no text, NaN for the rest.
+    A caller can send a value on which Python's parser fails, and with it the jobs of all others. Such a value is read
+    as one that no field of a request accepts: a lone surrogate for bytes that are not UTF-8, NaN for the rest.
 
     Raises:
         ValueError: it is not JSON.
@@ -47,17 +48,12 @@ def decode(raw: bytes) -> Any:
         return json.loads("".join(_pruned(text)), parse_int=_integer)
 
 
-def failure(error: WorkerError) -> dict[str, Any]:
-    """The message that marks a job FAILED; the platform keeps an error whole only as text."""
-    return {"error": json.dumps(error.to_wire())}
-
-
 def _integer(digits: str) -> float:
     return int(digits) if len(digits) <= DIGITS else math.nan
 
 
 def _pruned(text: str) -> Iterator[str]:
-    """The text with NaN for what is nested too deep."""
+    """The text, with NaN in place of each value that is nested too deep."""
     depth = kept = 0
     for found in _STRING_OR_BRACKET.finditer(text):
         match found[0]:

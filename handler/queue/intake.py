@@ -1,6 +1,6 @@
-"""Which jobs run: take, start, stop, drain. Every job taken is answered, unless the platform itself stopped it.
+"""Takes jobs, starts, stops and drains them. Every job taken is answered, unless the platform itself stopped it.
 
-Knows jobs as dicts with an id, and the platform as a `Wire`; knows no HTTP, no SDK and nothing of what a job asks for.
+Knows the id of a job and no more of it, and the platform as a protocol; knows no HTTP and no SDK.
 """
 
 import asyncio
@@ -10,51 +10,68 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from handler import log
 from handler.errors import EngineFailed
-from handler.queue.answer import Answers, Channel, Handler, Job
+from handler.queue.answer import Answers, Channel, failure_body
 from handler.queue.delivery import Backoff
-from handler.queue.encoding import encode, failure
+from handler.queue.output import Failed, Handler, Job
 
 T = TypeVar("T")
 
-#: An empty reply that comes sooner than this was not held, and asking again at once would be a flood.
+#: An empty reply that comes sooner than this was not held; asking again at once would flood the platform.
 HELD_S = 0.5
-#: A stop may arrive before the reply that hands out its job; one older than this is about another run of that job.
+#: A stop may arrive before the reply that hands out its job; one older than this concerns another run of that job.
 EARLY_STOP_S = 2.0
-#: What a take that is held gets after a stop: longer than a reply takes to come here. One that is on its way when the
-#: stop comes has jobs in it, which would be lost if the take were given up at once. This cannot save a job that is
-#: handed out in the very moment in which the take is given up: HTTP has no way to give up that both sides agree on.
+#: How long a take that is held goes on after a stop: longer than a reply travels. A reply that is on its way when the
+#: stop comes holds jobs, which would be lost if the take were cancelled at once. A job that is handed out in the moment
+#: of the cancellation can still be lost: HTTP has no way to cancel on which both sides agree.
 LAST_TAKE_S = 0.5
-#: How often the engine is looked at while nothing else happens
+#: How often the engine is checked while nothing else happens
 WATCH_S = 0.5
-#: What a broken engine's jobs get to end by themselves
+#: How long jobs of a broken engine may take to end by themselves
 BROKEN_GRACE_S = 1.0
-#: What is left for the last messages of jobs that were not let to their end
+#: How long the last messages of jobs that were cut off may take
 FAREWELL_S = 5.0
 
 
 class Reply(Protocol):
-    """The platform's reply to a take, begun: from here on its jobs are ours."""
+    """The platform's reply to a take, whose headers have arrived: its jobs are this worker's now."""
 
     async def jobs(self) -> list[Any]: ...
 
 
-class Wire(Channel, Protocol):
-    """The platform, as this module needs it. `take`, `jobs` and `stops` may raise whatever a network raises."""
+class Platform(Channel, Protocol):
+    """The platform, as this module needs it. `take`, `jobs` and `stops` may raise any error of a network."""
 
     async def take(self, count: int) -> Reply:
-        """Ask for up to so many jobs, held until there are some. Cancelling it leaves them in the queue."""
+        """Ask for up to `count` jobs; waits until there are some. Cancelling it leaves them in the queue."""
         ...
 
     async def stops(self) -> list[str]:
-        """Ids of jobs that were cancelled or ran out of time; held until there are some."""
+        """Ids of jobs that were cancelled or ran out of time; waits until there are some."""
         ...
 
     def started(self, job_id: str) -> None:
-        """The job is in progress here, say the heartbeats from now on."""
+        """From now on heartbeats list the job as in progress here."""
         ...
 
     def ended(self, job_id: str) -> None: ...
+
+
+class Health(Protocol):
+    """Keeps the worker's state."""
+
+    def ready(self) -> None:
+        """The first job is about to be asked for."""
+        ...
+
+    def draining(self) -> None:
+        """No more jobs are taken."""
+        ...
+
+    def broken(self) -> None:
+        """The engine, or the worker itself, cannot go on."""
+        ...
 
 
 @dataclass(slots=True)
@@ -62,29 +79,38 @@ class Running:
     """A job that was taken and is not answered yet."""
 
     task: asyncio.Task[None]
-    #: False once its answer is being delivered
-    answering: bool = True
+    #: False once its result is being delivered
+    unanswered: bool = True
 
 
 class Intake:
-    """Takes up to `capacity` jobs for `handler`, at all times; a generator function streams."""
+    """Keeps up to `capacity` jobs running."""
 
     def __init__(
         self,
-        wire: Wire,
+        platform: Platform,
         handler: Handler,
         *,
+        streams: bool,
         capacity: int,
         grace_s: float,
-        broken: Callable[[], str | None],
+        fault: Callable[[], str | None],
+        health: Health,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`grace_s`: what running jobs get after a stop; `broken` says why the engine cannot go on, else None."""
-        self._wire = wire
-        self._answers = Answers(wire, handler)
+        """
+        Args:
+            streams: see `Answers`.
+            grace_s: seconds that running jobs get after a stop.
+            fault: why the engine cannot go on; None while it can.
+            health: is told when this worker takes no more jobs.
+        """
+        self._platform = platform
+        self._answers = Answers(platform, handler, streams=streams)
         self._capacity = capacity
         self._grace_s = grace_s
-        self._is_broken = broken
+        self._fault = fault
+        self._health = health
         self._clock = clock
         self._jobs: dict[str, Running] = {}
         self._room = asyncio.Event()
@@ -97,15 +123,15 @@ class Intake:
         """Serve until SIGTERM or SIGINT (returns 0), or until the engine is broken (returns 1)."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self._stopping.set)
+            loop.add_signal_handler(signum, self._drain_from_now)
         helpers = [loop.create_task(self._listen_for_stops()), loop.create_task(self._watch())]
         taking = loop.create_task(self._take())
         for task in (taking, *helpers):
-            task.add_done_callback(self._outlive)
+            task.add_done_callback(self._give_up_with)
         try:
             await self._stopping.wait()
             await asyncio.wait({taking}, timeout=self._grace_s)  # it ends by itself, with what it was handed
-            await self._drain()
+            await self._end_jobs()
         finally:
             for task in (taking, *helpers):
                 task.cancel()
@@ -115,8 +141,8 @@ class Intake:
     # -- taking ----------------------------------------------------------------------------------------------------
 
     async def _take(self) -> None:
-        failed, empty = Backoff(0.2, 5.0), Backoff(0.02, 1.0)
-        while not self._stopping.is_set() and not self._look():
+        after_error, after_empty = Backoff(0.2, 5.0), Backoff(0.02, 1.0)
+        while not self._stopping.is_set() and not self._engine_broke():
             free = self._capacity - len(self._jobs)
             if free <= 0:
                 self._room.clear()
@@ -124,76 +150,76 @@ class Intake:
                 continue
             asked = self._clock()
             try:
-                reply = await self._unless_stopping(self._wire.take(free), linger_s=LAST_TAKE_S)
+                reply = await self._unless_stopping(self._platform.take(free), linger_s=LAST_TAKE_S)
                 offered = [] if reply is None else await reply.jobs()
             except Exception as error:
-                pause_s = failed.pause()
-                self._wire.warn(f"job-take failed ({describe(error)}); next try in {pause_s:.1f} s")
+                pause_s = after_error.pause()
+                log.warn(f"job-take failed ({describe(error)}); next try in {pause_s:.1f} s")
                 await self._unless_stopping(asyncio.sleep(pause_s))
                 continue
-            failed.reset()
+            after_error.reset()
             if offered:
-                empty.reset()
+                after_empty.reset()
             elif self._clock() - asked < HELD_S:
-                await self._unless_stopping(asyncio.sleep(empty.pause()))
+                await self._unless_stopping(asyncio.sleep(after_empty.pause()))
             for job in offered:
                 self._start(job)
 
     def _start(self, job: Any) -> None:
-        """Start a job at once; an item that is none costs nobody else anything."""
+        """Start a job at once. An item that is no job is left out, and the others of its reply run."""
         id_ = job.get("id") if isinstance(job, dict) else None
         if not isinstance(id_, str) or not id_:
-            self._wire.warn("job-take handed out an item without an id; it is left out")
+            log.warn("job-take handed out an item without an id; it does not run")
             return
         if id_ in self._jobs:
-            self._wire.warn("handed out again while it runs; it runs once", id_)
+            log.warn("the platform handed this job out again while it runs; it runs once", id_)
             return
         if self._clock() - self._early_stops.pop(id_, -EARLY_STOP_S) < EARLY_STOP_S:
             return
         task = asyncio.get_running_loop().create_task(self._run(id_, job))
         self._jobs[id_] = Running(task)
-        self._wire.started(id_)
+        self._platform.started(id_)
         # Not `finally` in the job's own coroutine: a task that is cancelled before its first step runs none of it.
         task.add_done_callback(lambda task: self._forget(id_, task))
 
     def _forget(self, id_: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
-            self._wire.warn(f"lost on a defect of the worker: {type(error).__name__}", id_)
+            log.defect(error, id_)
         del self._jobs[id_]
-        self._wire.ended(id_)
+        self._platform.ended(id_)
         self._room.set()
 
     # -- running ---------------------------------------------------------------------------------------------------
 
     async def _run(self, id_: str, job: Job) -> None:
         try:
-            body = await self._answers.to(id_, job)
+            body = await self._answers.answer(id_, job)
         except asyncio.CancelledError:
             if not self._abandoning:
-                raise  # the platform stopped it, and wants nothing posted
-            body = encode(failure(EngineFailed("the worker had to stop before it could finish this job")))
-        self._jobs[id_].answering = False
+                raise  # the platform stopped it, and takes no result of it
+            body = failure_body(Failed.by(EngineFailed("the worker had to stop before it could finish this job")))
+        self._jobs[id_].unanswered = False
         await self._answers.deliver(id_, body)
 
     # -- stopping --------------------------------------------------------------------------------------------------
 
     async def _listen_for_stops(self) -> None:
         """Until the very end: a job may be cancelled while the worker waits for it."""
-        failed, empty = Backoff(0.2, 5.0), Backoff(0.02, 1.0)
+        after_error, after_empty = Backoff(0.2, 5.0), Backoff(0.02, 1.0)
         while True:
             asked = self._clock()
             try:
-                ids = await self._wire.stops()
+                ids = await self._platform.stops()
             except Exception as error:
-                pause_s = failed.pause()
-                self._wire.warn(f"job-stop failed ({describe(error)}); next try in {pause_s:.1f} s")
+                pause_s = after_error.pause()
+                log.warn(f"job-stop failed ({describe(error)}); next try in {pause_s:.1f} s")
                 await asyncio.sleep(pause_s)
                 continue
-            failed.reset()
+            after_error.reset()
             if ids:
-                empty.reset()
+                after_empty.reset()
             elif self._clock() - asked < HELD_S:
-                await asyncio.sleep(empty.pause())
+                await asyncio.sleep(after_empty.pause())
             for id_ in ids:
                 self._stop(id_)
 
@@ -206,44 +232,50 @@ class Intake:
         self._early_stops[id_] = now
 
     async def _watch(self) -> None:
-        while not self._look():  # noqa: ASYNC110  an engine's thread rings no bell when it hangs
+        while not self._engine_broke():  # noqa: ASYNC110  a thread that hangs sets no event
             await asyncio.sleep(WATCH_S)
 
-    def _look(self) -> bool:
-        """True where the engine is broken: this worker takes no more, and is to be replaced."""
-        if not self._broke.is_set() and (reason := self._is_broken()):
+    def _engine_broke(self) -> bool:
+        """True where the engine is broken: this worker takes no more jobs, and is to be replaced."""
+        if not self._broke.is_set() and (reason := self._fault()):
             self._give_up(reason)
         return self._broke.is_set()
 
     def _give_up(self, reason: str) -> None:
-        self._wire.warn(f"the worker ends: {reason}")
+        log.error(f"the worker ends: {reason}")
+        self._health.broken()
         self._broke.set()
         self._stopping.set()
 
-    def _outlive(self, task: asyncio.Task[None]) -> None:
-        """Without one of its own tasks, a worker would hold its place and do nothing."""
+    def _give_up_with(self, task: asyncio.Task[None]) -> None:
+        """End the worker where one of its own tasks failed: it would stay on and take no job."""
         if not task.cancelled() and (error := task.exception()):
+            log.defect(error)
             self._give_up(f"a defect of its own, {type(error).__name__}")
 
-    async def _drain(self) -> None:
-        """Let what runs end within the grace period, then answer for what did not."""
+    def _drain_from_now(self) -> None:
+        self._health.draining()
+        self._stopping.set()
+
+    async def _end_jobs(self) -> None:
+        """Wait for running jobs for the grace period, then fail those that have not ended."""
         if await self._idle(self._grace_s, unless=self._broke) or await self._idle(
             BROKEN_GRACE_S if self._broke.is_set() else 0
         ):
             return
         self._abandoning = True
-        await asyncio.sleep(0)  # every task takes its first step: one cancelled before it could not answer
+        await asyncio.sleep(0)  # let each task take its first step: one that is cancelled before it cannot answer
         for running in self._jobs.values():
-            if running.answering:
+            if running.unanswered:
                 running.task.cancel()
         if not await self._idle(FAREWELL_S):
             for id_ in self._jobs:
-                self._wire.warn("not delivered before the worker had to go", id_)
+                log.warn("not delivered before the worker ended", id_)
             for running in self._jobs.values():
                 running.task.cancel()
 
     async def _idle(self, timeout_s: float, *, unless: asyncio.Event | None = None) -> bool:
-        """Wait until no job is left, so long at most, and not past the event."""
+        """Wait until no job is left, `timeout_s` passed or the event `unless` came; True where none is left."""
         tasks = {running.task for running in self._jobs.values()}
         if not tasks:
             return True
@@ -258,7 +290,7 @@ class Intake:
         return not self._jobs
 
     async def _unless_stopping(self, what: Coroutine[Any, Any, T], linger_s: float = 0) -> T | None:
-        """The result, or None where the worker was told to stop so long before it; then `what` is cancelled."""
+        """The result, or None where it did not come within `linger_s` of a stop; then `what` is cancelled."""
         task, stop = asyncio.ensure_future(what), asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -273,6 +305,6 @@ class Intake:
 
 
 def describe(error: Exception) -> str:
-    """What a log line says of a network's error: its kind, never its words, which may quote a body."""
+    """A network's error for the log: its kind, and not its message, which may quote a body."""
     status = getattr(error, "status", None)
     return f"HTTP {status}" if status else type(error).__name__

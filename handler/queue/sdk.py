@@ -1,48 +1,45 @@
 """The RunPod SDK, with its loop replaced by ours (`intake`). The only module that imports the SDK.
 
 `runpod.serverless.start` still starts everything: arguments, fitness checks, the heartbeat process. Its loop loses a
-result to one dropped connection, waits a second when it is full and drops jobs on SIGTERM: `bench/platform.py` and
-`tests/test_platform.py` show it.
+result to one dropped connection, waits a second when it is full and drops jobs on SIGTERM; `bench/platform.py` measures
+both loops, and `tests/queue/test_delivery.py` tests ours against each of these faults.
 """
 
 import asyncio
 import importlib
-import logging
 import multiprocessing
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, assert_never
 
 import aiohttp
 
-from handler.queue.answer import Handler
-from handler.queue.delivery import Patience, Post, Receipt
-from handler.queue.encoding import decode
-from handler.queue.intake import Intake
-
-_log = logging.getLogger(__name__)
+from handler import log
+from handler.queue.delivery import Post, Receipt, RetryPolicy
+from handler.queue.encoding import JsonObject, decode
+from handler.queue.intake import Health, Intake
+from handler.queue.output import Chunk, Failed, Handler, Job, Output, Result
 
 #: The one version whose private names we know; another one gets its own loop back.
 SDK_VERSION = "1.12.0"
-#: What the SDK's `worker.main` starts, and we put ours in the place of
+#: What the SDK's `worker.main` starts; ours takes its place
 REPLACED = ("runpod.serverless.modules.rp_scale", "JobScaler")
-#: What ours builds on: where the platform is, how to log in, who is in progress (for the heartbeats), the log
+#: What ours uses of it: the platform's URLs, the session with its credentials, the list of jobs for the heartbeats
 USED = (
     ("runpod.http_client", "AsyncClientSession"),
     ("runpod.serverless.modules.rp_http", "JOB_DONE_URL"),
     ("runpod.serverless.modules.rp_http", "JOB_STREAM_URL"),
     ("runpod.serverless.modules.rp_job", "_job_get_url"),
     ("runpod.serverless.modules.rp_job", "_job_stop_url"),
-    ("runpod.serverless.modules.rp_logger", "RunPodLogger"),
     ("runpod.serverless.modules.worker_state", "JobsProgress"),
 )
 
-#: The platform holds a take and a stop open while it has nothing; one held for longer is taken for a dead connection.
+#: The platform holds a take and a stop open while it has nothing; one held for longer counts as a dead connection.
 HOLD = aiohttp.ClientTimeout(total=90, sock_connect=10)
 #: The SDK's loop looks for more only once a second when it is full: with as many jobs as slots a fifth of the slots
 #: idle (79 % busy at 1.0, 96 % at 1.5).
@@ -52,16 +49,22 @@ STOCK_OVERFETCH = 1.5
 def serve(
     handler: Handler,
     *,
+    streams: bool,
     slots: int,
+    fault: Callable[[], str | None],
+    health: Health,
     grace_s: float = 30.0,
-    broken: Callable[[], str | None] = lambda: None,
-    ready: Callable[[], None] = lambda: None,
-    patience: Patience | None = None,
+    policy: RetryPolicy | None = None,
 ) -> int:
-    """Take jobs for an engine of so many slots until the platform says stop; a generator function streams.
+    """Take jobs until the platform says stop; returns the exit status: 0, or 1 where the worker cannot go on.
 
-    `broken` says why the engine cannot go on, or None; `ready` is called when the first job is about to be asked for.
-    Returns the exit status: 0, or 1 where it was broken.
+    Args:
+        streams: see `Answers`.
+        slots: jobs that the engine runs at a time.
+        fault: why the engine cannot go on; None while it can.
+        health: is told of the worker's state.
+        grace_s: seconds that running jobs get after a stop.
+        policy: how long a message is sent again.
     """
     runpod = load_sdk()
     status = 0
@@ -77,27 +80,70 @@ def serve(
 
         async def _run(self) -> int:
             async with importlib.import_module("runpod.http_client").AsyncClientSession() as session:
-                wire = _Platform(session, patience or Patience())
-                ready()
-                return await Intake(wire, handler, capacity=overfetched(slots), grace_s=grace_s, broken=broken).run()
+                health.ready()
+                intake = Intake(
+                    _Platform(session, policy or RetryPolicy()),
+                    handler,
+                    streams=streams,
+                    capacity=overfetched(slots),
+                    grace_s=grace_s,
+                    fault=fault,
+                    health=health,
+                )
+                return await intake.run()
 
     def engine_works() -> None:
-        if reason := broken():
+        if reason := fault():
             raise RuntimeError(reason)
 
     runpod.serverless.register_fitness_check(engine_works)
     if missing := _unknown_sdk():
-        _log.warning("%s: the SDK's own loop serves, which may lose results", missing)
-        ready()
+        log.warn(f"{missing}: the SDK's own loop serves, which may lose results; install runpod {SDK_VERSION}")
+        health.ready()
     else:
         module, name = REPLACED
         setattr(importlib.import_module(module), name, Loop)
     stock = round(STOCK_OVERFETCH * slots)
     # Concurrency is a constant: whenever it changes, the stock loop waits for all jobs before it takes the next.
     runpod.serverless.start(
-        {"handler": handler, "concurrency_modifier": lambda current: stock, "return_aggregate_stream": True}
+        {
+            "handler": stock_handler(handler, streams=streams),
+            "concurrency_modifier": lambda current: stock,
+            "return_aggregate_stream": True,
+        }
     )
     return status
+
+
+def stock_handler(handler: Handler, *, streams: bool) -> Callable[[Job], Any]:
+    """The handler as the SDK's own loop and API server call it: a generator function streams.
+
+    They take any output with a key `error` for a failure, so that here a result with that key fails its job.
+    """
+
+    async def generate(job: Job) -> AsyncGenerator[JsonObject, None]:
+        async with aclosing(handler(job)) as outputs:
+            async for output in outputs:
+                yield _stock_output(output)
+
+    async def answer(job: Job) -> JsonObject:
+        async with aclosing(handler(job)) as outputs:
+            async for output in outputs:
+                if not isinstance(output, Chunk):
+                    return _stock_output(output)
+        raise RuntimeError("the handler ended without a result")
+
+    return generate if streams else answer
+
+
+def _stock_output(output: Output) -> JsonObject:
+    match output:
+        case Chunk() | Result():
+            return output.value
+        case Failed():
+            return {"error": output.text}
+        case _:
+            assert_never(output)
 
 
 def load_sdk() -> Any:
@@ -112,8 +158,8 @@ def load_sdk() -> Any:
 def _no_survey() -> Iterator[None]:
     """A stand-in for `cpuinfo`, which surveys the processor for a second.
 
-    The SDK that we know does so on import, for a field of a debugger that we never turn on (rp_debugger.py); another
-    one gets the true module.
+    The SDK of `SDK_VERSION` does so on import, for a debugger that this worker never turns on (rp_debugger.py);
+    another version gets the true module.
     """
     if version("runpod") != SDK_VERSION:
         yield
@@ -131,24 +177,24 @@ def _no_survey() -> Iterator[None]:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process and its heartbeat, whatever its threads hang in."""
+    """End this process and its heartbeat, although a thread hangs."""
     for child in multiprocessing.active_children():
-        child.kill()  # on its own, it would tell the platform for ever that its worker lives
+        child.kill()  # it would go on telling the platform that its worker lives
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 def overfetched(slots: int) -> int:
-    """Jobs held for so many slots: a quarter more, which wait at the engine's door while others are being delivered.
+    """Jobs held for so many slots: a quarter more, which wait in the engine's queue while others are delivered.
 
-    More would keep jobs from workers that are free, and let them wait on the clock of their executionTimeout.
+    More would keep jobs from workers that are free, and their executionTimeout runs while they wait here.
     """
     return slots + max(1, slots // 4)
 
 
 def _unknown_sdk() -> str | None:
-    """Why the SDK is not the one that we know, if it is not."""
+    """How the SDK differs from the one that this module knows; None where it does not."""
     import runpod
 
     if runpod.__version__ != SDK_VERSION:
@@ -167,7 +213,7 @@ class _Reply:
 
     async def jobs(self) -> list[Any]:
         async with self._response as response:
-            # 400 is how a worker that FlashBoot is about to pause is told that there is nothing.
+            # The platform answers 400 to a worker that FlashBoot is about to pause: there are no jobs.
             if response.status in (204, 400):
                 return []
             response.raise_for_status()
@@ -177,37 +223,36 @@ class _Reply:
                 return jobs
             case dict() as job:
                 return [job]
-        raise ValueError("a reply that is neither a job nor a list of them")
+        raise ValueError("the reply is neither a job nor a list of jobs")
 
 
 class _Platform:
-    """`intake.Wire`, by the SDK's URLs and credentials."""
+    """`intake.Platform`, by the SDK's URLs and credentials."""
 
-    def __init__(self, session: aiohttp.ClientSession, patience: Patience) -> None:
-        from runpod.serverless.modules import rp_http, rp_job, rp_logger, worker_state
+    def __init__(self, session: aiohttp.ClientSession, policy: RetryPolicy) -> None:
+        from runpod.serverless.modules import rp_http, rp_job, worker_state
 
         self._session = session
-        self._post = Post(session, patience)
+        self._post = Post(session, policy)
         self._take_url: Callable[[int], str] = rp_job._job_get_url
         self._stop_url: str | None = rp_job._job_stop_url()
         self._chunk_url: str = f"{rp_http.JOB_STREAM_URL}&isStream=false"
         self._result_url: str = rp_http.JOB_DONE_URL
         self._progress = worker_state.JobsProgress()
-        self._log = rp_logger.RunPodLogger()
 
     async def take(self, count: int) -> _Reply:
         return _Reply(await self._session.get(self._take_url(count), timeout=HOLD))
 
     async def stops(self) -> list[str]:
         if self._stop_url is None:
-            self.warn("the platform gives no URL for stops: a cancelled job runs to its end")
+            log.warn("the platform gives no URL for stops: a cancelled job runs to its end")
             await asyncio.Event().wait()
         async with self._session.get(str(self._stop_url), timeout=HOLD) as response:
             if response.status == 204:
                 return []
             response.raise_for_status()
-            told = decode(await response.read())
-        return [id_ for id_ in told["jobsToStop"] if isinstance(id_, str)]
+            reply = decode(await response.read())
+        return [id_ for id_ in reply["jobsToStop"] if isinstance(id_, str)]
 
     async def chunk(self, job_id: str, body: bytes, *, tries: int | None = None) -> Receipt:
         return await self._post(self._chunk_url.replace("$ID", job_id), body, job_id, tries=tries)
@@ -221,6 +266,3 @@ class _Platform:
 
     def ended(self, job_id: str) -> None:
         self._progress.remove(job_id)
-
-    def warn(self, message: str, job_id: str | None = None) -> None:
-        self._log.warn(message, job_id)

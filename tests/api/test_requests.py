@@ -1,5 +1,6 @@
 """Requests: what is allowed comes in unchanged, everything else is refused with the path of its field."""
 
+import json
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from handler.api.chat import ChatRequest
 from handler.api.enhance import EnhanceRequest
+from handler.api.failure import Failure
 from handler.api.fields import Part, Sent
 from handler.api.generate import GenerateRequest
 from handler.api.info import InfoRequest
@@ -259,7 +261,7 @@ def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made()
 
 def test_a_refusal_never_quotes_what_was_sent() -> None:
     error = refusal({"operation": "chat", "messages": [{"role": "the secret", "content": "the secret"}]})
-    assert "secret" not in str((error.message, error.field))
+    assert "secret" not in json.dumps(Failure.of(error).to_wire())
 
 
 def test_passed_back_fields_take_any_json() -> None:
@@ -302,7 +304,7 @@ def test_any_json_is_either_parsed_or_refused_with_a_field(operation: str, field
 
 
 def test_a_field_name_without_end_is_cut_in_the_refusal() -> None:
-    assert len(str(refusal({**CHAT, "x" * 10**6: 1}))) < 1000
+    assert len(json.dumps(Failure.of(refusal({**CHAT, "x" * 10**6: 1})).to_wire())) < 1000
 
 
 @pytest.mark.parametrize("items", [[1], [{"role": "user", "content": "hi"}], [{"role": "nobody", "content": "hi"}]])

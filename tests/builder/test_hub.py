@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from builder import snapshot
-from handler.__main__ import start
 from handler.api import parse as door
+from handler.api.failure import Failure
 from handler.job import Jobs
 from handler.report import Report
 from handler.settings import Settings
+from handler.start import start
 
 ROOT = Path(__file__).parents[2]
 HUB, TESTS = (json.loads((ROOT / ".runpod" / name).read_text(encoding="utf-8")) for name in ("hub.json", "tests.json"))
@@ -77,16 +78,17 @@ def test_the_hubs_jobs_are_requests_that_the_door_lets_in(job: dict[str, Any]) -
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Jobs]:
-    engine, _, jobs = start(Settings.from_environment({"MODEL_PATH": "demo"}), Report())
-    yield jobs
-    engine.close()
+    worker = start(Settings.from_environment({"MODEL_PATH": "demo"}), Report())
+    yield worker.jobs
+    worker.engine.close()
 
 
 def test_a_model_that_says_something_else_fails_the_hubs_tests(demo: Jobs) -> None:
     """The Hub looks at the status alone, so a wrong answer has to be an error. The demo model speaks no Chinese."""
     job = next(job for job in JOBS if job.get("language") == "zh")
     answer = asyncio.run(demo.answer({"id": "hub", "input": job}))
-    assert json.loads(answer["error"])["code"] == "bad_answer"
+    assert isinstance(answer, Failure)
+    assert answer.code == "bad_answer"
 
 
 def test_the_hubs_entry_is_the_worker() -> None:

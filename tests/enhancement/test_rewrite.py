@@ -8,9 +8,9 @@ from itertools import count
 from typing import Any
 
 import pytest
+from handler.api.replies import DryRunReply, Enhanced, EnhanceReply, InfoReply, Reply, to_wire
 
 from handler.api.parse import parse
-from handler.api.replies import DryRunReply, Enhanced, EnhanceReply, InfoReply, Reply, to_wire
 from handler.engine.fold import Piece
 from handler.engine.protocol import Prompt
 from handler.engine.sampling import Sampling
@@ -31,7 +31,7 @@ from handler.errors import (
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read
-from handler.operations.run import Operations
+from handler.operations.operations import Operations
 from runpod_local import eventually
 from tests.support.enhancing import pack_json
 from tests.support.fakes import ScriptedEngine
@@ -243,12 +243,13 @@ def test_the_emergency_answer_is_the_prompt_byte_for_byte_and_marked(
 
 
 def test_a_defect_is_logged_by_its_place_and_never_with_the_prompt(
-    line: Line, caplog: pytest.LogCaptureFixture
+    line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
     by_pack(line(wide(RuntimeError(PROMPT))))
-    assert "RuntimeError" in caplog.text
-    assert "rewrite.py" in caplog.text
-    assert "foxes" not in caplog.text
+    log = capsys.readouterr().err
+    assert "RuntimeError" in log
+    assert "rewrite.py" in log
+    assert "foxes" not in log
 
 
 def test_a_prompt_of_which_not_one_word_fits_comes_back_whole_where_the_model_fails(line: Line) -> None:

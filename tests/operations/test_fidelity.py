@@ -12,13 +12,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from handler.__main__ import start
+from handler.api.reply import Reply, to_wire
 from handler.engine.sampling import Distribution, Sampling
 from handler.inference.sampler import Sampler
 from handler.job import Jobs
 from handler.model.snapshot import DEMO
 from handler.report import Report
 from handler.settings import Settings
+from handler.start import start
 from runpod_local import Platform
 
 Json = dict[str, Any]
@@ -52,9 +53,9 @@ COLUMNS = (
 
 
 def serve(path: Path | str) -> Iterator[Jobs]:
-    engine, _, jobs = start(Settings.from_environment({"MODEL_PATH": str(path)}), Report())
-    yield jobs
-    engine.close()
+    worker = start(Settings.from_environment({"MODEL_PATH": str(path)}), Report())
+    yield worker.jobs
+    worker.engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,8 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[Json]:
 
 def answer(jobs: Jobs, **request: Any) -> Json:
     reply = asyncio.run(jobs.answer({"id": "j", "input": {**HI, **request}}))
-    assert "error" not in reply, reply
-    return reply
+    assert isinstance(reply, Reply), reply
+    return to_wire(reply)
 
 
 def text_of(reply: Json) -> str:

@@ -16,10 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from handler.api.failure import Failure
+from handler.api.reply import to_wire
 from handler.api.requests import REQUESTS
 from handler.job import Jobs
 from handler.operations.operations import Operations
+from handler.queue.answer import failure_body
 from handler.queue.encoding import decode, encode
+from handler.queue.output import Failed
 from handler.report import Report
 from tests.support.fakes import ScriptedEngine
 
@@ -57,7 +61,8 @@ def line(line: Callable[[ScriptedEngine], Operations], caplog: Any, capfd: Any) 
     def answer(raw: bytes) -> tuple[dict[str, Any], float]:
         began = time.perf_counter()
         job = decode(b'{"id":"hostile","input":' + raw + b"}")
-        posted = encode(runner.run(jobs.answer(job)))
+        end = runner.run(jobs.answer(job))
+        posted = failure_body(Failed.of(end)) if isinstance(end, Failure) else encode(to_wire(end))
         return json.loads(posted), time.perf_counter() - began
 
     with asyncio.Runner() as runner:

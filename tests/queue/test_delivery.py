@@ -177,6 +177,16 @@ class TestResults:
 
         asyncio.run(scenario())
 
+    @pytest.mark.parametrize("streams", [False, True], ids=["json", "streaming"])
+    def test_a_reply_with_an_error_in_it_is_a_completed_job(
+        self, streams: bool, request: pytest.FixtureRequest
+    ) -> None:
+        face: Face = request.getfixturevalue("streaming" if streams else "face")
+        reply = {"say": "an error", "success": False, "error": "the model gave no prompt"}
+        job = face.do(face.platform.runsync({"say": "an error", "reply": reply}))
+        wanted = {**reply, "runs": 1}
+        assert (job["status"], job["output"]) == ("COMPLETED", [wanted] if streams else wanted)
+
 
 class TestChunks:
     @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
@@ -447,24 +457,27 @@ class TestTheEnd:
 
 class TestTheSDK:
     def test_importing_it_surveys_no_processor_and_leaves_no_stand_in_behind(self) -> None:
-        done = sdk("print(worker.load_sdk().__version__, 'cpuinfo' in sys.modules)")
+        done = sdk("print(sdk.load_sdk().__version__, 'cpuinfo' in sys.modules)")
         assert done == f"{SDK_VERSION} False"
 
     def test_whoever_had_the_true_module_keeps_it(self) -> None:
-        assert sdk("import cpuinfo; worker.load_sdk(); print(sys.modules['cpuinfo'] is cpuinfo)") == "True"
+        assert sdk("import cpuinfo; sdk.load_sdk(); print(sys.modules['cpuinfo'] is cpuinfo)") == "True"
 
     def test_another_version_of_the_sdk_gets_the_true_module(self) -> None:
-        assert (
-            sdk("worker.SDK_VERSION = 'x'; worker.load_sdk(); print(sys.modules['cpuinfo'].__file__ != '')") == "True"
-        )
+        assert sdk("sdk.SDK_VERSION = 'x'; sdk.load_sdk(); print(sys.modules['cpuinfo'].__file__ != '')") == "True"
 
     def test_the_loop_is_ours(self, face: Face) -> None:
         assert "the SDK's own loop" not in face.worker.log
 
-    def test_another_version_of_the_sdk_serves_with_its_own_loop_and_one_warning(self) -> None:
+    @pytest.mark.parametrize("face", ["false", "true"], ids=["json", "streaming"])
+    def test_another_version_of_the_sdk_serves_with_its_own_loop_and_one_warning(self, face: str) -> None:
         async def scenario() -> None:
-            async with echo(STOCK="true") as (platform, worker):
-                assert (await platform.runsync({"say": 1}))["output"]["say"] == 1
+            async with echo(STOCK="true", STREAMING=face) as (platform, worker):
+                output = (await platform.runsync({"say": 1, "chunks": 1}))["output"]
+                chunks = [{"index": 0, "delta": "0 "}]
+                assert output == ({"say": 1, "runs": 1} if face == "false" else [*chunks, {"say": 1, "runs": 1}])
+                failed = await platform.runsync({"fail": 1})
+                assert (failed["status"], failed["error"]) == ("FAILED", "as told")
                 assert worker.log.count("the SDK's own loop serves") == 1
 
         asyncio.run(scenario())
@@ -472,6 +485,6 @@ class TestTheSDK:
 
 def sdk(script: str) -> str:
     """What a fresh interpreter prints."""
-    command = [sys.executable, "-c", f"import sys; from handler.queue import sdk as worker; {script}"]
+    command = [sys.executable, "-c", f"import sys; from handler.queue import sdk; {script}"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.strip()

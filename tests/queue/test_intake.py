@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -14,16 +14,18 @@ import aiohttp
 import pytest
 
 from handler.queue import intake
-from handler.queue.answer import Answers, Handler, Kept
-from handler.queue.delivery import Backoff, Patience, Post, Receipt
+from handler.queue.answer import Answers, ResultCache
+from handler.queue.delivery import Backoff, Post, Receipt, RetryPolicy
 from handler.queue.encoding import NotJson, decode, encode
 from handler.queue.intake import Intake
+from handler.queue.output import Chunk, Failed, Handler, Job, Output, Result
+from handler.report import Report
 
 DELIVERED = Receipt("delivered", "", 1)
 
 
 @dataclass
-class Wire:
+class FakePlatform:
     """Hands out what a test puts in `queue`, and remembers what was posted."""
 
     queue: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
@@ -31,14 +33,13 @@ class Wire:
     asked: list[int] = field(default_factory=list)
     results: dict[str, list[bytes]] = field(default_factory=dict)
     chunks: list[tuple[bytes, int | None]] = field(default_factory=list)
-    warnings: list[tuple[str, str | None]] = field(default_factory=list)
     in_progress: set[str] = field(default_factory=set)
     receipts: list[Receipt] = field(default_factory=list)  # what the next posts get
     slow_body: asyncio.Event | None = None
 
-    async def take(self, count: int) -> "Wire.Reply":
+    async def take(self, count: int) -> "FakePlatform.Reply":
         self.asked.append(count)
-        return Wire.Reply([await self.queue.get()], self.slow_body)
+        return FakePlatform.Reply([await self.queue.get()], self.slow_body)
 
     @dataclass
     class Reply:
@@ -67,22 +68,47 @@ class Wire:
     def ended(self, job_id: str) -> None:
         self.in_progress.remove(job_id)
 
-    def warn(self, message: str, job_id: str | None = None) -> None:
-        self.warnings.append((message, job_id))
+
+def intake_of(
+    platform: FakePlatform,
+    handler: Handler,
+    *,
+    capacity: int = 2,
+    fault: Callable[[], str | None] = lambda: None,
+    report: Report | None = None,
+) -> Intake:
+    return Intake(
+        platform, handler, streams=False, capacity=capacity, grace_s=0.2, fault=fault, health=report or Report()
+    )
+
+
+@pytest.fixture
+def logged(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[tuple[str, str | None]]]:
+    """The log's lines since the last call: message and job's id."""
+
+    def read() -> list[tuple[str, str | None]]:
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        return [(line["message"], line["requestId"]) for line in lines]
+
+    return read
+
+
+Logged = Callable[[], list[tuple[str, str | None]]]
 
 
 def played(
-    scenario: Callable[[Wire, "asyncio.Task[int]"], Any],
+    scenario: Callable[[FakePlatform, "asyncio.Task[int]"], Any],
     handler: Handler,
-    broken: Callable[[], str | None] = lambda: None,
+    fault: Callable[[], str | None] = lambda: None,
+    report: Report | None = None,
 ) -> int:
     """Run a scenario beside an intake of two slots, send SIGTERM, and return what `run` returns."""
 
     async def both() -> int:
-        wire = Wire()
-        running = asyncio.create_task(Intake(wire, handler, capacity=2, grace_s=0.2, broken=broken).run())
+        platform = FakePlatform()
+        running = asyncio.create_task(intake_of(platform, handler, fault=fault, report=report).run())
         await asyncio.sleep(0.01)
-        await scenario(wire, running)
+        await scenario(platform, running)
         if not running.done():
             os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(10):
@@ -98,10 +124,15 @@ class Gate:
         self.open = asyncio.Event()
         self.entered: list[str] = []
 
-    async def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        self.entered.append(job["id"])
+    async def __call__(self, job: Job) -> AsyncGenerator[Output, None]:
+        self.entered.append(str(job["id"]))
         await self.open.wait()
-        return {"id": job["id"]}
+        yield Result({"id": job["id"]})
+
+
+async def at_once(job: Job) -> AsyncGenerator[Output, None]:
+    """A handler whose jobs end at once."""
+    yield Result({"id": job["id"]})
 
 
 def job(id_: str) -> dict[str, Any]:
@@ -111,15 +142,15 @@ def job(id_: str) -> dict[str, Any]:
 def test_it_holds_no_more_than_its_capacity_and_takes_at_once_when_one_ends() -> None:
     gate = Gate()
 
-    async def scenario(wire: Wire, _: object) -> None:
+    async def scenario(platform: FakePlatform, _: object) -> None:
         for name in "abc":
-            wire.queue.put_nowait(job(name))
+            platform.queue.put_nowait(job(name))
         await asyncio.sleep(0.05)
-        assert (gate.entered, wire.asked) == (["a", "b"], [2, 1])
+        assert (gate.entered, platform.asked) == (["a", "b"], [2, 1])
         gate.open.set()
         await asyncio.sleep(0.05)
-        assert (gate.entered, wire.asked[2]) == (["a", "b", "c"], 2)
-        assert wire.in_progress == set()
+        assert (gate.entered, platform.asked[2]) == (["a", "b", "c"], 2)
+        assert platform.in_progress == set()
 
     assert played(scenario, gate) == 0
 
@@ -128,26 +159,26 @@ def test_a_job_that_is_stopped_before_its_first_step_never_begins_and_is_forgott
     gate = Gate()
 
     async def scenario() -> None:
-        wire = Wire()
-        taking = Intake(wire, gate, capacity=1, grace_s=0, broken=lambda: None)
+        platform = FakePlatform()
+        taking = intake_of(platform, gate, capacity=1)
         taking._start(job("a"))
         taking._stop("a")  # before the loop has run once
         await asyncio.sleep(0.01)
-        assert (gate.entered, wire.results, wire.in_progress) == ([], {}, set())
+        assert (gate.entered, platform.results, platform.in_progress) == ([], {}, set())
 
     asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("item", [None, "job", [], {"input": {}}, {"id": 7}, {"id": ""}], ids=repr)
-def test_an_item_without_an_id_never_runs(item: object) -> None:
+def test_an_item_without_an_id_never_runs(item: object, logged: Logged) -> None:
     gate = Gate()
 
     async def scenario() -> None:
-        wire = Wire()
-        Intake(wire, gate, capacity=1, grace_s=0, broken=lambda: None)._start(item)
+        platform = FakePlatform()
+        intake_of(platform, gate, capacity=1)._start(item)
         await asyncio.sleep(0.01)
-        assert (gate.entered, wire.results, wire.in_progress) == ([], {}, set())
-        assert len(wire.warnings) == 1
+        assert (gate.entered, platform.results, platform.in_progress) == ([], {}, set())
+        assert len(logged()) == 1
 
     asyncio.run(scenario())
 
@@ -156,14 +187,14 @@ def test_a_stop_that_overtakes_its_job_is_remembered_for_a_moment(monkeypatch: p
     monkeypatch.setattr(intake, "EARLY_STOP_S", 0.1)
     gate = Gate()
 
-    async def scenario(wire: Wire, _: object) -> None:
+    async def scenario(platform: FakePlatform, _: object) -> None:
         for name in "ab":
-            wire.stopped.put_nowait(name)
+            platform.stopped.put_nowait(name)
         await asyncio.sleep(0.02)
-        wire.queue.put_nowait(job("a"))
+        platform.queue.put_nowait(job("a"))
         await asyncio.sleep(0.15)
-        wire.queue.put_nowait(job("b"))  # stopped long ago: this is another run, as /retry asks for
-        wire.queue.put_nowait(job("a"))
+        platform.queue.put_nowait(job("b"))  # stopped long ago: this is another run, as /retry asks for
+        platform.queue.put_nowait(job("a"))
         await asyncio.sleep(0.02)
         assert gate.entered == ["b", "a"]
 
@@ -171,26 +202,23 @@ def test_a_stop_that_overtakes_its_job_is_remembered_for_a_moment(monkeypatch: p
 
 
 def test_jobs_whose_handing_out_has_begun_are_finished_although_the_worker_is_told_to_stop() -> None:
-    async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
-        return {"id": job["id"]}
-
-    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
-        wire.slow_body = asyncio.Event()
-        wire.queue.put_nowait(job("a"))
+    async def scenario(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
+        platform.slow_body = asyncio.Event()
+        platform.queue.put_nowait(job("a"))
         await asyncio.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.sleep(0.05)
-        wire.slow_body.set()
+        platform.slow_body.set()
         assert await running == 0
-        assert wire.results == {"a": [b'{"output":{"id":"a"}}']}
+        assert platform.results == {"a": [b'{"output":{"id":"a"}}']}
 
-    played(scenario, handler)
+    played(scenario, at_once)
 
 
 def test_a_reply_that_never_ends_does_not_keep_the_worker() -> None:
-    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
-        wire.slow_body = asyncio.Event()
-        wire.queue.put_nowait(job("a"))
+    async def scenario(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
+        platform.slow_body = asyncio.Event()
+        platform.queue.put_nowait(job("a"))
         await asyncio.sleep(0.02)
 
     assert played(scenario, Gate()) == 0
@@ -201,156 +229,200 @@ def test_a_take_that_is_held_when_the_worker_is_told_to_stop_is_given_up_after_a
 ) -> None:
     monkeypatch.setattr(intake, "LAST_TAKE_S", 0.1)
 
-    async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
-        return {}
-
-    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
+    async def scenario(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.sleep(0.02)
-        wire.queue.put_nowait(job("a"))
+        platform.queue.put_nowait(job("a"))
         assert await running == 0
-        assert list(wire.results) == ["a"]
-        assert len(wire.asked) == 1
+        assert list(platform.results) == ["a"]
+        assert len(platform.asked) == 1
 
-    played(scenario, handler)
+    played(scenario, at_once)
 
-    async def nothing_comes(wire: Wire, running: "asyncio.Task[int]") -> None:
+    async def nothing_comes(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert await running == 0
-        wire.queue.put_nowait(job("a"))
+        platform.queue.put_nowait(job("a"))
         await asyncio.sleep(0.02)
-        assert (wire.queue.qsize(), wire.results) == (1, {})
+        assert (platform.queue.qsize(), platform.results) == (1, {})
 
-    played(nothing_comes, handler)
+    played(nothing_comes, at_once)
 
 
 def test_an_answer_that_is_on_its_way_when_the_grace_period_ends_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "LAST_TAKE_S", 0.01)
 
-    async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
-        return {}
-
-    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
-        post = wire.result
+    async def scenario(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
+        post = platform.result
 
         async def slow(job_id: str, body: bytes, *, streamed: bool) -> Receipt:
             await asyncio.sleep(0.4)
             return await post(job_id, body, streamed=streamed)
 
-        wire.result = slow  # type: ignore[method-assign]
-        wire.queue.put_nowait(job("a"))
+        platform.result = slow  # type: ignore[method-assign]
+        platform.queue.put_nowait(job("a"))
         await asyncio.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
         assert await running == 0
-        assert wire.results == {"a": [b'{"output":{}}']}
+        assert platform.results == {"a": [b'{"output":{"id":"a"}}']}
 
-    played(scenario, handler)
+    played(scenario, at_once)
 
 
-def test_a_broken_engine_ends_the_worker_although_its_jobs_hang() -> None:
+def test_a_broken_engine_ends_the_worker_although_its_jobs_hang(logged: Logged) -> None:
     gate = Gate()
     reasons: list[str] = []
-    seen: list[Wire] = []
+    seen: list[FakePlatform] = []
 
-    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
-        seen.append(wire)
-        wire.queue.put_nowait(job("a"))
+    async def scenario(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
+        seen.append(platform)
+        platform.queue.put_nowait(job("a"))
         await asyncio.sleep(0.02)
         reasons.append("the engine has failed")
         await running
 
     assert played(scenario, gate, lambda: reasons[0] if reasons else None) == 1
     assert b"engine_failed" in seen[0].results["a"][0]
-    assert seen[0].warnings == [("the worker ends: the engine has failed", None)]
+    assert logged() == [("the worker ends: the engine has failed", None)]
 
 
 def test_a_broken_engine_is_seen_before_the_next_job_is_taken() -> None:
-    async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
+    async def handler(job: Job) -> AsyncGenerator[Output, None]:
         reasons.append("broken")
-        return {}
+        yield Result({})
 
     reasons: list[str] = []
 
-    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
+    async def scenario(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
         for name in "abcdef":
-            wire.queue.put_nowait(job(name))
+            platform.queue.put_nowait(job(name))
         await running
-        assert len(wire.results) <= 2
+        assert len(platform.results) <= 2
 
     assert played(scenario, handler, lambda: reasons[0] if reasons else None) == 1
 
 
-def test_a_worker_that_can_no_longer_take_does_not_stay() -> None:
-    async def scenario(wire: Wire, running: "asyncio.Task[int]") -> None:
+def test_a_worker_that_can_no_longer_take_does_not_stay(logged: Logged) -> None:
+    async def scenario(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
         def started(job_id: str) -> None:
             raise KeyError(job_id)
 
-        wire.started = started  # type: ignore[method-assign]
-        wire.queue.put_nowait(job("a"))
+        platform.started = started  # type: ignore[method-assign]
+        platform.queue.put_nowait(job("a"))
         assert await running == 1
-        assert ("the worker ends: a defect of its own, KeyError", None) in wire.warnings
+        assert ("the worker ends: a defect of its own, KeyError", None) in logged()
 
     played(scenario, Gate())
 
 
+def test_the_state_is_draining_once_the_worker_takes_no_more_and_broken_where_its_engine_is() -> None:
+    states: list[str] = []
+    faults: list[str] = []
+    report = Report()
+    gate = Gate()
+
+    async def drained(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
+        report.ready()
+        platform.queue.put_nowait(job("a"))
+        await asyncio.sleep(0.02)
+        states.append(report.state)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.02)
+        states.append(report.state)
+        gate.open.set()
+        assert await running == 0
+
+    played(drained, gate, report=report)
+    assert states == ["healthy", "draining"]
+
+    async def broken(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
+        faults.append("the engine has failed")
+        await running
+
+    report = Report()
+    assert played(broken, at_once, lambda: faults[0] if faults else None, report) == 1
+    assert report.state == "broken"
+
+
 class TestAnswers:
-    def answered(self, wire: Wire, handler: Handler, *receipts: Receipt) -> list[bytes]:
+    def answered(
+        self, platform: FakePlatform, outputs: list[Output], *receipts: Receipt, streams: bool = False
+    ) -> list[bytes]:
+        async def handler(job: Job) -> AsyncGenerator[Output, None]:
+            for output in outputs:
+                yield output
+
         async def scenario() -> None:
-            wire.receipts += receipts
-            answers = Answers(wire, handler)
-            await answers.deliver("a", await answers.to("a", job("a")))
+            platform.receipts += receipts
+            answers = Answers(platform, handler, streams=streams)
+            await answers.deliver("a", await answers.answer("a", job("a")))
 
         asyncio.run(scenario())
-        return wire.results["a"]
+        return platform.results["a"]
 
-    def test_a_refused_result_is_followed_by_an_error_that_says_so(self) -> None:
-        async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
-            return {"text": "x" * 1000}
-
-        wire = Wire()
-        whole, error = self.answered(wire, handler, Receipt("refused", "HTTP 413", 3))
+    def test_a_refused_result_is_followed_by_an_error_that_says_so(self, logged: Logged) -> None:
+        platform = FakePlatform()
+        whole, error = self.answered(platform, [Result({"text": "x" * 1000})], Receipt("refused", "HTTP 413", 3))
         assert len(whole) > 1000
         assert b"HTTP 413" in error
-        assert wire.warnings == [("result of 1022 bytes refused after 3 tries (HTTP 413)", "a")]
+        assert logged() == [("result of 1022 bytes refused after 3 tries (HTTP 413)", "a")]
 
     def test_a_lost_result_is_followed_by_nothing_as_it_may_have_arrived(self) -> None:
-        async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
-            return {"text": "x"}
+        assert len(self.answered(FakePlatform(), [Result({"text": "x"})], Receipt("lost", "TimeoutError", 9))) == 1
 
-        assert len(self.answered(Wire(), handler, Receipt("lost", "TimeoutError", 9))) == 1
-
-    def test_a_chunk_larger_than_the_platform_takes_comes_with_the_result_alone(self) -> None:
-        async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            yield {"delta": "a"}
-            yield {"text": "x" * 1_000_000}
-
-        wire = Wire()
-        (whole,) = self.answered(wire, handler)
-        assert [body for body, _ in wire.chunks] == [b'{"output":{"delta":"a"}}']
+    def test_a_chunk_larger_than_the_platform_takes_comes_with_the_result_alone(self, logged: Logged) -> None:
+        platform = FakePlatform()
+        (whole,) = self.answered(platform, [Chunk({"delta": "a"}), Result({"text": "x" * 1_000_000})], streams=True)
+        assert [body for body, _ in platform.chunks] == [b'{"output":{"delta":"a"}}']
         assert len(whole) > 1_000_000
-        assert wire.warnings == [("chunk 1 of 1000022 bytes comes with the result alone", "a")]
+        assert logged() == [("chunk 1 of 1000022 bytes is too large to post; the result holds it", "a")]
 
     def test_a_stream_that_ends_in_an_error_fails_its_job(self) -> None:
-        async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            yield {"delta": "a"}
-            yield {"error": "told"}
-
-        wire = Wire()
-        assert self.answered(wire, handler) == [b'{"error":"told"}']
-        assert len(wire.chunks) == 1
+        platform = FakePlatform()
+        outputs: list[Output] = [Chunk({"delta": "a"}), Failed("told")]
+        assert self.answered(platform, outputs, streams=True) == [b'{"error":"told"}']
+        assert len(platform.chunks) == 1
 
     def test_after_a_lost_chunk_the_others_get_one_try_each(self) -> None:
-        async def handler(job: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            for index in range(3):
-                yield {"index": index}
-
-        wire = Wire()
-        (whole,) = self.answered(wire, handler, DELIVERED, Receipt("lost", "TimeoutError", 9))
-        assert [tries for _, tries in wire.chunks] == [None, None, 1]
+        platform = FakePlatform()
+        outputs: list[Output] = [Chunk({"index": 0}), Chunk({"index": 1}), Result({"index": 2})]
+        (whole,) = self.answered(platform, outputs, DELIVERED, Receipt("lost", "TimeoutError", 9), streams=True)
+        assert [tries for _, tries in platform.chunks] == [None, None, 1]
         assert whole == b'{"output":[{"index":0},{"index":1},{"index":2}]}'
 
+    @pytest.mark.parametrize("reply", [{"error": "no prompt"}, {"text": "error"}], ids=["a key", "a text"])
+    def test_an_error_in_a_reply_or_in_its_text_does_not_fail_its_job(self, reply: dict[str, Any]) -> None:
+        platform = FakePlatform()
+        assert self.answered(platform, [Result(reply)]) == [encode({"output": reply})]
+        deltas: list[Any] = [{"index": 0, "delta": "error"}, {"index": 1, "error": "a key"}]
+        (whole,) = self.answered(FakePlatform(), [*map(Chunk, deltas), Result(reply)], streams=True)
+        assert whole == encode({"output": [*deltas, reply]})
+
+    def test_a_completed_job_with_an_error_in_its_reply_is_kept_and_a_failed_one_is_not(self) -> None:
+        async def scenario(*outputs: Output) -> int:
+            runs = 0
+
+            async def handler(job: Job) -> AsyncGenerator[Output, None]:
+                nonlocal runs
+                runs += 1
+                for output in outputs:
+                    yield output
+
+            answers = Answers(FakePlatform(), handler, streams=False)
+            assert await answers.answer("a", job("a")) == await answers.answer("a", job("a"))
+            return runs
+
+        assert asyncio.run(scenario(Result({"error": "no prompt"}))) == 1
+        assert asyncio.run(scenario(Failed("no prompt"))) == 2
+
+    def test_a_handler_that_ends_without_a_result_fails_its_job(self, logged: Logged) -> None:
+        for streams in (False, True):
+            (error,) = self.answered(FakePlatform(), [Chunk({"delta": "a"})], streams=streams)
+            assert json.loads(json.loads(error)["error"])["code"] == "internal"
+            assert logged() == [("a defect of the worker: RuntimeError", "a")]
+
     def test_what_is_kept_is_bounded_and_the_oldest_goes_first(self) -> None:
-        kept = Kept(max_bytes=10)
+        kept = ResultCache(max_bytes=10)
         for name in "abc":
             kept.keep(name, b"1234")
         kept.keep("large", b"x" * 11)
@@ -378,8 +450,8 @@ class Session:
 class TestPost:
     def sent(self, *answers: int | Exception, least: int = 5, tries: int | None = None) -> Receipt:
         session = Session(*answers)
-        patience = Patience(give_up_s=20, refused_s=8, tries=least, first_pause_s=0, longest_pause_s=0)
-        post = Post(cast(aiohttp.ClientSession, session), patience, lambda: session.now)
+        policy = RetryPolicy(give_up_s=20, refused_s=8, min_tries=least, first_pause_s=0, longest_pause_s=0)
+        post = Post(cast(aiohttp.ClientSession, session), policy, lambda: session.now)
         return asyncio.run(post("url", b"", "a", tries=tries))
 
     @pytest.mark.parametrize(
@@ -415,7 +487,7 @@ def test_pauses_double_up_to_a_limit_with_jitter_and_begin_again() -> None:
 @pytest.mark.parametrize("odd", [float("inf"), "\udfff", {1, 2}, b"bytes"], ids=repr)
 def test_what_json_does_not_have_is_never_sent(odd: object) -> None:
     with pytest.raises(NotJson):
-        encode({"output": odd})
+        encode({"output": cast(Any, odd)})
 
 
 class TestWhatComesIn:

@@ -1,0 +1,267 @@
+"""Starts a worker: settings → snapshot → model → engine → line. Knows no queue and no command line.
+
+Modules that need a large library are imported inside functions, once the checkpoint is found: a wrong setting fails at
+once, and files are read ahead and hashed while libraries load.
+"""
+
+import importlib
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from handler import __version__, log
+from handler.errors import StartError
+from handler.model import manifest
+from handler.model.download import fetch
+from handler.model.readahead import Readahead
+from handler.model.snapshot import Snapshot, find
+from handler.report import Report
+from handler.settings import Settings, on_runpod
+
+if TYPE_CHECKING:
+    from handler.enhancement.encoder import Encoders
+    from handler.enhancement.pack import Packs
+    from handler.enhancement.rewrite import Rewritten, Unusable
+    from handler.inference.config import EngineConfig
+    from handler.inference.loop import BatchingEngine
+    from handler.job import Jobs
+    from handler.model.weights import Loaded
+
+#: the packs that come with the code
+PACKS = Path(__file__).parents[1] / "packs"
+#: the modules of the `imports` phase of the ledger; functions below import them again, which costs nothing by then
+IMPORTS = (
+    "handler.enhancement.enhancer",
+    "handler.inference.loop",
+    "handler.job",
+    "handler.machine.device",
+    "handler.machine.memory",
+    "handler.model.weights",
+    "handler.operations.operations",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A model that is loaded and can answer jobs."""
+
+    engine: "BatchingEngine"
+    config: "EngineConfig"
+    jobs: "Jobs"
+
+
+def start(settings: Settings, report: Report) -> Worker:
+    """Load the model, size the engine for the memory that is left, and build the line over it.
+
+    Raises:
+        StartError: the cause and what to do, in one line.
+    """
+    with report.phase("find"):
+        snapshot = locate(settings)
+    readahead = Readahead(snapshot.shards())
+    hashing = verify(snapshot, settings)
+    # Libraries that are imported from here on find their files on this machine, or fail.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with report.phase("imports"):
+        for module in IMPORTS:
+            importlib.import_module(module)
+    with report.phase("device"):
+        gpu = check_device(snapshot)
+    compiled = record_compiled_kernels() if gpu else []
+    with report.phase("weights") as facts:
+        loaded = load_weights(snapshot, readahead, facts)
+    with report.phase("packs"):
+        packs, encoders = read_packs(settings, snapshot, loaded)
+    with report.phase("engine"):
+        engine, config = build_engine(settings, loaded)
+    with report.phase("warm-up") as facts:
+        warm_up(engine, settings)
+        facts |= {"graphs": engine.status().details["graphs"], "compiled": [*compiled]}
+    if hashing:
+        with report.phase("verify"):
+            hashing.wait()
+    size = {**config.describe(), "attention": engine.status().details["attention"]}
+    log.info(f"{loaded.info.name} ({loaded.info.dtype}) runs on {loaded.info.device}", engine=size)
+    return Worker(engine, config, build_jobs(settings, report, loaded, engine, size, packs, encoders))
+
+
+def set_cpu_library_defaults() -> None:
+    """Set the environment variables of a CPU's libraries that the operator has not set; before torch is imported."""
+    # oneDNN keeps what it compiles for each shape of a batch, by the thousand, and torch keeps it once more: together
+    # half of the memory, for less than a tenth of the speed.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+
+
+def locate(settings: Settings) -> Snapshot:
+    """The checkpoint to serve, with every file of its manifest there and of the right size.
+
+    Raises:
+        StartError: see `find` and `Manifest.check_sizes`.
+    """
+    on_platform = on_runpod(os.environ)
+
+    def download(name: str, revision: str | None) -> Path:
+        return fetch(name, revision, log.info)
+
+    snapshot = find(
+        settings.model_path,
+        name=settings.model_name,
+        revision=settings.model_revision,
+        on_runpod=on_platform,
+        download=download if settings.allow_download or not on_platform else None,
+    )
+    log.info(
+        f"model {snapshot.name}, revision {snapshot.revision}, from {snapshot.source}",
+        model=snapshot.name,
+        revision=snapshot.revision,
+        source=snapshot.source,
+        path=str(snapshot.path),
+    )
+    if snapshot.manifest is not None:
+        snapshot.manifest.check_sizes()
+    return snapshot
+
+
+def verify(snapshot: Snapshot, settings: Settings) -> manifest.Hashing | None:
+    """Hash every file in threads, where VERIFY_WEIGHTS=hash; a wrong one ends the process. None where it is not set.
+
+    Raises:
+        StartError: there is no manifest to compare the files with.
+    """
+    if settings.verify_weights != "hash":
+        return None
+    if snapshot.manifest is None:
+        raise StartError(
+            f"VERIFY_WEIGHTS=hash, but {snapshot.path} has no {manifest.FILE}: unset it, or build an image with weights"
+        )
+
+    def failed(error: StartError) -> None:
+        # The main thread cannot be interrupted while a library loads; no job is taken yet, and none is lost.
+        log.error(f"cannot start: {error}")
+        os._exit(1)
+
+    return manifest.Hashing(snapshot.manifest, failed)
+
+
+def check_device(snapshot: Snapshot) -> bool:
+    """True where there is a GPU.
+
+    Raises:
+        StartError: it has too little memory for the model, does not work, or is missing where the model needs one.
+    """
+    from handler.machine import device
+
+    found = device.read()
+    found.check(snapshot.name, snapshot.bytes(), on_runpod=on_runpod(os.environ))
+    return found.gpu is not None
+
+
+def record_compiled_kernels() -> list[str]:
+    """The names of the kernels that are compiled from now on; the list grows."""
+    compiled: list[str] = []
+    if find_spec("triton"):
+        from handler.precompile import cache
+
+        cache.hash_compiler()
+        cache.listen(lambda name, anew, _: compiled.append(name) if anew else None)
+    return compiled
+
+
+def load_weights(snapshot: Snapshot, readahead: Readahead, facts: dict[str, JsonValue]) -> "Loaded":
+    """The model on its device; `facts` gets the bytes of its files, and those that were read ahead.
+
+    Raises:
+        StartError: see `weights.load`.
+    """
+    from handler.model import weights
+
+    loaded = weights.load(snapshot)
+    readahead.stop()
+    facts |= {"bytes": snapshot.bytes(), "read_ahead": readahead.read}
+    return loaded
+
+
+def read_packs(settings: Settings, snapshot: Snapshot, loaded: "Loaded") -> "tuple[Packs, Encoders]":
+    """The enhancement packs, and the tokenizers of their encoders.
+
+    Raises:
+        StartError: one of them cannot be read.
+    """
+    from handler.enhancement import encoder, pack
+
+    packs = pack.load(Path(settings.packs_dir or PACKS))
+    directory = Path(settings.encoders_dir or snapshot.encoders())
+    return packs, encoder.load(directory, "demo" if snapshot.source == "demo" else "qwen", loaded.template.count)
+
+
+def build_engine(settings: Settings, loaded: "Loaded") -> "tuple[BatchingEngine, EngineConfig]":
+    """An engine of the size that the settings ask for, or else that the device and the model allow.
+
+    Raises:
+        StartError: that size does not fit.
+    """
+    from handler.inference.config import EngineOptions
+    from handler.inference.loop import BatchingEngine
+    from handler.inference.plan import plan
+    from handler.machine import memory
+
+    model, template, info = loaded
+    config = plan(
+        EngineOptions(**{name: getattr(settings, name) for name in EngineOptions.__dataclass_fields__}),
+        model.shape,
+        device="cuda" if model.device.type == "cuda" else "cpu",
+        free_bytes=memory.free(model.device),
+    )
+    engine = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
+    return engine, config
+
+
+def warm_up(engine: "BatchingEngine", settings: Settings) -> None:
+    """Wait until the engine has captured its first graphs.
+
+    Raises:
+        StartError: that takes longer than a step may take.
+    """
+    if not engine.warm_up(settings.step_timeout_s):
+        raise StartError(
+            f"the engine is not warm after STEP_TIMEOUT_S={settings.step_timeout_s:g}: start another worker"
+        )
+
+
+def build_jobs(
+    settings: Settings,
+    report: Report,
+    loaded: "Loaded",
+    engine: "BatchingEngine",
+    size: dict[str, JsonValue],
+    packs: "Packs",
+    encoders: "Encoders",
+) -> "Jobs":
+    """The line over an engine: what each job goes through."""
+    from handler.enhancement.cache import Cache
+    from handler.enhancement.enhancer import Enhancer
+    from handler.enhancement.rewrite import Rewriter
+    from handler.job import Jobs
+    from handler.operations.core import Core, WorkerConstants
+    from handler.operations.operations import Operations
+
+    template, model = loaded.template, loaded.info
+    constants = WorkerConstants(
+        version=__version__,
+        streaming=settings.streaming,
+        engine=size,
+        python=platform.python_version(),
+        libraries={library: version(library) for library in ("torch", "transformers", "runpod")},
+    )
+    cache: Cache[Rewritten | Unusable] = Cache(settings.enhance_cache_entries, settings.enhance_cache_evict)
+    enhancer = Enhancer(packs, encoders, Rewriter(engine, cache), model)
+    default_system = template.default_system if settings.model_default_system else None
+    core = Core(engine, template, model, report, constants, enhancer, default_system)
+    return Jobs(Operations(core), report, settings.streaming)
