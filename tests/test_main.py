@@ -151,7 +151,7 @@ def test_weights_that_match_their_manifest_are_served_by_its_name(described: Pat
     done = run(*given(CHAT), MODEL_PATH=str(described), VERIFY_WEIGHTS="hash")
     assert done.returncode == 0, done.stderr
     info = json.loads(done.stdout)["model_info"]
-    assert (info["name"], info["revision"]) == ("Org/Demo", "c" * 40)
+    assert (info["model_name"], info["revision"]) == ("Org/Demo", "c" * 40)
     assert "verify" in done.stderr
 
 

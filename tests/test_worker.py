@@ -169,7 +169,7 @@ async def until_running(platform: Platform, count: int) -> None:
     async with asyncio.timeout(20):
         while True:
             health = last(await platform.runsync({"operation": "info", "sections": ["health"]}))["health"]
-            if health["running"] == count:
+            if health["active_jobs"] == count:
                 return
 
 

@@ -15,6 +15,8 @@ from handler.errors import InvalidRequest
 #: fields of one request, at most; no request has as many
 MAX_FIELDS = 100
 OPERATIONS = ", ".join(REQUESTS)
+#: fields of earlier versions that were removed on purpose
+REMOVED = ("unrestricted_mode", "nsfw_optimization", "enhancement_request")
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="operation")])
 
@@ -29,6 +31,13 @@ def parse(payload: object) -> Request:
         raise InvalidRequest("a job's input is a JSON object", field="input")
     if len(payload) > MAX_FIELDS:
         raise InvalidRequest(f"input has {len(payload)} fields; no request has more than {MAX_FIELDS}", field="input")
+    for name in REMOVED:
+        if name in payload:
+            raise InvalidRequest(
+                f"{name} was removed: all chat goes through the operation chat, and what may be said is the caller's "
+                "decision",
+                field=name,
+            )
     if "openai_route" in payload:  # RunPod's form of a call to an endpoint's /openai/v1
         raise InvalidRequest(
             f"openai_route: OpenAI's API is not served; send an operation: {OPERATIONS}", field="openai_route"

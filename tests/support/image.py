@@ -143,7 +143,7 @@ async def check(started_with: Callable[[list[str]], list[str]]) -> None:
                 said[name] = job["output"]
                 print(f"{name}: {json.dumps(job['output'])[:200]}")
     model = said["info"]["model"]
-    assert (model["source"], model["name"], model["revision"]) == ("baked", NAME, COMMIT)
+    assert (model["source"], model["model_name"], model["revision"]) == ("baked", NAME, COMMIT)
     assert said["chat"]["response"].startswith("I am Demo"), said["chat"]["response"]
     assert said["enhance"]["enhanced_prompt"].startswith("a red fox in the snow, "), said["enhance"]["enhanced_prompt"]
 
