@@ -116,12 +116,12 @@ def test_a_request_for_log_probabilities_gets_one_for_every_token(engine: Engine
     done, other = run(work)
     assert (len(done.logprobs), other.logprobs) == (20, ())
     assert done.token_ids == other.token_ids
-    for token, told in zip(done.token_ids, done.logprobs, strict=True):
-        assert len(told.top) == asked
-        assert told.logprob < 0
+    for token, entry in zip(done.token_ids, done.logprobs, strict=True):
+        assert len(entry.top) == asked
+        assert entry.logprob < 0
         if asked:  # what is drawn greedily is the likeliest
-            assert told.top[0] == (token, told.logprob)
-            assert [logprob for _, logprob in told.top] == sorted((logprob for _, logprob in told.top), reverse=True)
+            assert entry.top[0] == (token, entry.logprob)
+            assert [logprob for _, logprob in entry.top] == sorted((logprob for _, logprob in entry.top), reverse=True)
 
 
 def test_many_at_once_all_end_and_none_gets_anothers_answer(engine: Engine, prompt: Prompt) -> None:

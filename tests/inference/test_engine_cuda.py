@@ -1,4 +1,4 @@
-"""On a GPU the engine gives the answers of `generate` on a CPU, token for token, with and without kernels and graphs."""
+"""On a GPU the engine gives, token for token, the answers of `generate` on a CPU with or without kernels and graphs."""
 
 from typing import Any
 

@@ -225,13 +225,13 @@ def test_requests_that_stop_or_are_cancelled_midway_leave_the_others_as_they_are
 
 @every_model
 def test_log_probabilities_are_those_of_generate_to_1e_5(name: str) -> None:
-    async def told(engine: Engine) -> list[Completion]:
+    async def answers_of(engine: Engine) -> list[Completion]:
         streams = [engine.stream(Prompt(ids), models.sampling(MAX_TOKENS), logprobs=5) for ids in prompts()[:24]]
         return await asyncio.gather(*map(fold.whole, streams))
 
     serial = SerialEngine(models.oracle(name), models.info(name), models.token_bytes)
     with models.serving(name, overlap=True, rows=9, prefill_chunk=48) as engine:
-        got, expected = asyncio.run(told(engine)), asyncio.run(told(serial))
+        got, expected = asyncio.run(answers_of(engine)), asyncio.run(answers_of(serial))
     serial.close()
     for one, other in zip(got, expected, strict=True):
         assert one.token_ids == other.token_ids

@@ -57,7 +57,7 @@ def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyP
     """Lets the engine take the CPU for a GPU, with as little as possible to interpret."""
     graphs.install(monkeypatch)
     choices = {"auto": "paged_kernel", "reference": "paged_reference"}
-    monkeypatch.setattr(attention, "choose", lambda option, *_: (choices[option], "told so"))
+    monkeypatch.setattr(attention, "choose", lambda option, *_: (choices[option], "as the test sets"))
     monkeypatch.setattr(runner, "Sampler", lambda *args, kernels: Sampler(*args, kernels=kernels is None))
     monkeypatch.setattr(attention_triton, "MOST_SPLITS", 2)
     # A search of the sampler in half as many launches, of one block each.
@@ -87,7 +87,7 @@ async def arriving(engine: BatchingEngine) -> list[Said]:
         async for event in stream:
             if isinstance(event, Finish):
                 return Said(tuple(tokens), text, event.reason)
-            assert all(told.logprob <= 0 for told in event.logprobs)
+            assert all(logprob.logprob <= 0 for logprob in event.logprobs)
             tokens += event.token_ids
             text += event.text
             if len(tokens) > 1:

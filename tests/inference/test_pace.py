@@ -25,9 +25,9 @@ def test_those_who_wait_begin_as_fast_as_those_who_run_end(running: int, waiting
 def test_before_anything_has_ended_it_is_a_guess_that_the_latest_runs_replace() -> None:
     pace = Pace(rows=8)
     assert pace.retry_after_s(status(8, 32)) == 4 * FIRST_S
-    told = []
+    estimates = []
     for _ in range(40):
         pace.ended(10.0)
-        told.append(pace.retry_after_s(status(8, 32)))
-    assert told == sorted(told)
-    assert told[-1] == 40
+        estimates.append(pace.retry_after_s(status(8, 32)))
+    assert estimates == sorted(estimates)
+    assert estimates[-1] == 40

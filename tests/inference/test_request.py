@@ -17,14 +17,14 @@ def request(*tokens: bytes, max_tokens: int = 5, guesses: int = 0, **options: An
     """A request whose tokens 0, 1, 2 … will be these."""
 
     async def arrive() -> Request:
-        drawn = sampling(max_tokens, **options)
-        text = TextStream(tokens.__getitem__, drawn.stop)
-        return Request.of([5, 6, 7], drawn, None, None, Stream(lambda: None), text, guesses)
+        chosen = sampling(max_tokens, **options)
+        text = TextStream(tokens.__getitem__, chosen.stop)
+        return Request.of([5, 6, 7], chosen, None, None, Stream(lambda: None), text, guesses)
 
     return asyncio.run(arrive())
 
 
-def told(one: Request, *tokens: int) -> tuple[str, str | None]:
+def take_all(one: Request, *tokens: int) -> tuple[str, str | None]:
     """The text that came of these tokens, and the reason of the last."""
     text, reason = "", None
     for token in tokens:
@@ -36,11 +36,11 @@ def told(one: Request, *tokens: int) -> tuple[str, str | None]:
 
 def test_text_that_is_held_back_leaves_with_the_last_token_whatever_ends_the_answer() -> None:
     half = (b"A", b"B", "☃".encode()[:2])
-    assert told(request(*half, stop=("BC",)), 0, 1) == ("A", None)
-    assert told(request(*half, stop=("BC",), max_tokens=2), 0, 1) == ("AB", "length")
-    assert told(request(*half, stop=("BC",)), 0, 1, END) == ("AB", "stop")
-    assert told(request(*half, max_tokens=2), 0, 2) == ("A\ufffd", "length")
-    assert told(request(*half, stop=("B",)), 0, 1) == ("A", "stop")
+    assert take_all(request(*half, stop=("BC",)), 0, 1) == ("A", None)
+    assert take_all(request(*half, stop=("BC",), max_tokens=2), 0, 1) == ("AB", "length")
+    assert take_all(request(*half, stop=("BC",)), 0, 1, END) == ("AB", "stop")
+    assert take_all(request(*half, max_tokens=2), 0, 2) == ("A\ufffd", "length")
+    assert take_all(request(*half, stop=("B",)), 0, 1) == ("A", "stop")
 
 
 def test_times_count_from_the_arrival_and_the_first_token_is_the_first() -> None:

@@ -169,10 +169,10 @@ def test_only_requests_that_want_them_get_raw_log_probabilities_in_every_kind_of
         prompt = dice.choices(range(models.VOCAB), k=3 + 30 * number)
         rig.add(prompt, max_tokens=12, logprobs=asked, seed=number, **(options if number % 2 else {}))
     rig.run()
-    for one, told in rig.logprobs.items():
-        assert len(told) == (0 if one.logprobs is None else 12)
+    for one, logprobs in rig.logprobs.items():
+        assert len(logprobs) == (0 if one.logprobs is None else 12)
         expected = plain_logprobs("demo", one.tokens)[one.prompt_len - 1 :]
-        for token, got, row in zip(one.tokens[one.prompt_len :], told, expected, strict=False):
+        for token, got, row in zip(one.tokens[one.prompt_len :], logprobs, expected, strict=False):
             assert got.logprob == pytest.approx(float(row[token]), abs=1e-5)
             best = row.topk(one.logprobs or 0)
             assert [id_ for id_, _ in got.top] == best.indices.tolist()
@@ -183,9 +183,9 @@ def test_only_requests_that_want_them_get_raw_log_probabilities_in_every_kind_of
 def test_rows_of_the_vocabulary_without_a_token_are_no_alternatives() -> None:
     logits = torch.arange(8.0).expand(1, -1)
     one = Rig().add([1], logprobs=5)
-    ((_, _, (told,)),) = draws.Draws([one], torch.tensor([0]), logits, 6).read()
-    assert [token for token, _ in told.top] == [5, 4, 3, 2, 1]
-    assert told.logprob == pytest.approx(float(logits[0].log_softmax(0)[0]))
+    ((_, _, (logprobs,)),) = draws.Draws([one], torch.tensor([0]), logits, 6).read()
+    assert [token for token, _ in logprobs.top] == [5, 4, 3, 2, 1]
+    assert logprobs.logprob == pytest.approx(float(logits[0].log_softmax(0)[0]))
 
 
 def test_a_batch_where_no_request_wants_log_probabilities_computes_none(monkeypatch: pytest.MonkeyPatch) -> None:

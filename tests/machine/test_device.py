@@ -98,8 +98,8 @@ def test_the_cuda_version_is_read_from_the_driver(
     class Driver:
         def __init__(self, name: str) -> None: ...
 
-        def cuDriverGetVersion(self, told: Any) -> int:  # noqa: N802  as the driver calls it
-            told._obj.value = 12080
+        def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802  as the driver calls it
+            version._obj.value = 12080
             return failed
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -175,7 +175,7 @@ def test_a_tied_head_is_the_embedding_and_an_untied_one_is_not() -> None:
     assert "lm_head.weight" not in models.served("qwen2").weights
 
 
-TOLD: dict[str, Any] = {
+CONFIG: dict[str, Any] = {
     "model_type": "qwen2", "vocab_size": 10, "hidden_size": 32, "intermediate_size": 8, "num_hidden_layers": 1,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
 }  # fmt: skip
@@ -196,7 +196,7 @@ TOLD: dict[str, Any] = {
 def test_what_the_merged_forward_does_not_compute_is_left_to_the_modules(
     more: dict[str, Any], beyond: str | None
 ) -> None:
-    assert ModelConfig.model_validate({**TOLD, **more}).beyond_merged() == beyond
+    assert ModelConfig.model_validate({**CONFIG, **more}).beyond_merged() == beyond
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b-instruct", "qwen2.5-7b-instruct", "qwen3", "demo"])
@@ -217,7 +217,7 @@ def test_genuine_configurations_are_read_as_transformers_reads_them(name: str) -
 
 
 @pytest.mark.parametrize(
-    ("told", "cause"),
+    ("values", "cause"),
     [
         ({"hidden_size": -1}, r"config.json: hidden_size: .*\(it is -1\)$"),
         ({"num_hidden_layers": "many"}, r"num_hidden_layers: .*\(it is 'many'\)$"),
@@ -230,9 +230,9 @@ def test_genuine_configurations_are_read_as_transformers_reads_them(name: str) -
     ],
 )
 def test_a_configuration_that_is_not_served_stops_the_start_in_one_line(
-    tmp_path: Path, told: dict[str, Any], cause: str
+    tmp_path: Path, values: dict[str, Any], cause: str
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({**TOLD, **told}), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, **values}), encoding="utf-8")
     with pytest.raises(StartError, match=cause) as caught:
         read_model_config(tmp_path, "mine")
     assert "\n" not in str(caught.value)

@@ -62,16 +62,16 @@ def cached(places: Places, *commits: str, model: str = MODEL, main: str | None =
 def baked(places: Places, name: str = MODEL, revision: str | None = COMMIT) -> Path:
     """Weights in the image, as the builder leaves them."""
     path = checkpoint(places.baked)
-    told = {"manifest": 1, "name": name, "revision": revision, "licence": None, "builder": "0", "files": {}}
-    (path / "manifest.json").write_text(json.dumps(told))
+    content = {"manifest": 1, "name": name, "revision": revision, "licence": None, "builder": "0", "files": {}}
+    (path / "manifest.json").write_text(json.dumps(content))
     return path
 
 
 def test_a_named_directory_comes_before_all_others(found: Find, places: Places, tmp_path: Path) -> None:
     cached(places, COMMIT)
     baked(places)
-    told = found(str(checkpoint(tmp_path / "my-model")))
-    assert (told.source, told.name, told.revision) == ("path", "my-model", None)
+    snapshot = found(str(checkpoint(tmp_path / "my-model")))
+    assert (snapshot.source, snapshot.name, snapshot.revision) == ("path", "my-model", None)
 
 
 def test_runpods_cache_comes_before_the_image_and_the_image_before_a_download(found: Find, places: Places) -> None:
@@ -88,8 +88,8 @@ def test_a_model_that_is_nowhere_is_downloaded_where_that_is_allowed(found: Find
         asked.append((name, revision))
         return checkpoint(tmp_path / "models--Org--Name" / "snapshots" / COMMIT)
 
-    told = found(name="Org/Name", revision="main", download=download)
-    assert (told.source, told.name, told.revision) == ("download", "Org/Name", COMMIT)
+    snapshot = found(name="Org/Name", revision="main", download=download)
+    assert (snapshot.source, snapshot.name, snapshot.revision) == ("download", "Org/Name", COMMIT)
     assert asked == [("Org/Name", "main")]
 
 
@@ -135,8 +135,8 @@ def test_the_error_without_any_checkpoint_names_the_places_searched(found: Find,
 
 def test_a_caches_directory_is_found_whatever_its_case_and_keeps_the_public_name(found: Find, places: Places) -> None:
     cached(places, COMMIT, model=MODEL.lower())
-    told = found()
-    assert (told.name, told.revision, told.path.name) == (MODEL, COMMIT, COMMIT)
+    snapshot = found()
+    assert (snapshot.name, snapshot.revision, snapshot.path.name) == (MODEL, COMMIT, COMMIT)
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,10 @@ def test_a_cached_model_without_the_snapshot_that_main_names_is_an_error(found: 
 
 def test_name_and_revision_of_the_image_come_from_its_manifest(found: Find, places: Places) -> None:
     baked(places, "Org/Name")
-    told = found()
-    assert (told.source, told.name, told.revision) == ("baked", "Org/Name", COMMIT)
-    assert told.manifest is not None
-    assert told.encoders(places) == places.encoders
+    snapshot = found()
+    assert (snapshot.source, snapshot.name, snapshot.revision) == ("baked", "Org/Name", COMMIT)
+    assert snapshot.manifest is not None
+    assert snapshot.encoders(places) == places.encoders
 
 
 @pytest.mark.parametrize("option", [{"name": "Org/Another"}, {"revision": OTHER}, {"name": MODEL, "revision": OTHER}])
@@ -196,8 +196,8 @@ def test_another_model_than_the_images_is_downloaded_where_that_is_allowed(
     found: Find, places: Places, tmp_path: Path
 ) -> None:
     baked(places)
-    told = found(name="Org/Another", download=lambda name, revision: checkpoint(tmp_path / "Another"))
-    assert (told.source, told.name) == ("download", "Org/Another")
+    snapshot = found(name="Org/Another", download=lambda name, revision: checkpoint(tmp_path / "Another"))
+    assert (snapshot.source, snapshot.name) == ("download", "Org/Another")
 
 
 def test_weights_in_the_image_without_a_manifest_were_not_made_by_the_builder(found: Find, places: Places) -> None:
@@ -251,8 +251,8 @@ def test_a_download_that_left_something_out_is_an_error(found: Find, tmp_path: P
 
 def test_name_and_revision_come_from_a_hub_caches_directory_unless_they_are_set(found: Find, places: Places) -> None:
     path = str(cached(places, COMMIT, model="Org/Name") / "snapshots" / COMMIT)
-    told = found(path)
-    assert (told.name, told.revision, told.source) == ("Org/Name", COMMIT, "path")
+    snapshot = found(path)
+    assert (snapshot.name, snapshot.revision, snapshot.source) == ("Org/Name", COMMIT, "path")
     set_ = found(path, name="public", revision="abc")
     assert (set_.name, set_.revision) == ("public", "abc")
     demo = found("demo", name="public", revision="abc")
@@ -260,10 +260,10 @@ def test_name_and_revision_come_from_a_hub_caches_directory_unless_they_are_set(
 
 
 def test_encoders_beside_the_weights_come_before_the_images(found: Find, places: Places, tmp_path: Path) -> None:
-    told = found(str(checkpoint(tmp_path / "models" / "qwen")))
-    assert told.encoders(places) == places.encoders
+    snapshot = found(str(checkpoint(tmp_path / "models" / "qwen")))
+    assert snapshot.encoders(places) == places.encoders
     (tmp_path / "models" / "encoders").mkdir()
-    assert told.encoders(places) == tmp_path / "models" / "encoders"
+    assert snapshot.encoders(places) == tmp_path / "models" / "encoders"
 
 
 def test_a_directory_that_cannot_be_read_is_named(found: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

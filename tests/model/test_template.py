@@ -43,8 +43,8 @@ def chat_template(name: str) -> str | None:
 
 
 def load(name: str) -> ChatTokenizer:
-    told = read(directory(name), name)
-    return replace(told, chat_template=chat_template(name) or told.chat_template)
+    tokenizer = read(directory(name), name)
+    return replace(tokenizer, chat_template=chat_template(name) or tokenizer.chat_template)
 
 
 @pytest.fixture(scope="module", params=["demo", "qwen2.5", "qwen3"])

@@ -88,8 +88,8 @@ def test_messages_are_rendered_as_transformers_renders_them(
     ours, theirs = pair("qwen2.5-7b-instruct" if name == "qwen3" else name)
     template = ours.chat_template
     if name == "qwen3":
-        told = json.loads((GENUINE / "qwen3" / "tokenizer_config.json").read_text(encoding="utf-8"))
-        template = told["chat_template"]
+        config = json.loads((GENUINE / "qwen3" / "tokenizer_config.json").read_text(encoding="utf-8"))
+        template = config["chat_template"]
         ours = ChatTokenizer(ours.backend, template, ours.named)
     expected = theirs.apply_chat_template(
         messages, chat_template=template, tokenize=False, add_generation_prompt=answer, enable_thinking=thinks
@@ -140,7 +140,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("told", "template"),
+    ("config", "template"),
     [
         ({"chat_template": "one"}, "one"),
         ({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}, "d"),
@@ -149,26 +149,26 @@ def copy(tmp_path: Path) -> Path:
     ],
 )
 def test_a_chat_template_may_lie_in_the_tokenizers_config(
-    copy: Path, told: dict[str, Any], template: str | None
+    copy: Path, config: dict[str, Any], template: str | None
 ) -> None:
     assert read(copy, "mine").chat_template == (DEMO / "chat_template.jinja").read_text(encoding="utf-8")
     (copy / "chat_template.jinja").unlink()
-    (copy / "tokenizer_config.json").write_text(json.dumps(told), encoding="utf-8")
+    (copy / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     assert read(copy, "mine").chat_template == template
 
 
 def test_a_vocabulary_and_its_merges_are_read_as_the_tokenizer_that_holds_both(copy: Path) -> None:
     whole = read(copy, "demo").backend
-    told = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+    config = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
     (copy / "tokenizer.json").unlink()
-    (copy / "vocab.json").write_text(json.dumps(told["model"]["vocab"]), encoding="utf-8")
-    merges = "\n".join(" ".join(merge) for merge in told["model"]["merges"])
+    (copy / "vocab.json").write_text(json.dumps(config["model"]["vocab"]), encoding="utf-8")
+    merges = "\n".join(" ".join(merge) for merge in config["model"]["merges"])
     (copy / "merges.txt").write_text(merges, encoding="utf-8")
-    added = {token.pop("id"): token for token in told["added_tokens"]}
+    added = {token.pop("id"): token for token in config["added_tokens"]}
     (copy / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}), encoding="utf-8")
     parts = read(copy, "demo").backend
     for part in ("normalizer", "pre_tokenizer", "decoder"):
-        assert json.loads(parts.to_str())[part] == told[part]
+        assert json.loads(parts.to_str())[part] == config[part]
     for text in ("a red fox", " e\u0301t\u00e9\n\n 12345, it's 你好🦊<|im_end|>"):
         assert parts.encode(text).ids == whole.encode(text).ids
 

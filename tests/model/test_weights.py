@@ -36,8 +36,8 @@ def copy(tmp_path: Path) -> Path:
 
 
 def change(path: Path, **values: object) -> None:
-    told = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**told, **values}), encoding="utf-8")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**content, **values}), encoding="utf-8")
 
 
 def snapshot(path: Path) -> Snapshot:
@@ -206,9 +206,9 @@ def test_weights_of_another_dtype_are_converted(copy: Path, monkeypatch: pytest.
         assert torch.equal(held, exact[name].bfloat16())
     for name, held in loaded(copy, dtype=torch.float32).items():
         assert torch.equal(held, exact[name])
-    told = json.loads((copy / "config.json").read_text(encoding="utf-8"))
-    del told["dtype"]
-    (copy / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    content = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    del content["dtype"]
+    (copy / "config.json").write_text(json.dumps(content), encoding="utf-8")
     assert {held.dtype for held in loaded(copy).values()} == {torch.float32}
 
 
@@ -305,8 +305,8 @@ def test_every_file_of_the_index_is_needed_and_only_its_name_counts(copy: Path) 
     with pytest.raises(StartError, match=f"is in {second.name} and in another file"):
         find_tensors(files, "mine")
     second.write_bytes(kept)
-    told = json.loads((copy / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    outside = {name: f"../../{file}" for name, file in told.items()}
+    content = json.loads((copy / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    outside = {name: f"../../{file}" for name, file in content.items()}
     (copy / INDEX).write_text(json.dumps({"weight_map": outside}), encoding="utf-8")
     assert snapshot(copy).shards() == files
 
