@@ -201,6 +201,22 @@ def test_a_failure_that_does_not_pass_ends_in_one_line(
     assert build() == 0
 
 
+def test_where_the_hub_stays_busy_only_the_library_waits(build: Build, hub: Hub) -> None:
+    hub.fault(SHARD, status=429, times=99)
+    build.fails()
+    assert build.waits == []
+
+
+def test_the_log_shows_no_url_of_a_file(build: Build, hub: Hub) -> None:
+    """A URL that the hub redirects to is signed: it gives access to the file for a while."""
+    hub.fault(SHARD, drop_after=0)
+    with build.process() as process:
+        out, _ = process.communicate()
+    assert process.returncode == 0, out
+    assert len(hub.asked(SHARD)) == 2
+    assert "http" not in out
+
+
 def test_without_a_network_the_error_names_mirror_and_directory(build: Build) -> None:
     line = build.fails(HF_ENDPOINT="http://127.0.0.1:9")
     assert "check the network, or name a mirror with HF_ENDPOINT or a directory with MODEL_SOURCE" in line
@@ -400,6 +416,10 @@ def test_a_kept_file_that_was_damaged_is_fetched_again(build: Build, hub: Hub, c
     build.fails()
     config = build.models / "weights.partial" / "config.json"
     config.write_bytes(config.read_bytes() + b"?")
+    hub.fault("config.json", status=503, times=99)
+    # the library takes a file that exists where the hub does not answer
+    assert "config.json of Org/Tiny at" in build.fails()
+    hub.heal()
     assert build() == 0
     assert (build.weights / "config.json").read_bytes() == (checkpoint / "config.json").read_bytes()
 
