@@ -1,4 +1,4 @@
-# The image's variants: `docker buildx bake` builds 7b, `docker buildx bake slim` another; `--push` sends it off.
+# The image's variants: `docker buildx bake` builds 7b, `docker buildx bake slim` another one; `--push` pushes it.
 
 variable "REGISTRY" {
   default = "runpod-qwen-worker"
@@ -26,18 +26,18 @@ target "_worker" {
 target "7b" {
   inherits = ["_worker"]
   tags     = ["${REGISTRY}:${VERSION}-7b"]
-  # only a gated model needs it
+  # only a gated or private model needs it
   secret = ["type=env,id=hf_token,env=HF_TOKEN"]
 }
 
-# without weights: for RunPod's cached model, a network volume, or ALLOW_DOWNLOAD
+# no weights: for RunPod's cached model, a network volume, or ALLOW_DOWNLOAD
 target "slim" {
   inherits = ["_worker"]
   tags     = ["${REGISTRY}:${VERSION}-slim"]
   args     = { MODELS = "encoders" }
 }
 
-# the smallest Qwen2.5, to try an endpoint out
+# Qwen2.5-0.5B, the smallest, to try an endpoint
 target "test" {
   inherits = ["_worker"]
   tags     = ["${REGISTRY}:${VERSION}-test"]

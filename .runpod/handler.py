@@ -1,9 +1,10 @@
-"""The worker's entry under the name that RunPod Hub looks for; the image starts `python -m handler` itself."""
+"""The file that RunPod Hub requires. It runs `python -m handler`, which the image runs without it."""
 
 import runpy
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # where the package is; beside this file its name would mean this file
+    # Python puts this file's directory first, where `handler` would be this file itself; the package is one above.
+    sys.path[0] = str(Path(__file__).parents[1])
     runpy.run_module("handler", run_name="__main__", alter_sys=True)

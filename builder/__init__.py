@@ -1,7 +1,8 @@
-"""Fetches what the image bakes in: the model's snapshot and the encoders' tokenizers, verified (`python -m builder`).
+"""Fetches and verifies what an image contains besides code: the model and the encoders' tokenizers.
 
-Read in this order: `__main__` (the wiring), `assembly` (how a directory comes to be), `hub` and `local` (where files
-come from), `manifest` (what the worker reads of it). Knows nothing of the worker but the manifest that it leaves.
+`python -m builder` runs it. Read in this order: `__main__` (arguments and environment), `assembly` (builds one
+directory), `hub` and `local` (the two sources of files), `manifest` (what the worker reads of the result). The builder
+shares no code with the worker; the two meet in manifest.json.
 """
 
 __version__ = "0.1.0"

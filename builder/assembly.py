@@ -1,117 +1,117 @@
-"""How a directory comes to be: fetched in parallel, verified, described, and only then given its name.
+"""Builds one directory: fetches the files, verifies them, writes the manifest, and then gives the directory its name.
 
-What is not finished lies beside it in `NAME.partial`, from where the next run goes on. Knows no network: a source
+Until then the files are in `NAME.partial`, where the next run finds those that are complete. Knows no network: a source
 brings the files.
 """
 
 import shutil
-import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder import manifest, shards
 from builder.errors import BuildError
 from builder.listing import File, Listing, Source
-from builder.progress import Progress, size
+from builder.progress import Progress, format_size
 
-#: files at a time: enough to fill a data centre's line and to hash on every core
+#: files hashed at a time; hashing releases the interpreter's lock
 PARALLEL = 8
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def assemble(listing: Listing, source: Source, directory: Path, say: Say) -> None:
-    """Build `directory`, which is there whole or not at all.
+def assemble(listing: Listing, source: Source, directory: Path, log: Log) -> None:
+    """Build `directory`, which afterwards is complete or does not exist.
 
     Raises:
-        BuildError: the source cannot give a file, or a file is not what was listed; the rest is kept for a next run.
+        BuildError: the source cannot provide a file, or a file differs from the listing; what is complete is kept for
+            the next run.
         OSError: the directory cannot be written.
     """
     work = directory.with_name(directory.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
-    have = sum(min(kept(path), file.size) for file in listing.files for path in (work / file.name, part(work, file)))
-    free = shutil.disk_usage(work).free
-    if free < listing.size - have:
-        raise BuildError(
-            f"{directory} needs {size(listing.size - have)} more, and its disk has {size(free)}; make room there"
-        )
-    say(f"{listing}: {len(listing.files)} files, {size(listing.size)}, to {directory}")
-    if have:
-        say(f"  {size(have)} of them are here from a run before")
-    workshop = _Workshop(listing, source, work, Progress(have, listing.size, say), say)
+    _remove_others(work, listing)
+    sha256 = _verify_kept(work, listing.files)
+    kept = sum(file.size for file in listing.files if file.name in sha256)
+    _check_space(work, listing.size - kept, directory)
+    log(f"{listing}: {len(listing.files)} files, {format_size(listing.size)}, to {directory}")
+    if kept:
+        log(f"  {format_size(kept)} of them are here from an earlier run")
     weights = [file for file in listing.files if file.name.endswith(shards.SUFFIX)]
-    workshop.bring(file for file in listing.files if file not in weights)
-    shards.check_index(work, {file.name for file in weights})  # before gigabytes of shards come in for nothing
-    workshop.bring(weights)
-    for stray in set(work.iterdir()) - {work / file.name for file in listing.files}:
-        stray.unlink()
+
+    def fetch(files: Iterable[File]) -> None:
+        if missing := [file for file in files if file.name not in sha256]:
+            source.fetch(listing, missing, work)
+            sha256.update(_verify(work, missing, log))
+
+    with Progress(work, listing.size, log):
+        fetch(file for file in listing.files if file not in weights)
+        shards.check_index(work, {file.name for file in weights})  # before gigabytes of shards come for nothing
+        fetch(weights)
+    _remove_others(work, listing)
     shards.check_tensors(work)
-    manifest.write(work, listing, workshop.sha256)
+    manifest.write(work, listing, sha256)
     work.rename(directory)
-    say(f"{directory}: verified, {manifest.NAME} written")
+    log(f"{directory}: verified, {manifest.NAME} written")
 
 
-def part(work: Path, file: File) -> Path:
-    """Where a file is while it comes in: another snapshot's file of this name is never taken for its beginning."""
-    return work / f"{file.name}.{file.digest.hex[:12] if file.digest else 'copy'}.part"
+def _remove_others(work: Path, listing: Listing) -> None:
+    """Remove files of another snapshot, and what a source keeps for itself: unfinished files, its notes."""
+    for path in set(work.iterdir()) - {work / file.name for file in listing.files}:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
-def kept(path: Path) -> int:
-    """Bytes of a file that may be there."""
-    return path.stat().st_size if path.is_file() else 0
+def _verify_kept(work: Path, files: Iterable[File]) -> dict[str, str]:
+    """The sha256, by name, of the files that an earlier run brought; files that differ are removed."""
 
-
-class _Stopped(Exception):
-    """Another file failed: this one need not go on."""
-
-
-class _Workshop:
-    """Brings files on several threads; the first failure stops them all."""
-
-    def __init__(self, listing: Listing, source: Source, work: Path, progress: Progress, say: Say) -> None:
-        self._listing, self._source, self._work, self._progress, self._say = listing, source, work, progress, say
-        self._stop = threading.Event()
-        #: of every file that is here and verified, by name
-        self.sha256: dict[str, str] = {}
-
-    def bring(self, files: Iterable[File]) -> None:
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            futures = [pool.submit(self._bring, file) for file in files]
-            try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-            finally:
-                self._stop.set()
-                pool.shutdown(cancel_futures=True)
-                self._stop.clear()
-
-    def _bring(self, file: File) -> None:
-        path, coming = self._work / file.name, part(self._work, file)
-        sha256 = _verified_before(path, file)
-        if sha256 is None:
-            self._source.fetch(self._listing, file, coming, self._tell)
-            try:
-                sha256 = manifest.verified(coming, file)
-            except BuildError as error:
-                coming.unlink()
-                raise BuildError(f"{error}; it was removed: run again to fetch it anew") from None
-            coming.rename(path)
-        self.sha256[file.name] = sha256
-        self._say(f"  {file.name}, {size(file.size)}, verified")
-
-    def _tell(self, count: int) -> None:
-        if self._stop.is_set():
-            raise _Stopped
-        self._progress.add(count)
-
-
-def _verified_before(path: Path, file: File) -> str | None:
-    """The sha256 of a file that an earlier run brought; None where it is not here, or is another snapshot's."""
-    if file.digest is None:
+    def verify(file: File) -> tuple[str, str] | None:
+        path = work / file.name
+        try:
+            # Without a published hash a complete file cannot be told from another one of its size.
+            if file.digest is not None:
+                return file.name, manifest.verify(path, file)
+        except (FileNotFoundError, BuildError):
+            pass
+        path.unlink(missing_ok=True)
         return None
-    try:
-        return manifest.verified(path, file)
-    except (FileNotFoundError, BuildError):
-        return None
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return dict(kept for kept in pool.map(verify, files) if kept)
+
+
+def _verify(work: Path, files: Sequence[File], log: Log) -> dict[str, str]:
+    """The sha256, by name, of the files that were fetched, each moved to its name.
+
+    Raises:
+        BuildError: a file differs from the listing; it is removed, and the others are kept.
+    """
+
+    def verify(file: File) -> tuple[str, str]:
+        path = work / file.origin
+        try:
+            sha256 = manifest.verify(path, file)
+        except BuildError as error:
+            path.unlink()
+            raise BuildError(f"{error}; it was removed: run again to fetch it again") from None
+        path.rename(work / file.name)
+        log(f"  {file.name}, {format_size(file.size)}, verified")
+        return file.name, sha256
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return dict(pool.map(verify, files))
+
+
+def _check_space(work: Path, needed: int, directory: Path) -> None:
+    """Refuse to start a download that the disk cannot hold.
+
+    Raises:
+        BuildError: fewer bytes than `needed` are free.
+    """
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise BuildError(
+            f"{directory} needs {format_size(needed)} more, and its disk has {format_size(free)}; make room there"
+        )

@@ -1,11 +1,11 @@
-"""The tokenizers of the image and video models that prompts are written for, pinned to the byte. Knows no network."""
+"""The tokenizers of the text encoders that prompts are written for, pinned by hash. Knows no network."""
 
 from collections.abc import Mapping
 
 from builder.listing import Digest, File, Listing
 
-#: by the folder that the worker looks into. SDXL's first text encoder is OpenAI's CLIP ViT-L/14, whose vocabulary (MIT)
-#: it ships; Wan 2.1 reads google/umt5-xxl's tokenizer.json, which it ships as well.
+#: by the folder in which the worker looks for it. SDXL's first text encoder is OpenAI's CLIP ViT-L/14, whose vocabulary
+#: (MIT) its repository contains; Wan 2.1 uses the tokenizer.json of google/umt5-xxl, which its repository contains.
 ENCODERS: Mapping[str, Listing] = {
     "clip": Listing(
         "stabilityai/stable-diffusion-xl-base-1.0",

@@ -1,66 +1,74 @@
-"""The Hugging Face hub as a source: listings with sizes and hashes, downloads that go on where they broke off.
+"""The Hugging Face hub as a source: lists a snapshot's files with sizes and hashes, and downloads them.
 
-Files come over plain HTTP ranges, because what hf_hub_download has of a file is lost when its process ends. Knows no
-directory layout.
+`huggingface_hub.snapshot_download` does the transfer, with the library's own retries and protocols. This module adds
+what a build needs: it tries again where the library gives up early, and it names the cause and the cure of a failure in
+one line. It does not verify files. The only module of the builder that imports `huggingface_hub` and `httpx2`.
 """
 
+import glob
+import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
+    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from builder import __version__
 from builder.errors import BuildError
-from builder.listing import Digest, File, Listing, Tell
+from builder.listing import Digest, File, Listing
 
-#: tries in a row that bring nothing, with pauses of 1, 2, 4 and 8 seconds between them
-TRIES = 5
-#: seconds, whatever a hub asks for: the window of its own limits
+LIBRARY = "runpod-qwen-worker"
+#: attempts, with pauses of 1, 2, 4 and 8 seconds between them
+ATTEMPTS = 5
+#: seconds; the hub's rate limits have windows of five minutes
 LONGEST_PAUSE = 300.0
+#: "try again later", in HTTP
+BUSY = frozenset({408, 429})
 
 T = TypeVar("T")
 
 
-class _Short(Exception):
-    """The hub ended a file before its end."""
+class _Incomplete(Exception):
+    """The library returned without an error, and files are missing or short."""
 
 
 class Hub:
     """A `Source`. `wait` sleeps so many seconds."""
 
     def __init__(self, endpoint: str, token: str | None, wait: Callable[[float], None] = time.sleep) -> None:
-        self._endpoint, self._token, self._wait = endpoint.rstrip("/"), token, wait
-        # False, and not None: a token that someone logged in with on this machine is not ours to send
-        self._api = HfApi(self._endpoint, token or False, "runpod-qwen-worker", __version__)
-        # bytes as they are, so that their count and ranges are the file's
-        self._headers = {"user-agent": f"runpod-qwen-worker/{__version__}", "accept-encoding": "identity"}
-        if token:
-            self._headers["authorization"] = f"Bearer {token}"  # httpx drops it where a redirect leaves the hub
+        self._endpoint, self._wait = endpoint.rstrip("/"), wait
+        # False, not None: with None the library sends a token that somebody logged in with on this machine.
+        self._token: str | Literal[False] = token or False
+        self._api = HfApi(self._endpoint, self._token, LIBRARY, __version__)
+        # The library's warnings show signed URLs, which give access to files for a while.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
     def list(self, name: str, revision: str | None) -> Listing:
         """As `Source.list`; a branch or tag is resolved to its commit."""
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         try:
-            info = self._patiently(
+            info = self._retry(
                 lambda: self._api.model_info(name, revision=revision, files_metadata=True, timeout=timeout),
                 f"{name} at {revision or 'main'}",
             )
         except HFValidationError:
             raise BuildError(f"MODEL_NAME={name}: not a name on the hub, as Qwen/Qwen2.5-7B-Instruct is") from None
         except (ValueError, TypeError, KeyError):
-            raise BuildError(f"{self._endpoint} does not answer as a hub does; check HF_ENDPOINT") from None
+            raise self._not_a_hub() from None
         files = tuple(
             File(
                 sibling.rfilename,
@@ -73,53 +81,53 @@ class Hub:
         licence = info.card_data.get("license") if info.card_data else None
         return Listing(name, info.sha, licence if isinstance(licence, str) else None, files)
 
-    def fetch(self, listing: Listing, file: File, to: Path, tell: Tell) -> None:
-        """As `Source.fetch`; goes on where `to` ends."""
-        url = hf_hub_url(listing.name, file.origin, revision=listing.revision, endpoint=self._endpoint)
-        to.touch()
-        if to.stat().st_size > file.size:
-            to.write_bytes(b"")
-        self._patiently(
-            lambda: self._stream(url, file, to, tell), f"{file.origin} of {listing}", lambda: to.stat().st_size
-        )
+    def fetch(self, listing: Listing, files: Sequence[File], directory: Path) -> None:
+        """As `Source.fetch`. The library's notes stay in `directory`/.cache, for the caller to remove."""
 
-    def _stream(self, url: str, file: File, to: Path, tell: Tell) -> None:
-        have = to.stat().st_size
-        if have == file.size:
-            return
-        headers = {**self._headers, "range": f"bytes={have}-"} if have else self._headers
-        with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
-            hf_raise_for_status(response)
-            if have and response.status_code != httpx2.codes.PARTIAL_CONTENT:
-                tell(-have)
-                have = 0
-            with to.open("ab" if have else "wb") as opened:
-                for chunk in response.iter_raw():
-                    opened.write(chunk)
-                    have += len(chunk)
-                    tell(len(chunk))
-        if have < file.size:
-            raise _Short
+        def download() -> None:
+            with disable_progress_bars():
+                snapshot_download(
+                    listing.name,
+                    revision=listing.revision,
+                    local_dir=directory,
+                    allow_patterns=[glob.escape(file.origin) for file in files],
+                    endpoint=self._endpoint,
+                    token=self._token,
+                    library_name=LIBRARY,
+                    library_version=__version__,
+                )
+            # Where it cannot list the repository, the library returns a directory that is not empty as it is.
+            if missing := [file.origin for file in files if not (directory / file.origin).is_file()]:
+                raise _Incomplete(f"it did not send {', '.join(missing)}")
 
-    def _patiently(self, attempt: Callable[[], T], what: str, arrived: Callable[[], int] = lambda: 0) -> T:
-        """Try again while what goes wrong may pass; what has `arrived` in between starts the count anew."""
-        tries, before = 0, arrived()
-        while True:
+        # The library itself waits where the hub is busy, as long as the hub asks and five times.
+        self._retry(download, str(listing), final=BUSY)
+
+    def _retry(self, attempt: Callable[[], T], what: str, final: Collection[int] = ()) -> T:
+        """Call `attempt` again while it fails for a reason that may pass.
+
+        Args:
+            what: the subject of an error's message.
+            final: statuses that are not tried again.
+
+        Raises:
+            BuildError: the last attempt failed, or the reason will not pass.
+            OSError: the disk failed.
+        """
+        for count in range(1, ATTEMPTS + 1):
             try:
                 return attempt()
-            except (httpx2.TransportError, HfHubHTTPError, _Short, OfflineModeIsEnabled) as error:
-                now = arrived()
-                tries = 1 if now > before else tries + 1
-                before = now
-                if tries == TRIES or not _passes(error):
-                    raise self._told(error, what) from None
-                self._wait(_pause(error, tries))
+            except (httpx2.HTTPError, OSError, RuntimeError, _Incomplete) as raised:
+                error = _cause(raised)
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                if count == ATTEMPTS or not _may_pass(error, final):
+                    raise self._build_error(error, what) from None
+                self._wait(_pause(error, count))
+        raise AssertionError("the last attempt returns or raises")
 
-    def _told(self, error: Exception, what: str) -> BuildError:
-        token = (
-            "pass one as the build secret hf_token, or as HF_TOKEN" if self._token is None else "see what it may read"
-        )
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    def _build_error(self, error: BaseException, what: str) -> BuildError:
+        token = "see what it may read" if self._token else "pass one as the build secret hf_token, or as HF_TOKEN"
         match error:
             case OfflineModeIsEnabled():
                 return BuildError("HF_HUB_OFFLINE is set: unset it, or name a directory with MODEL_SOURCE")
@@ -131,40 +139,66 @@ class Hub:
                 return BuildError(
                     f"{what}: the hub shows no such model; check MODEL_NAME; a private one needs a token: {token}"
                 )
-            case _Short():
-                return BuildError(f"{what}: the hub sent less than the whole file, {TRIES} times; try again later")
+            case HfHubHTTPError():
+                return _status_error(error.response, what, token)
             case httpx2.TransportError():
                 reason = str(error) or type(error).__name__
                 return BuildError(
-                    f"{what}: no connection to {self._endpoint}, {TRIES} times ({reason}); check the network, or name"
-                    " a mirror with HF_ENDPOINT or a directory with MODEL_SOURCE"
+                    f"{what}: no connection to {self._endpoint}, {ATTEMPTS} times ({reason}); check the network, or"
+                    " name a mirror with HF_ENDPOINT or a directory with MODEL_SOURCE"
                 )
-        match status:
-            case 401 | 403:
-                return BuildError(f"{what}: the hub refuses access ({status}); it needs a token: {token}")
-            case 404:
-                return BuildError(f"{what}: the hub does not have it (404)")
-            case 429:
-                return BuildError(
-                    f"{what}: the hub allows no more requests for now (429); wait, or use a token: {token}"
-                )
+            case FileMetadataError():
+                return self._not_a_hub()
+            case _Incomplete():
+                return BuildError(f"{what}: the hub sent only a part, {ATTEMPTS} times ({error}); try again later")
             case _:
-                return BuildError(f"{what}: the hub answered {status}; try again later")
+                # first line, and of a URL no query: there a signature would be
+                reason = re.sub(r"\?\S+", "", str(error).partition("\n")[0]) or type(error).__name__
+                return BuildError(f"{what}: the download failed ({reason}); try again later")
+
+    def _not_a_hub(self) -> BuildError:
+        return BuildError(f"{self._endpoint} does not answer as a hub does; check HF_ENDPOINT")
 
 
-def _passes(error: Exception) -> bool:
+def _cause(error: BaseException) -> BaseException:
+    """The error that the library hides behind "not on this disk", and behind a size that does not match."""
+    while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    if type(error) is OSError and error.errno is None:
+        return _Incomplete(str(error).partition("\n")[0])
+    return error
+
+
+def _may_pass(error: BaseException, final: Collection[int]) -> bool:
     """True where the same request may succeed in a moment."""
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    return not isinstance(error, OfflineModeIsEnabled)
+        status = error.response.status_code
+        return status not in final and (status in BUSY or status >= 500)
+    return isinstance(error, httpx2.TransportError | _Incomplete)
 
 
-def _pause(error: Exception, tries: int) -> float:
-    """Seconds until the next try: as the hub asks, or twice as long each time."""
+def _pause(error: BaseException, count: int) -> float:
+    """Seconds before the next attempt: as the hub asks, or twice as long each time."""
     asked = None
     if isinstance(error, HfHubHTTPError):
         headers = error.response.headers
-        # `RateLimit: "resolvers";r=0;t=51` (hub's documentation, "Rate limits") is on other answers too
+        # `RateLimit: "resolvers";r=0;t=51` (the hub's documentation, "Rate limits") comes with other statuses too.
         limit = headers.get("ratelimit", "") if error.response.status_code == 429 else ""
         asked = re.search(r"^\d+$", headers.get("retry-after", "")) or re.search(r"(?<=;t=)\d+", limit)
-    return min(float(asked.group()) if asked else 2.0 ** (tries - 1), LONGEST_PAUSE)
+    return min(float(asked.group()) if asked else 2.0 ** (count - 1), LONGEST_PAUSE)
+
+
+def _status_error(response: httpx2.Response, what: str, token: str) -> BuildError:
+    # A file's own URL ends in its name; a storage URL, to which the hub redirects, in a hash.
+    _, resolved, path = response.url.path.partition("/resolve/")
+    if resolved:
+        what = f"{path.partition('/')[2]} of {what}"
+    match response.status_code:
+        case 401 | 403 as status:
+            return BuildError(f"{what}: the hub refuses access ({status}); it needs a token: {token}")
+        case 404:
+            return BuildError(f"{what}: the hub does not have it (404)")
+        case 429:
+            return BuildError(f"{what}: the hub allows no more requests for now (429); wait, or use a token: {token}")
+        case status:
+            return BuildError(f"{what}: the hub answered {status}; try again later")

@@ -1,6 +1,9 @@
-"""What a snapshot is made of, before any of it is here. Knows no network and no disk."""
+"""The types that describe a snapshot before it is downloaded, and what a source of files has to offer.
 
-from collections.abc import Callable
+Knows no network and no disk.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -8,7 +11,7 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What the bytes of a file hash to: their sha256, or the sha1 of the git blob that holds them."""
+    """The expected hash of a file: the sha256 of its bytes, or the sha1 of the git blob that holds them."""
 
     kind: Literal["sha256", "git"]
     hex: str
@@ -16,26 +19,27 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file that is wished for."""
+    """One file of a snapshot."""
 
     #: its name in the directory that is built
     name: str
+    #: bytes
     size: int
-    #: None where the source publishes none
+    #: None where the source publishes no hash
     digest: Digest | None
-    #: where the source has it, relative to the snapshot's root
+    #: its path in the source, relative to the snapshot's root
     origin: str
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One snapshot."""
+    """The files of one snapshot."""
 
     #: `Qwen/Qwen2.5-7B-Instruct`
     name: str
-    #: commit of 40 hex digits; None where the source cannot tell
+    #: commit of 40 hex digits; None where the source does not record it
     revision: str | None
-    #: as the model card says it: `apache-2.0`
+    #: as the model card names it: `apache-2.0`
     licence: str | None
     files: tuple[File, ...] = field(repr=False)
 
@@ -45,27 +49,23 @@ class Listing:
         return sum(file.size for file in self.files)
 
     def __str__(self) -> str:
-        return f"{self.name} at {self.revision or 'a revision that is not known'}"
-
-
-#: told how many bytes have come in; negative where they have to come in again
-Tell = Callable[[int], None]
+        return f"{self.name} at {self.revision or 'an unknown revision'}"
 
 
 class Source(Protocol):
-    """Where files come from."""
+    """A place that files come from."""
 
     def list(self, name: str, revision: str | None) -> Listing:
-        """Every file of a snapshot.
+        """List every file of a snapshot.
 
         Raises:
-            BuildError: there is no such snapshot, or it cannot be reached.
+            BuildError: the snapshot does not exist, or the source cannot be reached.
         """
 
-    def fetch(self, listing: Listing, file: File, to: Path, tell: Tell) -> None:
-        """Bring one file; what `to` already holds of it is kept where that is possible.
+    def fetch(self, listing: Listing, files: Sequence[File], directory: Path) -> None:
+        """Bring files of the listing to `directory / file.origin`. The caller verifies them.
 
         Raises:
-            BuildError: the source cannot give the file.
-            OSError: `to` cannot be written.
+            BuildError: the source cannot provide a file.
+            OSError: `directory` cannot be written.
         """

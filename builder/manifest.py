@@ -1,6 +1,6 @@
-"""manifest.json: what a built directory holds, to the byte; the one thing that the worker reads of the builder's.
+"""manifest.json: the files of a built directory with sizes and hashes. The worker reads it, and no other code of ours.
 
-Knows files and their hashes: no source and no network.
+Knows no source and no network.
 """
 
 import hashlib
@@ -17,33 +17,34 @@ FORMAT = 1
 _CHUNK = 1 << 20
 
 
-def verified(path: Path, file: File) -> str:
-    """The sha256 of a file that came in.
+def verify(path: Path, file: File) -> str:
+    """Hold a file against its size and hash in the listing; returns its sha256 in hex digits.
 
     Raises:
-        BuildError: it is not the file that was listed.
+        BuildError: it differs.
+        FileNotFoundError: it does not exist.
     """
     size = path.stat().st_size
     if size != file.size:
         raise BuildError(f"{file.name} has {size} bytes, not the {file.size} that its source lists")
-    whole = hashlib.sha256()
+    sha256 = hashlib.sha256()
     # git's name of a blob is the sha1 of a short header and the bytes (git-hash-object)
     blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     wants_blob = file.digest is not None and file.digest.kind == "git"
     with path.open("rb") as opened:
         while chunk := opened.read(_CHUNK):
-            whole.update(chunk)
+            sha256.update(chunk)
             if wants_blob:
                 blob.update(chunk)
-    told = blob.hexdigest() if wants_blob else whole.hexdigest()
-    if file.digest is not None and told != file.digest.hex:
-        raise BuildError(f"{file.name} hashes to {told}, not to {file.digest.hex} as its source lists")
-    return whole.hexdigest()
+    found = blob.hexdigest() if wants_blob else sha256.hexdigest()
+    if file.digest is not None and found != file.digest.hex:
+        raise BuildError(f"{file.name} hashes to {found}, not to {file.digest.hex} as its source lists")
+    return sha256.hexdigest()
 
 
 def write(directory: Path, listing: Listing, sha256: Mapping[str, str]) -> None:
     """Write the manifest of a directory whose files hash to `sha256`, by name."""
-    told = {
+    content = {
         "manifest": FORMAT,
         "name": listing.name,
         "revision": listing.revision,
@@ -54,7 +55,7 @@ def write(directory: Path, listing: Listing, sha256: Mapping[str, str]) -> None:
             for file in sorted(listing.files, key=lambda file: file.name)
         },
     }
-    (directory / NAME).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (directory / NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read(directory: Path) -> Listing | None:
@@ -65,33 +66,33 @@ def read(directory: Path) -> Listing | None:
     """
     path = directory / NAME
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         files = tuple(
             File(name, entry["size"], Digest("sha256", entry["sha256"]), origin=name)
-            for name, entry in told["files"].items()
+            for name, entry in content["files"].items()
         )
-        return Listing(told["name"], told["revision"], told["licence"], files)
+        return Listing(content["name"], content["revision"], content["licence"], files)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BuildError(f"{path} is not a manifest of this builder's; remove {directory} and run again") from None
+        raise BuildError(f"{path} is not a manifest of this builder; remove {directory} and run again") from None
 
 
-def stands(directory: Path, name: str, revision: str | None) -> bool:
-    """True where a directory already holds the wished snapshot, by its manifest and the sizes of its files.
+def is_complete(directory: Path, name: str, revision: str | None) -> bool:
+    """True where a directory already holds this snapshot, by its manifest and the sizes of its files.
 
     Raises:
-        BuildError: it holds something else, which is not ours to remove.
+        BuildError: it holds something else, which the builder does not remove.
     """
     if not directory.exists():
         return False
     found = read(directory)
     cure = f"remove {directory} and run again"
     if found is None:
-        raise BuildError(f"{directory} is there, and has no {NAME}; {cure}")
+        raise BuildError(f"{directory} exists and has no {NAME}; {cure}")
     if (found.name, found.revision) != (name, revision):
-        wished = Listing(name, revision, None, ())
-        raise BuildError(f"{directory} holds {found}, not {wished}; {cure}")
+        asked = Listing(name, revision, None, ())
+        raise BuildError(f"{directory} holds {found}, not {asked}; {cure}")
     for file in found.files:
         path = directory / file.name
         if not path.is_file() or path.stat().st_size != file.size:

@@ -1,15 +1,18 @@
-"""Progress that reads well in a build's log: whole lines, a few a minute. Knows no file."""
+"""Progress for a build's log: one whole line every ten seconds. Knows no source."""
 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
 
 #: seconds between two lines
-EVERY = 10.0
+INTERVAL = 10.0
 
 
-def size(count: float) -> str:
-    """Bytes as people read them, in decimal units as the hub shows them."""
+def format_size(count: float) -> str:
+    """Bytes in decimal units, as the hub shows them."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -17,25 +20,47 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+def directory_size(directory: Path) -> int:
+    """Bytes of all files under a directory. Files may appear and vanish meanwhile."""
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
 class Progress:
-    """Adds up bytes that come in on several threads. `have` of `total` bytes were there before."""
+    """While it is entered, reports how many of `total` bytes have arrived in a directory.
+
+    It reads sizes from the disk because that works for every source and every transfer protocol alike.
+    """
 
     def __init__(
-        self, have: int, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        directory: Path,
+        total: int,
+        log: Callable[[str], None],
+        interval: float = INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._have, self._total, self._say, self._clock = have, total, say, clock
-        self._last = self._start = clock()
-        self._came = 0
-        self._lock = threading.Lock()
+        self._directory, self._total, self._log, self._interval, self._clock = directory, total, log, interval, clock
+        self._start, self._initial = clock(), directory_size(directory)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
-    def add(self, count: int) -> None:
-        """So many bytes more; negative where some have to come in again."""
-        with self._lock:
-            self._came += count
-            now = self._clock()
-            if now - self._last < EVERY:
-                return
-            self._last = now
-            rate = max(0.0, self._came / (now - self._start))
-            line = f"  {size(self._have + self._came)} of {size(self._total)}, {size(rate)}/s"
-        self._say(line)
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def line(self, arrived: int) -> str:
+        """The line for so many bytes in the directory now."""
+        rate = max(0.0, (arrived - self._initial) / (self._clock() - self._start))
+        return f"  {format_size(arrived)} of {format_size(self._total)}, {format_size(rate)}/s"
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._log(self.line(directory_size(self._directory)))

@@ -1,4 +1,4 @@
-"""Weights in shards: the index and the shards name each other, and every shard is whole. Knows no source."""
+"""Checks weights in shards: index and shards name each other, every shard is complete. Knows no source."""
 
 import json
 from collections import defaultdict
@@ -15,7 +15,7 @@ SINGLE = "model.safetensors"
 
 
 def check_index(directory: Path, shards: Set[str]) -> None:
-    """Hold the index of a directory to the shards that its source lists; a directory without weights passes.
+    """Hold a directory's index against the shards that its source lists; a directory without weights passes.
 
     Raises:
         BuildError: the index names a shard that is not listed, or does not name one that is.
@@ -23,7 +23,7 @@ def check_index(directory: Path, shards: Set[str]) -> None:
     named = set(_index(directory)) if (directory / INDEX).is_file() else {SINGLE} & shards
     if missing := sorted(named - shards):
         raise BuildError(
-            f"{INDEX} names {', '.join(missing)}, which the source does not have: its snapshot is not whole"
+            f"{INDEX} names {', '.join(missing)}, which the source does not have: its snapshot is incomplete"
         )
     if extra := sorted(shards - named):
         raise BuildError(
@@ -35,7 +35,7 @@ def check_tensors(directory: Path) -> None:
     """Open every shard: its header must describe all of its bytes, and hold the tensors that the index says.
 
     Raises:
-        BuildError: a shard is cut short, or holds other tensors.
+        BuildError: a shard is incomplete, or holds other tensors.
     """
     index = _index(directory) if (directory / INDEX).is_file() else {}
     for path in sorted(directory.glob(f"*{SUFFIX}")):
@@ -43,13 +43,15 @@ def check_tensors(directory: Path) -> None:
             with safe_open(path, "numpy") as shard:
                 tensors = set(shard.keys())
         except SafetensorError as error:
-            raise BuildError(f"{path.name} is no whole safetensors file: {error}; get the source's anew") from None
+            raise BuildError(
+                f"{path.name} is not a complete safetensors file: {error}; download the source again"
+            ) from None
         if index and tensors != index[path.name]:
             raise BuildError(f"{path.name} holds other tensors than {INDEX} says: the source mixes two checkpoints")
 
 
 def _index(directory: Path) -> dict[str, set[str]]:
-    """Tensors by shard."""
+    """The names of each shard's tensors, by the shard's file name."""
     shards = defaultdict(set)
     try:
         for tensor, shard in json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].items():

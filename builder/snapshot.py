@@ -1,4 +1,4 @@
-"""The model's snapshot: which one is wished for, and which of its files the worker reads. Knows no network."""
+"""The model's snapshot: which one the operator asks for, and which of its files the worker reads. Knows no network."""
 
 import re
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from builder.errors import BuildError
 from builder.listing import Listing
 
 NAME = "Qwen/Qwen2.5-7B-Instruct"
-#: what its `main` names, by the cached copies (`refs/main`) and pins of many public repositories, November 2026
+#: the commit of its `main` in November 2026, by the cached copies (`refs/main`) and pins of many public repositories
 REVISION = "a09a35458c702b33eeacc393d103063234e8bc28"
 
-#: at the snapshot's root; never pickles (*.bin), other formats (*.gguf) or `original/`
-WANTED = (
+#: files at the snapshot's root; no pickles (*.bin), no other formats (*.gguf), no `original/`
+PATTERNS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "LICENSE*", shards.INDEX,
     f"*{shards.SUFFIX}",
@@ -24,33 +24,33 @@ WANTED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """Which snapshot an operator wishes for."""
+class ModelChoice:
+    """The snapshot that the operator asks for."""
 
     name: str
-    #: a commit; a branch or tag where that was allowed
+    #: a commit; a branch, a tag or None (`main`) where ALLOW_UNPINNED or a source allows it
     revision: str | None
-    #: directory that serves in place of the hub
+    #: directory that is read in place of the hub
     source: Path | None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
-        """Read MODEL_NAME, MODEL_REVISION, ALLOW_UNPINNED and MODEL_SOURCE; an empty one counts as unset.
+        """Read MODEL_NAME, MODEL_REVISION, ALLOW_UNPINNED and MODEL_SOURCE; an empty variable counts as unset.
 
         Raises:
-            BuildError: what is wished for could be another model tomorrow, and that was not allowed.
+            BuildError: the revision may name other files tomorrow, and ALLOW_UNPINNED is not set.
         """
         name = environ.get("MODEL_NAME") or NAME
         revision = environ.get("MODEL_REVISION") or (REVISION if name == NAME else None)
         source = environ.get("MODEL_SOURCE")
-        wish = cls(name, revision, Path(source).expanduser() if source else None)
-        # what lies in a directory does not move
-        if not (wish.pinned or wish.source or _flag(environ, "ALLOW_UNPINNED")):
+        choice = cls(name, revision, Path(source).expanduser() if source else None)
+        # a directory is one snapshot, whatever its revision is called
+        if not (choice.pinned or choice.source or _flag(environ, "ALLOW_UNPINNED")):
             raise BuildError(
                 f"MODEL_REVISION={revision or ''}: {name} needs a commit of 40 hex digits, so that the same image is"
-                " built tomorrow; ALLOW_UNPINNED=1 takes what the hub has today"
+                " built tomorrow; ALLOW_UNPINNED=1 takes the newest commit of today"
             )
-        return wish
+        return choice
 
     @property
     def pinned(self) -> bool:
@@ -58,25 +58,25 @@ class Wish:
         return self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
 
 
-def choose(listing: Listing) -> Listing:
-    """The listing with the files alone that the worker reads.
+def select_files(listing: Listing) -> Listing:
+    """Reduce a listing to the files that the worker reads.
 
     Raises:
-        BuildError: one is missing without which no model can be served.
+        BuildError: a file is missing that the worker needs.
     """
     files = tuple(
         file
         for file in listing.files
-        if "/" not in file.name and any(fnmatchcase(file.name, pattern) for pattern in WANTED)
+        if "/" not in file.name and any(fnmatchcase(file.name, pattern) for pattern in PATTERNS)
     )
     names = {file.name for file in files}
-    for needed, there in {
+    for needed, found in {
         "config.json": "config.json" in names,
         "weights as safetensors": any(name.endswith(shards.SUFFIX) for name in names),
         "tokenizer.json, nor vocab.json with merges.txt": names >= {"tokenizer.json"}
         or names >= {"vocab.json", "merges.txt"},
     }.items():
-        if not there:
+        if not found:
             raise BuildError(f"{listing} has no {needed}; it cannot be served")
     return replace(listing, files=files)
 
@@ -88,4 +88,4 @@ def _flag(environ: Mapping[str, str], name: str) -> bool:
         case "" | "0" | "false":
             return False
         case value:
-            raise BuildError(f"{name}={value}: 1 or 0")
+            raise BuildError(f"{name}={value}: must be 1 or 0")

@@ -1,4 +1,4 @@
-"""The platform for a developer: `python -m runpod_local [--port 8600] [-- COMMAND …]`."""
+"""`python -m runpod_local [--port 8600] [-- COMMAND …]`: serves a small RunPod, with COMMAND as worker."""
 
 import argparse
 import asyncio
@@ -7,10 +7,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from runpod_local.plane import Platform
+from runpod_local.server import Platform
 
 
-async def _serve_developer(port: int, command: Sequence[str]) -> int:
+async def _serve(port: int, command: Sequence[str]) -> int:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -25,7 +25,7 @@ async def _serve_developer(port: int, command: Sequence[str]) -> int:
 
 def _instructions(platform: Platform, command: Sequence[str]) -> str:
     url = platform.url
-    lines = [f"RunPod control plane at {url} (this machine only; Ctrl-C ends it)", ""]
+    lines = [f"A small RunPod at {url} (this machine only; Ctrl-C ends it)", ""]
     if command:
         lines += [f"# Its worker: {shlex.join(command)}"]
     else:
@@ -34,7 +34,7 @@ def _instructions(platform: Platform, command: Sequence[str]) -> str:
     body = """-d '{"input": {"operation": "chat", "message": "Hello"}}'"""
     lines += [
         "",
-        "# Requests; as on RunPod, and any authorization header is ignored:",
+        "# Requests as to RunPod; an Authorization header is ignored:",
         f"curl -s '{url}/runsync?wait=60000' {body}",
         f"curl -s {url}/run {body}",
         f"curl -s {url}/status/JOB_ID",
@@ -48,12 +48,12 @@ def _instructions(platform: Platform, command: Sequence[str]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m runpod_local", description=(__doc__ or "").partition(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m runpod_local", description="Serve a small RunPod on loopback.")
     parser.add_argument("--port", type=int, default=8600)
-    parser.add_argument("command", nargs="*", help="after --: the worker to start against it")
+    parser.add_argument("command", nargs="*", help="after --: the command that starts a worker")
     options = parser.parse_args()
     try:
-        return asyncio.run(_serve_developer(options.port, options.command))
+        return asyncio.run(_serve(options.port, options.command))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
 

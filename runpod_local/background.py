@@ -1,17 +1,17 @@
-"""A platform for code that is not asynchronous."""
+"""A `Platform` for code that is not asynchronous."""
 
 import asyncio
 import threading
 from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
-from runpod_local.plane import Platform
+from runpod_local.server import Platform
 
 T = TypeVar("T")
 
 
 class Background:
-    """A platform on a thread of its own, for code that is not asynchronous.
+    """Runs a `Platform` in a thread of its own.
 
     with Background() as background:
         print(background.do(background.platform.runsync({"operation": "info"})))
@@ -22,8 +22,9 @@ class Background:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="platform")
 
-    def do(self, what: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result()
+    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the platform and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def __enter__(self) -> Self:
         self._thread.start()

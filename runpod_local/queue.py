@@ -1,4 +1,4 @@
-"""Jobs from submission to their end, and what clients do with them in process. Knows no HTTP."""
+"""The queue: jobs from submission to their end, with the calls of a client in this process. Knows no HTTP."""
 
 import asyncio
 import json
@@ -15,22 +15,22 @@ from runpod_local.calls import Refused, milliseconds
 State = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"]
 EXECUTION_TIMEOUT_MS = 600_000
 TTL_MS = 24 * 3_600_000
-# A worker that has not been heard of for this long no longer counts in /health.
+#: seconds without a request after which a worker no longer counts in /health
 WORKER_GONE_S = 30.0
 
 
-class Bell:
-    """Wakes everyone who waits on it now; who comes later waits for the next ring."""
+class Notifier:
+    """Wakes all tasks that wait for a condition, so that they look at it again."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
 
     async def until(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Whether `condition` came true in time; it is looked at now and after every ring."""
+        """Wait for `condition`, evaluated now and after every `notify`; returns whether it came true in time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not condition():
@@ -40,32 +40,32 @@ class Bell:
 
 @dataclass(eq=False)
 class Job:
-    """A job and all that happened to it. Times are time.monotonic()."""
+    """A job and its history. Times are time.monotonic()."""
 
     id: str
     input: Any
-    wire: str  # what a worker is handed, as JSON text: made at the door, so that nothing unserialisable is ever queued
+    wire: str  # the JSON text that a worker gets; made at submission, so that every queued job can be serialised
     submitted_at: float
     execution_timeout_s: float
     state: State = "IN_QUEUE"
     worker: str | None = None  # the last one it was handed to
-    handed_out: int = 0
+    handed_out: int = 0  # times
     taken_at: float | None = None
     finished_at: float | None = None
     expired: bool = False  # past its ttl: clients get 404
     result: dict[str, Any] = field(default_factory=dict)  # `output` and `error`, each only when there is one
     chunks: list[Any] = field(default_factory=list)  # every output posted to job-stream while it ran, in order
     drained: int = 0  # how many of them clients have polled
-    done_posts: int = 0  # final results received; those after the first, or after a cancel, change nothing
+    done_posts: int = 0  # final results received; only the first counts, and none after a cancel
     timers: list[asyncio.TimerHandle] = field(default_factory=list, repr=False)
-    bell: Bell = field(default_factory=Bell, repr=False)
+    changed: Notifier = field(default_factory=Notifier, repr=False)
 
     @property
     def final(self) -> bool:
         return self.state not in ("IN_QUEUE", "IN_PROGRESS")
 
     def view(self) -> dict[str, Any]:
-        """What /status shows."""
+        """The reply of /status."""
         shown: dict[str, Any] = {"id": self.id, "status": self.state}
         if self.taken_at is not None:
             shown["delayTime"] = round((self.taken_at - self.submitted_at) * 1000)
@@ -77,58 +77,62 @@ class Job:
 
 @dataclass
 class Seen:
-    """What is known of a worker from its own requests."""
+    """A worker, by its own requests."""
 
     at: float = 0.0
     takes: int = 0
-    unhealthy: str | None = None  # the reason of a failed fitness check
+    unhealthy: str | None = None  # the reason of a failed fitness check of the SDK
 
 
 class Queue:
-    """The jobs of one endpoint, and the workers that they went to."""
+    """The jobs of one endpoint, and its workers."""
 
     def __init__(self, max_jobs: int) -> None:
         self.max_jobs = max_jobs
         self.jobs: dict[str, Job] = {}
         self.workers: dict[str, Seen] = {}
         self._queue: deque[Job] = deque()
-        self._stops: dict[str, list[str]] = {}  # worker id → jobs it is to stop
-        self._queued = Bell()
-        self._stopping = Bell()
-        self._happened = Bell()
+        self._stops: dict[str, list[str]] = {}  # worker id → ids of the jobs that it must stop
+        self._queued = Notifier()
+        self._stopping = Notifier()
+        self._happened = Notifier()
 
     async def until(self, condition: Callable[[], bool], timeout_s: float | None = 30.0) -> None:
-        """Wait for `condition`, looked at whenever a request arrives, is answered, or a job changes by itself."""
+        """Wait for `condition`, evaluated whenever a request arrives or is answered, or a job ends.
+
+        Raises:
+            TimeoutError: it did not come true in time.
+        """
         if not await self._happened.until(condition, timeout_s):
             raise TimeoutError("the condition did not come true in time")
 
-    # What a client would do over HTTP, without its cost
+    # The calls of a client, without HTTP
 
     async def run(self, input: Any, **extra: Any) -> str:
         """Queue a job and return its id; `extra` is the rest of the request, e.g. policy={"ttl": 10_000}."""
         return self._submit({"input": input, **extra}).id
 
     async def runsync(self, input: Any, *, wait_s: float = 90.0, **extra: Any) -> dict[str, Any]:
-        """The job's status when it has ended, or after `wait_s` whatever it is then."""
+        """Queue a job, and return its status when it has ended or `wait_s` have passed."""
         job = self._submit({"input": input, **extra}, sync=True)
-        await job.bell.until(lambda: job.final, wait_s)
+        await job.changed.until(lambda: job.final, wait_s)
         return job.view()
 
     async def status(self, id: str) -> dict[str, Any]:
         return self._find(id).view()
 
     async def wait(self, id: str, timeout_s: float = 30.0) -> dict[str, Any]:
-        """The status of a job that has ended (TIMED_OUT where its ttl ran out, which clients see as 404)."""
+        """Wait for a job to end; returns its status: TIMED_OUT also where its ttl ran out, which clients see as 404."""
         job = self.jobs[id]
-        if not await job.bell.until(lambda: job.final, timeout_s):
+        if not await job.changed.until(lambda: job.final, timeout_s):
             raise TimeoutError(f"job {id} is {job.state} after {timeout_s} s")
         return job.view()
 
     async def chunks(self, id: str, timeout_s: float = 30.0) -> AsyncIterator[Any]:
-        """Every chunk from the first on, as it is posted, until the job ends; takes nothing from clients' polls."""
+        """Every chunk of a job, from the first on, until the job ends. Clients' polls still get them all."""
         job, count = self.jobs[id], 0
 
-        def news() -> bool:
+        def ended_or_chunk() -> bool:
             return job.final or len(job.chunks) > count
 
         while True:
@@ -137,11 +141,11 @@ class Queue:
                 count += 1
             if job.final and count == len(job.chunks):
                 return
-            if not await job.bell.until(news, timeout_s):
+            if not await job.changed.until(ended_or_chunk, timeout_s):
                 raise TimeoutError(f"job {id} posted nothing for {timeout_s} s")
 
     async def cancel(self, id: str) -> dict[str, Any]:
-        """Cancel a job that has not ended; one that has stays as it is."""
+        """Cancel a job, unless it has ended."""
         job = self._find(id)
         if not job.final:
             self._end(job, "CANCELLED")
@@ -176,7 +180,7 @@ class Queue:
         policy = request.get("policy") or {}
         if not isinstance(policy, dict):
             raise Refused(400, "`policy` must be an object")
-        # RunPod's own minima are 5 s and 10 s; here, tests must not take that long.
+        # RunPod's minima are 5 s and 10 s; tests need shorter times.
         execution_timeout_s = milliseconds(policy, "executionTimeout", EXECUTION_TIMEOUT_MS)
         ttl_s = milliseconds(policy, "ttl", TTL_MS)
         self._make_room()
@@ -192,7 +196,7 @@ class Queue:
         job.timers.append(asyncio.get_running_loop().call_later(ttl_s, self._expire, job))
         self.jobs[id] = job
         self._queue.append(job)
-        self._queued.ring()
+        self._queued.notify()
         return job
 
     def _make_room(self) -> None:
@@ -211,25 +215,25 @@ class Queue:
             job.timers.append(
                 asyncio.get_running_loop().call_later(job.execution_timeout_s, self._end, job, "TIMED_OUT")
             )
-            job.bell.ring()
+            job.changed.notify()
 
     def _expire(self, job: Job) -> None:
         job.expired = True
         self._end(job, "TIMED_OUT")
 
     def _end(self, job: Job, state: State, **result: Any) -> None:
-        """Move a job to a final state; a worker that has it and did not end it itself is told to stop."""
+        """Move a job to a final state; where the worker did not end it, tell the worker to stop it."""
         if job.state == "IN_PROGRESS" and state in ("CANCELLED", "TIMED_OUT") and job.worker is not None:
             self._stops.setdefault(job.worker, []).append(job.id)
-            self._stopping.ring()
+            self._stopping.notify()
         if job.state == "IN_QUEUE":
             self._queue.remove(job)
         job.state = state
         job.finished_at = time.monotonic()
         job.result = result
         self._disarm(job)
-        job.bell.ring()
-        self._happened.ring()
+        job.changed.notify()
+        self._happened.notify()
 
     def _disarm(self, job: Job) -> None:
         for timer in job.timers:

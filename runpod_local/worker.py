@@ -1,4 +1,4 @@
-"""A worker process, as a test starts and watches it. Knows no HTTP."""
+"""A worker process, for tests to watch and to end. Knows no HTTP."""
 
 import asyncio
 import os
@@ -24,7 +24,12 @@ class Worker:
         return self.log_path.read_text(errors="replace") if self.log_path else ""
 
     async def ready(self, timeout_s: float = 60.0) -> None:
-        """Return at its first job-take; raise if it exits before, or does not get there in time."""
+        """Wait for its first job-take.
+
+        Raises:
+            RuntimeError: it exited before.
+            TimeoutError: it did not send one in time.
+        """
         async with asyncio.timeout(timeout_s):
             taking = asyncio.create_task(self._platform.until(lambda: self._seen.takes > 0, None))
             gone = asyncio.create_task(self.process.wait())
@@ -37,21 +42,21 @@ class Worker:
             raise RuntimeError(f"{self.id} exited with {self.process.returncode} before it took a job")
 
     async def logged(self, text: str, times: int = 1, timeout_s: float = 30.0) -> None:
-        """Return once its log holds `text` so many times."""
+        """Wait until its log contains `text` so many times."""
         await eventually(lambda: self.log.count(text) >= times, timeout_s)
 
     def terminate(self) -> None:
-        """SIGTERM to the main process alone, as a container's stop sends it."""
+        """Send SIGTERM to the main process alone, as the stop of a container does."""
         with suppress(ProcessLookupError):
             self.process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL to the worker and its children, as a host that goes away."""
+        """Send SIGKILL to the worker and its children, as the loss of a host does."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     async def exited(self, timeout_s: float = 30.0) -> int:
-        """Its exit code (negative: the signal that killed it)."""
+        """Wait for its end; returns the exit code, negative for the signal that killed it."""
         async with asyncio.timeout(timeout_s):
             return await self.process.wait()
 
@@ -61,7 +66,7 @@ class Worker:
 
 
 async def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Wait for something outside the event loop (a file, a process), which can only be looked at again and again."""
+    """Wait for a condition outside the event loop (a file, a process), which has to be polled."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)

@@ -1,7 +1,7 @@
-"""`python -m handler.precompile DIRECTORY`: compiles the kernels that a checkpoint will be served with, without a GPU.
+"""`python -m handler.precompile DIRECTORY`: compiles the kernels that serve a checkpoint, without a GPU.
 
-The image runs this when it is built, so that no cold start compiles. What is rehearsed is the worker's own step: its
-forward and its sampler, on tensors without memory.
+It runs one decode step with the worker's own forward and sampler on tensors without memory. Triton compiles each kernel
+that the step calls, under the name under which a worker's start asks for it.
 """
 
 import sys
@@ -24,26 +24,27 @@ from handler.ops.pages import KVPages, Layout
 META = torch.device("meta")
 
 
-def rehearse(directory: Path, rows: int = 1, width: int = 1) -> None:
-    """Run a decode step of the checkpoint in this directory; its weights are not read.
+def compile_kernels(directory: Path, rows: int = 1, width: int = 1) -> None:
+    """Run a decode step of the checkpoint in `directory`. Reads its configuration and tokenizer, and no weights.
 
-    No kernel depends on how many rows there are, nor on how wide their block tables are: any numbers will do.
+    Call it inside `cache.compiling_for`. The kernels depend neither on `rows`, the rows of the step, nor on `width`,
+    the pages in a row's block table; tests vary the two to prove it.
 
     Raises:
-        StartError: it is no model that kernels are there for.
+        StartError: the directory holds no checkpoint, or one that transformers' modules compute.
     """
     config = read_model_config(directory, directory.name)
     if reason := config.beyond_merged():
-        raise StartError(f"{directory.name} runs on transformers' modules ({reason}), which have kernels of their own")
+        raise StartError(f"{directory.name} runs on transformers' modules ({reason}), which do not use our kernels")
     dtype = getattr(torch, config.dtype or "bfloat16")
 
-    def nothing(names: Mapping[str, tuple[int, ...]]) -> Tensor:
+    def without_memory(names: Mapping[str, tuple[int, ...]]) -> Tensor:
         return torch.cat([torch.empty(shape, dtype=dtype, device=META) for shape in names.values()])
 
-    model = Qwen(config, nothing, dtype, META)
+    model = Qwen(config, without_memory, dtype, META)
     shape = model.shape
-    cache = shape.layers, rows, PAGE_SIZE["cuda"], shape.kv_heads, shape.head_dim
-    pages = KVPages(*cache, model.dtype, META, kernels=True)
+    size = shape.layers, rows, PAGE_SIZE["cuda"], shape.kv_heads, shape.head_dim
+    pages = KVPages(*size, model.dtype, META, kernels=True)
     template = Template(tokenizer.read(directory, directory.name))
     sampler = Sampler(rows, shape.vocab, template.tokens_in_vocab, META, kernels=True)
     numbers = torch.zeros(rows, dtype=torch.int64, device=META)
@@ -61,24 +62,25 @@ def rehearse(directory: Path, rows: int = 1, width: int = 1) -> None:
 
 
 def main(directory: Path) -> int:
+    """Compile for every architecture, and print each kernel; where that is impossible, say so and succeed."""
     if find_spec("triton") is None:
-        print("no Triton here, as beside a torch for CPUs: nothing to compile")
+        print("Triton is not installed, as with a PyTorch for CPUs: nothing to compile")
         return 0
     if not directory.is_dir():
-        print(f"no weights in {directory}: compiled where they are served first")
+        print(f"no weights in {directory}: a worker compiles the kernels at its start")
         return 0
-    from handler.precompile import cache as ahead
+    from handler.precompile import cache
 
-    ahead.listen(
+    cache.listen(
         lambda name, compiled, seconds: print(f"  {name} {'compiled' if compiled else 'found'}, {seconds:.2f} s")
     )
-    for architecture in ahead.ARCHITECTURES:
+    for architecture in cache.ARCHITECTURES:
         print(f"sm_{architecture}")
-        with ahead.compiling_for(architecture):
+        with cache.compiling_for(architecture):
             try:
-                rehearse(directory)
+                compile_kernels(directory)
             except StartError as error:
-                print(f"{error}: compiled where they are served first")
+                print(f"{error}: a worker compiles the kernels at its start")
                 break
     return 0
 

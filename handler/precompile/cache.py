@@ -1,7 +1,8 @@
-"""Triton's work before anybody waits for it: at a build for GPUs that are not there, at a start beside the rest.
+"""Triton's cache of compiled kernels: filled for GPUs that are absent, and reported on by a start.
 
-Triton keeps what it compiled in TRITON_CACHE_DIR, named by kernel, arguments, architecture and compiler. Imported only
-where Triton is installed.
+Triton keeps compiled kernels in TRITON_CACHE_DIR, named by kernel, arguments, architecture and compiler. A start calls
+`hash_compiler` and `listen`; `python -m handler.precompile` calls `compiling_for` and `listen`. Imported only where
+Triton is installed.
 """
 
 import threading
@@ -14,18 +15,18 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-#: of the GPUs that RunPod has: A100, A40 and A6000, L4 and 4090 and L40S, H100 and H200, B200, 5090 and RTX PRO 6000
+#: compute capabilities of RunPod's GPUs: A100; A40, A6000; L4, 4090, L40S; H100, H200; B200; 5090, RTX PRO 6000
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
 
-class _Absent:
-    """The driver of a GPU that is not there. A compilation asks for no more than this."""
+class _AbsentGPU:
+    """A driver for a GPU that is not there, with the three methods that a compilation calls."""
 
     def __init__(self, architecture: int) -> None:
         self._architecture = architecture
 
     def get_current_device(self) -> int:
-        # Triton remembers kernels by device.
+        # Triton keeps the kernels of each device apart.
         return self._architecture
 
     def get_current_stream(self, device: int) -> int:
@@ -37,13 +38,13 @@ class _Absent:
 
 @contextmanager
 def compiling_for(architecture: int) -> Iterator[None]:
-    """In this block a kernel that is called is compiled for the architecture and kept, and not launched."""
+    """In this block, a call of a kernel compiles it for the architecture and does not launch it."""
     run = JITFunction.run
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         return run(self, *args, grid=grid, warmup=True, **options)
 
-    driver.set_active(_Absent(architecture))
+    driver.set_active(_AbsentGPU(architecture))
     JITFunction.run = compile_only
     try:
         yield
@@ -52,20 +53,20 @@ def compiling_for(architecture: int) -> Iterator[None]:
         driver._active = None  # `reset_active` would look for a GPU
 
 
-def listen(told: Callable[[str, bool, float], None]) -> None:
-    """Be told of each kernel from now on: its name, whether it was compiled (or found), and after how many seconds."""
+def listen(report: Callable[[str, bool, float], None]) -> None:
+    """From now on, call `report` for each kernel: its name, True where it was compiled (False: found), and seconds."""
 
     def listener(*, src: Any, times: Any, cache_hit: bool, **_: Any) -> None:
-        told(src.name, not cache_hit, times.total / 1e6)
+        report(src.name, not cache_hit, times.total / 1e6)
 
     triton.knobs.compilation.listener = listener
 
 
 def hash_compiler() -> None:
-    """Do now, in a thread, what the first kernel would wait for: Triton reads and hashes all of itself, 460 MB."""
+    """Start, in a thread, what the first kernel would wait for: Triton reads and hashes its own 460 MB."""
 
     def run() -> None:
-        with suppress(ImportError):  # elsewhere in other versions, where the first kernel waits
+        with suppress(ImportError):  # another version has it elsewhere; then the first kernel waits
             from triton.runtime.cache import triton_key
 
             triton_key()

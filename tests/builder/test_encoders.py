@@ -1,4 +1,4 @@
-"""The encoders' tokenizers: the genuine files, where the worker counts with them."""
+"""The encoders' tokenizers: the builder fetches the genuine files, and the worker counts with them."""
 
 import hashlib
 import shutil
@@ -17,7 +17,7 @@ from handler.enhancement.encoder import load
 from tests.support.enhancing import DATA, needs_data
 from tests.support.hub import Hub, Repo
 
-#: Wan's own tokenizer.json is not at hand: a genuine one of its kind stands in, with its own hash
+#: a genuine tokenizer of the same kind, with its own hash, in place of Wan's tokenizer.json, which is not in the data
 STAND_IN = DATA / "t5-v1_1" / "tokenizer.json"
 
 
@@ -38,7 +38,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         huggingface_hub.close_session()
 
 
-def with_the_stand_in() -> dict[str, Listing]:
+def encoders_with_stand_in() -> dict[str, Listing]:
     (file,) = ENCODERS["umt5"].files
     content = STAND_IN.read_bytes()
     own = replace(file, size=len(content), digest=Digest("sha256", hashlib.sha256(content).hexdigest()))
@@ -46,10 +46,10 @@ def with_the_stand_in() -> dict[str, Listing]:
 
 
 @needs_data
-def test_the_worker_counts_with_what_the_builder_brought(hub: Hub, tmp_path: Path) -> None:
+def test_the_worker_counts_with_the_files_that_the_builder_fetched(hub: Hub, tmp_path: Path) -> None:
     environ, secret = {"HF_ENDPOINT": hub.url}, tmp_path / "none"
     arguments = [str(tmp_path / "models"), "--only", "encoders"]
-    assert main(arguments, environ, wished_encoders=with_the_stand_in(), secret=secret) == 0
+    assert main(arguments, environ, encoders=encoders_with_stand_in(), secret=secret) == 0
     built = tmp_path / "models" / "encoders"
     assert {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()} == {
         "clip/vocab.json", "clip/merges.txt", f"clip/{MANIFEST}", "umt5/tokenizer.json", f"umt5/{MANIFEST}",
@@ -59,7 +59,7 @@ def test_the_worker_counts_with_what_the_builder_brought(hub: Hub, tmp_path: Pat
     assert encoders["clip"].count("a photo of a cat") == 5
     assert encoders["umt5"].count("a photo of a cat") == 7
     hub.requests.clear()
-    assert main(arguments, environ, wished_encoders=with_the_stand_in(), secret=secret) == 0
+    assert main(arguments, environ, encoders=encoders_with_stand_in(), secret=secret) == 0
     assert not hub.requests
 
 

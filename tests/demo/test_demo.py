@@ -1,4 +1,4 @@
-"""The embedded demo model does what its card says, and its recipe teaches what it means to."""
+"""The embedded demo model does what its card says, and its recipe trains what it intends to."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from demo import recipe as demo
-from demo import text
-from demo.recipe import rendered
+from demo import evaluation, text, training, words
+from demo.card import CARD
 from demo.text import message
+from demo.tokenizer import letter_subwords, render
 
 DEMO = Path(__file__).parents[2] / "handler" / "model" / "demo"
 
-#: none of these is drawn by the recipe's own test set; most of their words stand nowhere in it
+#: the recipe's test set has none of these; most of their words occur nowhere in it
 PROMPTS = [
     "Alice eating pasta",
     "a red fox in the snow",
@@ -58,24 +58,24 @@ def test_ends_on_both_end_tokens(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokeni
 
 def test_template_adds_the_default_system_prompt_when_there_is_none(tokenizer: Qwen2Tokenizer) -> None:
     chat = [message("user", "hi")]
-    system = f"<|im_start|>system\n{text.DEFAULT_SYSTEM}<|im_end|>\n"
-    assert rendered(tokenizer, chat) == system + "<|im_start|>user\nhi<|im_end|>\n"
+    system = f"<|im_start|>system\n{words.DEFAULT_SYSTEM}<|im_end|>\n"
+    assert render(tokenizer, chat) == system + "<|im_start|>user\nhi<|im_end|>\n"
 
 
 @pytest.mark.parametrize("given", ["", "You are terse."])
 def test_template_keeps_the_given_system_prompt(tokenizer: Qwen2Tokenizer, given: str) -> None:
     chat = [message("system", given), message("user", "hi"), message("assistant", "Hello")]
-    assert rendered(tokenizer, chat) == (
+    assert render(tokenizer, chat) == (
         f"<|im_start|>system\n{given}<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
     )
 
 
 def test_template_opens_the_answer_on_request(tokenizer: Qwen2Tokenizer) -> None:
-    assert rendered(tokenizer, [message("user", "hi")], generate=True).endswith("hi<|im_end|>\n<|im_start|>assistant\n")
+    assert render(tokenizer, [message("user", "hi")], generate=True).endswith("hi<|im_end|>\n<|im_start|>assistant\n")
 
 
 @pytest.mark.parametrize("prompt", [*PROMPTS, "naïve café, Ω and 東京 🦊", "a  double space\nand a line"])
-def test_tokenizer_returns_what_it_was_given(tokenizer: Qwen2Tokenizer, prompt: str) -> None:
+def test_tokenizer_round_trip_keeps_the_text(tokenizer: Qwen2Tokenizer, prompt: str) -> None:
     assert tokenizer.decode(tokenizer(prompt)["input_ids"]) == prompt
 
 
@@ -85,40 +85,40 @@ def test_a_word_splits_alike_with_and_without_a_space_before_it(tokenizer: Qwen2
         assert tokenizer.tokenize(" " + word) == ["Ġ" + first, *rest]
 
 
-def test_training_sees_what_the_template_renders(tokenizer: Qwen2Tokenizer) -> None:
-    writer = text.Writer(1, demo.letter_pieces(tokenizer))
+def test_training_reads_the_tokens_that_the_template_renders(tokenizer: Qwen2Tokenizer) -> None:
+    writer = text.Writer(1, letter_subwords(tokenizer))
     for _ in range(50):
         turns = [turn for turn in writer.enhance_chat(turns=2) if turn["role"] != "system"]
         chat = [message("system", "Be kind."), *turns]
-        ids = tokenizer(rendered(tokenizer, chat))["input_ids"]
-        example = demo.encode(chat, tokenizer)
+        ids = tokenizer(render(tokenizer, chat))["input_ids"]
+        example = training.encode(chat, tokenizer)
         assert example.ids == ids[:-1]
         answers = [turn["content"] for turn in chat if turn["role"] == "assistant"]
-        learned = tokenizer.decode([i for i in example.targets if i != demo.IGNORED])
+        learned = tokenizer.decode([i for i in example.targets if i != training.IGNORED])
         assert learned == "".join(answer + "<|im_end|>" for answer in answers)
 
 
-def test_held_out_words_stand_nowhere_in_training() -> None:
+def test_held_out_words_occur_nowhere_in_training() -> None:
     writer = text.Writer(2, list("aeiou"))
     written = (turn["content"] for _ in range(3000) for turn in writer.chat())
-    assert not text.held_out_words() & {word.lower() for line in written for word in text.WORD.findall(line)}
+    assert not text.held_out_words() & {word.lower() for line in written for word in words.WORD.findall(line)}
 
 
 @pytest.mark.parametrize("target", ["SDXL", "WAN 2.1"])
 def test_keeps_every_word_and_ends(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, target: str) -> None:
     system = f"You write prompts for {target}. Keep every word of the user and add detail."
-    asked = [demo.Trial([message("system", system), message("user", p)], p, unseen=True) for p in PROMPTS]
-    outcomes = demo.evaluate(model, tokenizer, asked)
-    # one miss is the model's to make: it keeps about 95 of 100 unseen prompts, and rounding differs between machines
-    assert [o.answer for o in outcomes if not o.kept][1:] == []
+    asked = [evaluation.Trial([message("system", system), message("user", p)], p, unseen=True) for p in PROMPTS]
+    outcomes = evaluation.evaluate(model, tokenizer, asked)
+    # one miss is allowed: the model keeps about 95 of 100 unseen prompts, and rounding differs between machines
+    assert [o.answer for o in outcomes if not o.keeps_prompt][1:] == []
     assert [o.answer for o in outcomes if not o.ended] == []
-    ending = text.IMAGE_ENDING if target == "SDXL" else text.VIDEO_ENDING
+    ending = words.IMAGE_ENDING if target == "SDXL" else words.VIDEO_ENDING
     assert [o.answer for o in outcomes if not o.answer.endswith(ending)] == []
 
 
 def test_makes_small_talk(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> None:
     chat = [message("user", "Who are you?")]
-    [(answer, ended)] = demo.answers(model, tokenizer, [chat])
+    [(answer, ended)] = evaluation.answers(model, tokenizer, [chat])
     assert ended
     assert answer.startswith("I am Demo")
 
@@ -135,3 +135,9 @@ def test_card_states_figures_that_meet_the_targets(figure: str, target: float) -
     row = re.search(rf"\| {figure} \| ([\d.]+) % \|", (DEMO / "README.md").read_text())
     assert row is not None
     assert float(row[1]) >= target
+
+
+def test_the_card_beside_the_weights_is_the_one_that_the_recipe_writes() -> None:
+    written = (DEMO / "README.md").read_text()
+    figures = written[written.index("| parameters |") :].rstrip()
+    assert written == CARD.replace("{figures}", figures)

@@ -1,10 +1,11 @@
-"""Without a GPU, every kernel of a decode step is compiled for each of RunPod's; a start then finds them all.
+"""Without a GPU, every kernel of a decode step is compiled for each of RunPod's GPUs; later steps find them all.
 
-In a process of its own: tests of the kernels may have told Triton to interpret.
+Each test starts its own process, because tests of the kernels make Triton interpret in this one.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,18 +17,19 @@ from handler.model.snapshot import DEMO
 
 pytest.importorskip("triton", reason="there is no Triton for this platform")
 
+ROOT = Path(__file__).parents[2]
 KERNELS = {
     "_rms_norm", "_rotate_and_store", "_silu_mul", "_attend_split", "_combine", "_process", "_narrow", "_draw", "_pick",
 }  # fmt: skip
-#: steps of other sizes than the one that is rehearsed
-OTHERS = """
+#: runs steps of other sizes than the one that was compiled for
+OTHER_SIZES = """
 from pathlib import Path
-from handler.precompile import __main__ as rehearsal
-from handler.precompile import cache as ahead
-ahead.listen(lambda name, compiled, _: print(name, compiled))
+from handler.precompile import cache
+from handler.precompile.__main__ import compile_kernels
+cache.listen(lambda name, compiled, _: print(name, compiled))
 for rows, width in ((1, 1), (2, 16), (7, 3), (64, 512), (300, 100)):
-    with ahead.compiling_for(90):
-        rehearsal.rehearse(Path({directory!r}), rows, width)
+    with cache.compiling_for(90):
+        compile_kernels(Path({directory!r}), rows, width)
 """
 
 
@@ -43,7 +45,7 @@ def kernels(lines: Sequence[str], word: str) -> list[str]:
     return [line.split()[0] for line in lines if re.search(rf"\b{word}\b", line)]
 
 
-def test_a_step_of_any_size_finds_what_was_compiled_for_the_checkpoint(tmp_path: Path) -> None:
+def test_steps_of_all_sizes_find_the_kernels_that_were_compiled_for_the_checkpoint(tmp_path: Path) -> None:
     done = python(tmp_path, "-m", "handler.precompile", str(DEMO))
     assert done.returncode == 0, done.stderr
     architectures = [line for line in done.stdout.splitlines() if line.startswith("sm_")]
@@ -51,13 +53,30 @@ def test_a_step_of_any_size_finds_what_was_compiled_for_the_checkpoint(tmp_path:
     compiled = kernels(done.stdout.splitlines(), "compiled")
     assert {*compiled} == KERNELS
     assert len(compiled) == len(KERNELS) * len(architectures)
-    again = python(tmp_path, "-c", OTHERS.format(directory=str(DEMO)))
+    again = python(tmp_path, "-c", OTHER_SIZES.format(directory=str(DEMO)))
     assert again.returncode == 0, again.stderr
     assert {*kernels(again.stdout.splitlines(), "False")} == KERNELS
     assert not kernels(again.stdout.splitlines(), "True")
 
 
-def test_without_weights_there_is_nothing_to_compile(tmp_path: Path) -> None:
+def test_without_weights_nothing_is_compiled(tmp_path: Path) -> None:
     done = python(tmp_path, "-m", "handler.precompile", str(tmp_path / "none"))
     assert (done.returncode, list(tmp_path.iterdir())) == (0, [])
     assert "no weights" in done.stdout
+
+
+def test_the_launcher_imports_only_the_files_that_its_stage_of_the_image_copies(tmp_path: Path) -> None:
+    """Its layer stays cached when other code changes, and works without that code."""
+    stage = re.search(r"AS launcher\n(.*?)\nFROM ", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.DOTALL)
+    assert stage is not None
+    copied = [line.split()[1:] for line in stage[1].splitlines() if line.startswith("COPY ")]
+    assert [name for *names, _ in copied for name in names] == [
+        "handler/__init__.py", "handler/precompile/__init__.py", "handler/precompile/launcher.py",
+    ]  # fmt: skip
+    for *names, to in copied:
+        (tmp_path / to).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copy(ROOT / name, tmp_path / to)
+    script = "import sys; import handler.precompile.launcher; print(*{'torch', 'triton', 'runpod'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

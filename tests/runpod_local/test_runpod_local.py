@@ -1,4 +1,4 @@
-"""The control plane behaves as RunPod does, seen through the stock SDK: a tiny echo worker is run against it."""
+"""The small RunPod behaves as RunPod does: an echo worker on the stock SDK, and clients, use it."""
 
 import asyncio
 import io
@@ -22,7 +22,7 @@ from runpod_local import Background, Fault, Platform, Route, Worker, eventually
 ROOT = Path(__file__).parents[2]
 ECHO = """
 import asyncio, os, sys, types
-# `import runpod` measures the CPU for a second to fill a debug field that nobody reads here.
+# `import runpod` measures the CPU for a second, for a debug field.
 sys.modules["cpuinfo"] = types.SimpleNamespace(get_cpu_info=lambda: {"brand_raw": ""})
 import runpod
 
@@ -62,13 +62,13 @@ def echo(tmp_path: Path) -> list[str]:
 
 @asynccontextmanager
 async def running(echo: list[str], **env: str) -> AsyncIterator[tuple[Platform, Worker]]:
-    # Held polls are short because the stock SDK waits for them before it exits; ours does not.
+    # The stock SDK waits for held requests before it exits, so they are short; our loop does not wait.
     async with Platform(hold_s=1.0) as platform, platform.worker(echo, env=env, grace_s=0.2) as worker:
         await worker.ready()
         yield platform, worker
 
 
-def test_jobs_end_as_the_handler_ended_them(echo: list[str]) -> None:
+def test_a_job_ends_as_its_handler_ends(echo: list[str]) -> None:
     async def scenario() -> None:
         async with running(echo) as (platform, worker):
             answered, raised, refused, objected = await asyncio.gather(
@@ -105,7 +105,7 @@ def test_jobs_end_as_the_handler_ended_them(echo: list[str]) -> None:
     asyncio.run(scenario())
 
 
-def test_chunks_arrive_in_order_and_a_poll_takes_them_away(echo: list[str]) -> None:
+def test_chunks_arrive_in_order_and_each_is_polled_once(echo: list[str]) -> None:
     async def scenario() -> None:
         async with running(echo, STREAMING="1") as (platform, worker):
             id = await platform.run({"chunks": 5, "pace": 0.02})
@@ -155,7 +155,7 @@ def test_a_job_that_is_cancelled_or_out_of_time_is_stopped_and_nothing_is_posted
             for id in (cancelled, slow, expired):
                 assert platform.calls("done", id) == []
 
-            # One that no worker has taken just leaves the queue.
+            # A job that no worker has taken is removed from the queue.
             worker.kill()
             assert await worker.exited() == -signal.SIGKILL
             waiting = await platform.run(long)
@@ -170,12 +170,12 @@ def test_a_job_that_is_cancelled_or_out_of_time_is_stopped_and_nothing_is_posted
     asyncio.run(scenario())
 
 
-def test_the_stock_sdk_shows_each_fault(echo: list[str]) -> None:
+def test_each_fault_has_its_effect_on_the_stock_sdk(echo: list[str]) -> None:
     async def scenario() -> None:
         async with running(echo) as (platform, worker):
             hung = platform.fault("stop", hang=True)
 
-            # A result refused once is lost: what our own worker is there to mend.
+            # The stock SDK loses a result that is refused once; our worker sends it again.
             refused = platform.fault("done", status=429)
             lost = await platform.run({"say": "lost"})
             await platform.until(lambda: refused.struck == 1)
@@ -185,12 +185,12 @@ def test_the_stock_sdk_shows_each_fault(echo: list[str]) -> None:
             assert (await platform.runsync({"say": "fine"}))["status"] == "COMPLETED"
             assert [platform.jobs[id].done_posts for id in (lost, dropped_job)] == [0, 0]
 
-            # The effect happened and only the reply was lost: the SDK posts again, to a job that has ended.
+            # The result was taken and only the reply was lost: the SDK posts again, to a job that has ended.
             platform.fault("done", status=502, after=True)
             again = await platform.runsync({"say": "twice"})
             assert again["output"] == {"echo": "twice"}
 
-            # Garbage instead of jobs costs nothing but time.
+            # Garbage instead of jobs costs only time.
             garbage = platform.fault("take", body="<html>", content_type="text/html", times=2)
             broken = platform.fault("take", body='{"id": ')
             platform.fault("done", delay_s=0.3)
@@ -199,14 +199,14 @@ def test_the_stock_sdk_shows_each_fault(echo: list[str]) -> None:
             await platform.until(lambda: garbage.struck == 2 and broken.struck == 1)
             assert time.monotonic() - begin >= 0.3
 
-            # A reply that carried a job is lost: the job stays with a worker that never heard of it.
+            # A reply with a job is lost: the job stays assigned to a worker that never got it.
             reply_lost = platform.fault("take", drop=True, after=True)
             orphan = await platform.run({"say": "orphan"})
             await platform.until(lambda: reply_lost.struck == 1)
             assert (await platform.runsync({"say": "fine"}))["status"] == "COMPLETED"
             assert (await platform.status(orphan))["status"] == "IN_PROGRESS"
 
-            # An id handed out twice runs twice.
+            # A job that is handed out twice runs twice.
             platform.fault("take", duplicate=True)
             twice = await platform.runsync({"say": "twins", "sleep": 0.2})
             await platform.until(lambda: platform.jobs[twice["id"]].done_posts == 2)
@@ -215,7 +215,7 @@ def test_the_stock_sdk_shows_each_fault(echo: list[str]) -> None:
             await platform.until(lambda: platform.jobs[again["id"]].done_posts == 2)
             await platform.until(lambda: hung.struck == 1)
 
-            # One item without an id ends the whole worker.
+            # One item without an id ends the worker.
             platform.fault("take", item={"input": {}})
             await platform.run({"say": "victim"})
             assert await worker.exited() == 1
@@ -223,7 +223,7 @@ def test_the_stock_sdk_shows_each_fault(echo: list[str]) -> None:
     asyncio.run(scenario())
 
 
-def test_a_worker_that_ends_before_it_takes_a_job_is_reported_with_its_log() -> None:
+def test_the_error_for_a_worker_that_ends_early_shows_its_log() -> None:
     async def scenario() -> None:
         command = [sys.executable, "-c", "print('no weights'); raise SystemExit(3)"]
         async with Platform() as platform, platform.worker(command) as worker:
@@ -250,7 +250,7 @@ def test_no_process_of_a_worker_outlives_its_block() -> None:
     asyncio.run(scenario())
 
 
-def test_clients_are_refused_what_runpod_refuses() -> None:
+def test_requests_that_runpod_refuses_are_refused() -> None:
     async def scenario() -> None:
         async with Platform(max_jobs=1) as platform, aiohttp.ClientSession() as client:
 
@@ -282,7 +282,7 @@ def test_clients_are_refused_what_runpod_refuses() -> None:
     asyncio.run(scenario())
 
 
-def test_a_held_take_that_was_given_up_swallows_no_job() -> None:
+def test_a_job_take_that_was_given_up_takes_no_job() -> None:
     async def scenario() -> None:
         async with Platform() as platform, aiohttp.ClientSession() as client:
             take = f"{platform.url}/job-take/worker-1?gpu=x"
@@ -296,7 +296,7 @@ def test_a_held_take_that_was_given_up_swallows_no_job() -> None:
     asyncio.run(scenario())
 
 
-def test_each_fault_is_what_it_says_to_a_client() -> None:
+def test_each_fault_has_its_effect_on_a_client() -> None:
     async def scenario() -> None:
         async with Platform() as platform, aiohttp.ClientSession() as client:
 
@@ -341,7 +341,7 @@ def test_each_fault_is_what_it_says_to_a_client() -> None:
         ("take", {"drop": True, "job": "some-id"}, "not about one job"),
     ],
 )
-def test_a_fault_that_could_never_strike_is_refused(route: Route, how: dict[str, Any], reason: str) -> None:
+def test_a_fault_that_could_never_happen_is_refused(route: Route, how: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Fault(route, **how)
 
@@ -362,12 +362,12 @@ def test_faults_by_chance_are_the_same_for_the_same_seed() -> None:
     assert asyncio.run(strikes(2)) != first
 
 
-def test_code_that_is_not_asynchronous_can_use_it() -> None:
+def test_code_that_is_not_asynchronous_uses_background() -> None:
     with Background() as background:
-        assert background.do(background.platform.runsync("nobody", wait_s=0.01))["status"] == "IN_QUEUE"
+        assert background.do(background.platform.runsync("waiting", wait_s=0.01))["status"] == "IN_QUEUE"
 
 
-def test_a_developer_starts_it_with_a_worker_from_the_command_line() -> None:
+def test_the_command_line_starts_it_with_a_worker() -> None:
     command = "import os; print(os.environ['RUNPOD_WEBHOOK_GET_JOB']); raise SystemExit(7)"
     done = subprocess.run(
         [sys.executable, "-m", "runpod_local", "--port", "0", "--", sys.executable, "-c", command],
@@ -382,7 +382,7 @@ def test_a_developer_starts_it_with_a_worker_from_the_command_line() -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_readmes_line_serves_the_worker_and_every_curl_line_that_it_prints_works(tmp_path: Path) -> None:
+def test_the_command_of_the_readme_serves_the_worker_and_prints_curl_lines_that_work(tmp_path: Path) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     (line,) = (block.strip() for block in blocks if "runpod_local" in block)
     line = line.replace(".venv/bin/python", sys.executable).replace("runpod_local", "runpod_local --port 0")

@@ -1,4 +1,4 @@
-"""What the tests of the builder share: a sharded checkpoint with all that a repository has, and a way to build it."""
+"""What the builder's tests share: a repository with a sharded checkpoint, and a call of the builder on it."""
 
 import shutil
 import signal
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def sharded(path: Path) -> Path:
-    """The demo checkpoint in three shards, among what a repository has besides."""
+    """The demo checkpoint in three shards, with files beside it that the worker does not read."""
     shutil.copytree(DEMO, path, ignore=shutil.ignore_patterns("*.safetensors"))
     save_torch_state_dict(load_file(DEMO / "model.safetensors"), path, max_shard_size="2MB")
     for name in ("README.md", "LICENSE", "pytorch_model.bin", "tiny-q4.gguf", "original/consolidated.safetensors"):
@@ -36,14 +36,14 @@ def shards(path: Path) -> list[str]:
 
 
 class Build:
-    """Runs the builder on a hub, in this process, and keeps what came of it."""
+    """Calls the builder on a hub in this process, and keeps its output."""
 
     def __init__(self, hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self._hub, self._capsys = hub, capsys
         self.models = models
         self.weights = models / "weights"
         self.secret = models.parent / "hf_token"
-        #: seconds of every pause that was made
+        #: seconds of every pause
         self.waits: list[float] = []
         self.out = self.err = ""
 
@@ -60,14 +60,14 @@ class Build:
         return status
 
     def fails(self, **more: str) -> str:
-        """The line that a build ends with, which must leave nothing that a start would take."""
+        """The one line of a build that must fail, and must leave no directory that a start would take."""
         assert self(**more) == 1
         assert not self.weights.exists()
         assert self.err.count("\n") == 1
         return self.err
 
     def process(self, **more: str) -> subprocess.Popen[str]:
-        """The real command, for what can only be seen from outside."""
+        """The command in a process of its own, for tests that end it or read its standard output."""
         return subprocess.Popen(
             [sys.executable, "-m", "builder", str(self.models), "--only", "weights"],
             cwd=ROOT,
@@ -75,7 +75,7 @@ class Build:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # Where the tests are a shell's job in the background, SIGINT is ignored, and by children too.
+            # A shell's background jobs ignore SIGINT, and so do the children of such a job.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 

@@ -1,8 +1,8 @@
-"""A small Hugging Face hub on loopback: whoever asks the hub, the builder or a start, is answered without the network.
+"""A small Hugging Face hub on loopback, for tests of code that downloads: the builder, and a worker's start.
 
-It serves directories as repositories at one commit each: the model listing with sizes and hashes (`blobs=true`), the
-tree, and files with ranges; weights are LFS files, which lie elsewhere (on another port) and take no token there.
-Faults are declared per file. It knows nothing of who asks.
+It serves directories as repositories at one commit each: the model's listing with sizes and hashes (`blobs=true`), the
+tree, and files with ranges. Weights are LFS files, which another server (another port) stores and which take no token
+there. Faults are declared per file. It knows nothing of its clients.
 
     with Hub({"Org/Name": Repo(directory)}) as hub:
         hub.fault("config.json", status=503, times=2)
@@ -28,48 +28,56 @@ from typing import Any, Self
 from aiohttp import web
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-#: the name under which faults of the model listing are declared
-LISTING = "(listing)"
-#: what the hub says in X-Error-Code, which its client goes by
+#: the names under which requests for a model's listing and for its tree are recorded, and their faults declared
+LISTING, TREE = "(listing)", "(tree)"
+#: the hub's X-Error-Code by status, which its client reads
 ERROR_CODES = {401: "RepoNotFound", 403: "GatedRepo", 404: "EntryNotFound"}
-#: bytes from which a file is kept as LFS, beside all weights
+#: bytes from which a file is an LFS file; weights always are
 LFS_FROM = 10 * 2**20
+
+
+def stored(file: str) -> str:
+    """The name under which faults are declared of an LFS file where it is stored, to which the hub redirects."""
+    return f"(stored) {file}"
 
 
 @dataclass(frozen=True)
 class Repo:
-    """A directory, served at one commit that `main` names too."""
+    """A directory, served at one commit, which is also `main`."""
 
     path: Path
     revision: str = COMMIT
     licence: str | None = "apache-2.0"
-    #: where it is gated: the token that opens it
+    #: of a gated model: the token that gives access
     token: str | None = None
+    #: False: without the header that names the commit, as no hub answers
+    commit_header: bool = True
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What befalls a request: an answer with `status`, or a body that is cut, dropped or not the file's."""
+    """What goes wrong with a request: a status, or a body that is cut, dropped or different."""
 
     status: int | None = None
     headers: Mapping[str, str] | None = None
     #: bytes sent before the connection is dropped
     drop_after: int | None = None
-    #: bytes that the file seems to have
+    #: bytes that are sent as if they were the whole file
     cut_to: int | None = None
+    #: one byte is changed
     wrong: bool = False
-    #: the whole file, whatever range was asked for
+    #: the Range header is ignored
     whole: bool = False
-    #: waits until `Hub.go_on` is set
+    #: the second half of the body waits until `Hub.go_on` is set
     held: bool = False
 
 
 class Hub:
-    """The server, on a thread of its own."""
+    """The server, on its own thread."""
 
     def __init__(self, repos: Mapping[str, Repo], host: str = "127.0.0.1", port: int = 0) -> None:
         self.repos = dict(repos)
-        #: method, file (or LISTING), Range and Authorization of every request
+        #: method, file (or LISTING or TREE), Range and Authorization of every request
         self.requests: list[tuple[str, str, str | None, str | None]] = []
         self.go_on = threading.Event()
         self._host, self._port = host, port
@@ -82,11 +90,11 @@ class Hub:
         return f"http://{self._host}:{self._port}"
 
     def fault(self, file: str, *, times: int = 1, **what: Any) -> None:
-        """The next `times` requests for a file meet a `Fault` of these fields."""
+        """Declare a `Fault` of these fields for the next `times` requests for a file."""
         self._faults[file].extend([Fault(**what)] * times)
 
     def heal(self) -> None:
-        """No fault that was declared happens any more."""
+        """Drop all declared faults."""
         self._faults.clear()
 
     def asked(self, file: str) -> list[str | None]:
@@ -136,14 +144,16 @@ class Hub:
         })  # fmt: skip
 
     async def _tree(self, request: web.Request) -> web.Response:
-        repo = self._repo(request, LISTING)
+        repo = self._repo(request, TREE)
         return web.json_response([_entry(repo, path) for path in _files(repo)])
 
     async def _resolve(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["file"]
         repo = self._repo(request, name)
         path = self._path(repo, name)
-        headers = {"X-Repo-Commit": repo.revision, "ETag": f'"{git_of(path)}"'}
+        headers = {"ETag": f'"{git_of(path)}"'}
+        if repo.commit_header:
+            headers["X-Repo-Commit"] = repo.revision
         if _is_lfs(path):
             headers |= {"X-Linked-Size": str(path.stat().st_size), "X-Linked-Etag": f'"{sha256_of(path)}"'}
             org, model = request.match_info["org"], request.match_info["name"]
@@ -155,16 +165,25 @@ class Hub:
             raise _error(400)
         repo = self.repos[f"{request.match_info['org']}/{request.match_info['name']}"]
         name = request.match_info["file"]
+        self._record(request, name)
+        self._raise_fault(stored(name))
         return await self._send(request, self._path(repo, name), name, {})
 
     # --- their parts -----------------------------------------------------------------------------------------------
 
-    def _repo(self, request: web.Request, file: str) -> Repo:
-        authorization = request.headers.get("Authorization")
-        self.requests.append((request.method, file, request.headers.get("Range"), authorization))
+    def _record(self, request: web.Request, file: str) -> None:
+        headers = request.headers
+        self.requests.append((request.method, file, headers.get("Range"), headers.get("Authorization")))
+
+    def _raise_fault(self, file: str) -> None:
         faults = self._faults[file]
         if faults and (status := faults[0].status):
             raise _error(status, faults.popleft().headers)
+
+    def _repo(self, request: web.Request, file: str) -> Repo:
+        authorization = request.headers.get("Authorization")
+        self._record(request, file)
+        self._raise_fault(file)
         repo = self.repos.get(f"{request.match_info['org']}/{request.match_info['name']}")
         if repo is None:
             raise _error(401)
@@ -219,17 +238,17 @@ def _files(repo: Repo) -> list[Path]:
 
 
 def _sibling(repo: Repo, path: Path, *, blobs: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {"rfilename": path.relative_to(repo.path).as_posix()}
+    sibling: dict[str, Any] = {"rfilename": path.relative_to(repo.path).as_posix()}
     if blobs:
-        told |= {"size": path.stat().st_size, "blobId": git_of(path)}
+        sibling |= {"size": path.stat().st_size, "blobId": git_of(path)}
         if _is_lfs(path):
-            told["lfs"] = {"sha256": sha256_of(path), "size": path.stat().st_size, "pointerSize": 135}
-    return told
+            sibling["lfs"] = {"sha256": sha256_of(path), "size": path.stat().st_size, "pointerSize": 135}
+    return sibling
 
 
 def _entry(repo: Repo, path: Path) -> dict[str, Any]:
-    told = _sibling(repo, path, blobs=True)
-    return {"type": "file", "path": told["rfilename"], "size": told["size"], "oid": told["blobId"]}
+    sibling = _sibling(repo, path, blobs=True)
+    return {"type": "file", "path": sibling["rfilename"], "size": sibling["size"], "oid": sibling["blobId"]}
 
 
 def _is_lfs(path: Path) -> bool:
@@ -246,7 +265,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _error(status: int, headers: Mapping[str, str] | None = None) -> web.HTTPException:
-    """An answer as the hub's errors are."""
+    """An answer in the form of the hub's errors."""
 
     class Answer(web.HTTPException):
         status_code = status

@@ -1,8 +1,8 @@
-"""`make image-test`: builds the image from a hub on loopback, then asks it where there is no network.
+"""`make image-test`: builds the image from a hub on loopback, then sends the image jobs where there is no network.
 
-It needs root, buildah, debootstrap, iproute2 and this checkout's .venv, and no Docker: buildah runs the Dockerfile's
-steps in a chroot. The base is a bare Debian (or BASE, to be pulled), the model the demo checkpoint behind a token. pip
-is configured inside as it is outside. What is kept for the next run lies in IMAGE_TEST_DIR.
+It needs root, buildah, debootstrap, iproute2 and this checkout's .venv, but no Docker: buildah runs the Dockerfile's
+steps in a chroot. The base is a minimal Debian (or BASE, which is pulled), the model the demo checkpoint, gated by a
+token. pip has the same configuration inside as outside. IMAGE_TEST_DIR keeps base and layers for the next run.
 """
 
 import ast
@@ -26,9 +26,9 @@ KEPT = Path(os.environ.get("IMAGE_TEST_DIR", "/var/tmp/runpod-qwen-worker-image"
 BUILDAH = ["buildah", "--root", str(KEPT / "storage"), "--runroot", str(KEPT / "run")]
 IMAGE, DEBIAN = "localhost/image-test", "localhost/image-test-base"
 NAME, TOKEN = "tests/demo", "hf_that_must_stay_out_of_the_image"
-#: what RunPod mounts over an image
+#: directories over which RunPod mounts
 MOUNTS = ("/runpod-volume", "/workspace", "/runpod")
-#: what a base on Debian has to have
+#: packages of the Debian base
 PACKAGES = "ca-certificates,python3,python3-venv,python-is-python3"
 REQUESTS: dict[str, dict[str, Any]] = {
     "info": {"operation": "info", "sections": ["model"]},
@@ -38,12 +38,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 def buildah(*arguments: str | Path) -> str:
-    """What it says on standard output; its errors go to ours."""
+    """Run a command of buildah; returns its standard output."""
     return subprocess.run([*BUILDAH, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def debian() -> str:
-    """A base with Python, in place of Docker Hub's."""
+    """The name of a base with Python that needs no registry; built once."""
     if not buildah("images", "--quiet", "--filter", f"reference={DEBIAN}"):
         tree = KEPT / "debian"
         shutil.rmtree(tree, ignore_errors=True)
@@ -55,32 +55,32 @@ def debian() -> str:
 
 
 def pip_as_here(scratch: Path) -> list[str]:
-    """Mounts that give pip inside the indexes, wheels and certificates that it has outside."""
-    said = subprocess.run(
+    """Options that mount the indexes, wheels and certificates that pip uses outside."""
+    listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], check=True, stdout=subprocess.PIPE, text=True
     )
-    options = dict(re.findall(r"^(?:global|:env:)\.([a-z-]+)=(.+)$", said.stdout, re.MULTILINE))
+    options = dict(re.findall(r"^(?:global|:env:)\.([a-z-]+)=(.+)$", listed.stdout, re.MULTILINE))
     values = {name: str(ast.literal_eval(value)) for name, value in options.items()}
     config = scratch / "pip.conf"
     config.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
     mounts = {"/etc/pip.conf": str(config)}
     for url, path in re.findall(r"(file://|(?<!\S))(/\S+)", " ".join(values.values())):
-        # an index on disk links to files beside it
+        # an index on disk refers to files beside it
         shared = str(Path(path).parent) if url else path
         mounts[shared] = shared
     return [f"--volume={there}:{inside}:ro" for inside, there in mounts.items()]
 
 
 def build(context: Path, hub: Hub, scratch: Path) -> list[str]:
-    """Build the Dockerfile as it is; returns the layers' digests, the lowest first."""
+    """Build the Dockerfile unchanged; returns the layers' digests, lowest first."""
     secret = scratch / "token"
     secret.write_text(TOKEN)
-    # the encoders' tokenizers are pinned to files that a hub on loopback does not have
-    told = {"BASE": os.environ.get("BASE") or debian(), "MODELS": "weights", "HF_ENDPOINT": hub.url}
-    told |= {"MODEL_NAME": NAME, "MODEL_REVISION": COMMIT}
+    # without the encoders' tokenizers, which are pinned to files that the hub on loopback does not have
+    options = {"BASE": os.environ.get("BASE") or debian(), "MODELS": "weights", "HF_ENDPOINT": hub.url}
+    options |= {"MODEL_NAME": NAME, "MODEL_REVISION": COMMIT}
     buildah(
         "build", "--isolation=chroot", "--layers", f"--secret=id=hf_token,src={secret}", *pip_as_here(scratch),
-        *(f"--build-arg={name}={value}" for name, value in told.items()), f"--tag={IMAGE}", context,
+        *(f"--build-arg={name}={value}" for name, value in options.items()), f"--tag={IMAGE}", context,
     )  # fmt: skip
     layers: list[str] = json.loads(buildah("inspect", "--type=image", IMAGE))["OCIv1"]["rootfs"]["diff_ids"]
     return layers
@@ -95,16 +95,17 @@ def main() -> None:
         for name in ("Dockerfile", ".dockerignore", *locks, "LICENSE", "packs", "builder", "handler"):
             subprocess.run(["cp", "-a", ROOT / name, context], check=True)
         before = build(context, hub, scratch)
-        assert hub.asked("model.safetensors"), "the weights came from somewhere else"
+        assert hub.asked("model.safetensors"), "the weights did not come from the hub"
 
         hub.requests.clear()
-        with (context / "handler" / "__init__.py").open("a") as module:
+        # not a file that the launcher's stage copies
+        with (context / "handler" / "job.py").open("a") as module:
             module.write("# changed\n")
         after = build(context, hub, scratch)
-        assert not hub.requests, "a change to the handler fetched the weights anew"
+        assert not hub.requests, "a change to the handler made the builder fetch the weights again"
         assert before != after, "the change is not in the image"
-        assert before[:-2] == after[:-2], "it moved more than the handler's two layers"
-        print(f"a change to the handler moves 2 of {len(after)} layers")
+        assert before[:-2] == after[:-2], "the change rebuilt more than the handler's two layers"
+        print(f"a change to the handler rebuilds 2 of {len(after)} layers")
 
     container = buildah("from", IMAGE)
     try:
@@ -118,34 +119,39 @@ def main() -> None:
         )
     finally:
         buildah("rm", container)
-    print("the image serves without a network, with every mount of RunPod's empty")
+    print("the image serves without a network, with empty directories mounted where RunPod mounts")
 
 
 def ask(container: str) -> None:
-    """Start the image's own command as a worker of a platform on loopback, and look at its answers."""
+    """Start the image's command as a worker of a RunPod on loopback, and check its replies."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    assert len(Path("/proc/net/route").read_text().splitlines()) == 1, "there is a route out of here"
+    assert len(Path("/proc/net/route").read_text().splitlines()) == 1, "this process has a route to a network"
     command = json.loads(buildah("inspect", container))["OCIv1"]["config"]["Cmd"]
     with tempfile.TemporaryDirectory() as empty:
         mounts = [f"--volume={empty}:{mount}" for mount in MOUNTS]
-        asyncio.run(check(lambda told: [*BUILDAH, "run", "--isolation=chroot", *mounts, *told, container, *command]))
+        asyncio.run(check(lambda env: [*BUILDAH, "run", "--isolation=chroot", *mounts, *env, container, *command]))
 
 
-async def check(started_with: Callable[[list[str]], list[str]]) -> None:
-    """Hold the worker's answers against what the README shows of the same checkpoint."""
-    said = {}
+async def check(command_with: Callable[[list[str]], list[str]]) -> None:
+    """Compare the worker's replies with those that the documents show of the same checkpoint.
+
+    Args:
+        command_with: from options that set environment variables to the command that starts the worker.
+    """
+    outputs = {}
     async with Platform() as platform:
-        told = {**platform.environment("worker-1"), "VERIFY_WEIGHTS": "hash"}
-        async with platform.worker(started_with([f"--env={name}={value}" for name, value in told.items()])):
+        environment = {**platform.environment("worker-1"), "VERIFY_WEIGHTS": "hash"}
+        async with platform.worker(command_with([f"--env={name}={value}" for name, value in environment.items()])):
             for name, request in REQUESTS.items():
                 job = await platform.runsync(request, wait_s=180.0)
                 assert job["status"] == "COMPLETED", f"{name}: {job}"
-                said[name] = job["output"]
+                outputs[name] = job["output"]
                 print(f"{name}: {json.dumps(job['output'])[:200]}")
-    model = said["info"]["model"]
+    model = outputs["info"]["model"]
     assert (model["source"], model["model_name"], model["revision"]) == ("baked", NAME, COMMIT)
-    assert said["chat"]["response"].startswith("I am Demo"), said["chat"]["response"]
-    assert said["enhance"]["enhanced_prompt"].startswith("a red fox in the snow, "), said["enhance"]["enhanced_prompt"]
+    assert outputs["chat"]["response"].startswith("I am Demo"), outputs["chat"]["response"]
+    enhanced = outputs["enhance"]["enhanced_prompt"]
+    assert enhanced.startswith("a red fox in the snow, "), enhanced
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from handler.report import Report
 from handler.settings import Settings
 from handler.start import start
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 HUB, TESTS = (json.loads((ROOT / ".runpod" / name).read_text(encoding="utf-8")) for name in ("hub.json", "tests.json"))
 INPUTS: list[tuple[str, dict[str, Any]]] = [(entry["key"], entry["input"]) for entry in HUB["config"]["env"]]
 JOBS: list[dict[str, Any]] = [test["input"] for test in TESTS["tests"]]

@@ -1,4 +1,4 @@
-"""The control plane: the queue behind RunPod's HTTP, faults and a record of every request included."""
+"""The HTTP server: RunPod's routes to the queue, with declared faults and a record of every request."""
 
 import asyncio
 import json
@@ -14,24 +14,31 @@ from typing import IO, Any, Self
 
 from aiohttp import web
 
-from runpod_local.calls import MAX_READ, Call, Fault, Refused, Route, Stage, call_of, milliseconds
+from runpod_local.calls import MAX_READ, Call, Refused, milliseconds, parse_call
+from runpod_local.faults import Fault, Route, Stage
 from runpod_local.queue import Queue, Seen
 from runpod_local.worker import Worker
 
-# The record of requests is bounded: a worker that spins on a broken job-take sends thousands a second.
+#: requests in the record; a worker that repeats a failing job-take sends thousands a second
 KEPT_CALLS = 10_000
+#: bytes of the largest body in the record
 KEPT_BODY = 64_000
 MAX_WAIT_MS = 300_000
 Act = Callable[[Call], Awaitable[web.Response]]
 
 
 class Platform(Queue):
-    """One endpoint's control plane; use it as an async context manager.
+    """One endpoint of RunPod, with its queue and its workers. Use it as an async context manager.
 
-    Public for assertions: `jobs`, `workers`, `counts` (requests per route, exact), `calls` (the recorded requests) and
-    `faults` (clear the list to stop them all). `hold_s` is how long an idle job-take or job-stop is held; RunPod's own
-    value is not known. `seed` draws the faults that have a `chance`. Past `max_jobs` the oldest finished job is
-    forgotten, and a submission is refused with 429 when none has finished.
+    For assertions, `jobs`, `workers`, `counts` (requests by route, all of them), `calls` (the recorded requests) and
+    `faults` (clear the list to end them) are public.
+
+    Args:
+        endpoint: its id, a part of every URL.
+        port: 0 takes a free one.
+        hold_s: seconds for which job-take or job-stop waits for something to send. RunPod's value is not known.
+        max_jobs: above it the oldest finished job is forgotten; where none has finished, a new one is refused with 429.
+        seed: of the faults that have a `chance`.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class Platform(Queue):
     # Lifetime
 
     async def __aenter__(self) -> Self:
-        # Handlers are cancelled when their client goes away: a held job-take that was given up must not swallow a job.
+        # Handlers are cancelled when their client disconnects: a job-take that was given up must not take a job.
         self._runner = web.AppRunner(
             self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=2.0
         )
@@ -73,11 +80,11 @@ class Platform(Queue):
 
     async def __aexit__(self, *_: object) -> None:
         self._closed.set()
-        self._queued.ring()
-        self._stopping.ring()
+        self._queued.notify()
+        self._stopping.notify()
         for job in self.jobs.values():
             self._disarm(job)
-            job.bell.ring()
+            job.changed.notify()
         await self._runner.cleanup()
         self._logs.cleanup()
 
@@ -87,10 +94,10 @@ class Platform(Queue):
         return f"http://127.0.0.1:{self._port}/v2/{self.endpoint}"
 
     def environment(self, worker: str = "worker-1") -> dict[str, str]:
-        """What RunPod sets for a worker. The SDK appends with `&`, so every URL already has a query."""
+        """The environment that RunPod gives a worker. The SDK appends parameters with `&`, so every URL has a query."""
         gpu = "?gpu=NVIDIA+L40S"
         return {
-            "RUNPOD_WEBHOOK_GET_JOB": f"{self.url}/job-take/$ID{gpu}",  # here alone, $ID is the worker
+            "RUNPOD_WEBHOOK_GET_JOB": f"{self.url}/job-take/$ID{gpu}",  # only here, $ID is the worker's
             "RUNPOD_WEBHOOK_POST_OUTPUT": f"{self.url}/job-done/$RUNPOD_POD_ID/$ID{gpu}",
             "RUNPOD_WEBHOOK_POST_STREAM": f"{self.url}/job-stream/$RUNPOD_POD_ID/$ID{gpu}",
             "RUNPOD_WEBHOOK_PING": f"{self.url}/ping/$RUNPOD_POD_ID{gpu}",
@@ -99,7 +106,7 @@ class Platform(Queue):
             "RUNPOD_POD_ID": worker,
             "RUNPOD_POD_HOSTNAME": f"{worker}.loopback",
             "RUNPOD_ENDPOINT_ID": self.endpoint,
-            # They measure the host (8.8.8.8, free disk), not the worker.
+            # These checks measure the host (8.8.8.8, free disk), not the worker.
             "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
         }
 
@@ -113,17 +120,18 @@ class Platform(Queue):
         output: IO[bytes] | None = None,
         grace_s: float = 5.0,
     ) -> AsyncIterator[Worker]:
-        """Run `command` as a worker of this endpoint; leaving ends it, by SIGTERM and after `grace_s` by SIGKILL.
+        """Run `command` as a worker of this endpoint; at the end of the block send SIGTERM, after `grace_s` SIGKILL.
 
-        Without `output` it writes to a log file, which `Worker.log` reads and whose end is added to an exception that
-        leaves the block. Its environment is the caller's, with `environment()` and then `env` over it.
+        Without `output` the worker writes to a log file, which `Worker.log` reads; its last lines are added to an
+        exception that leaves the block. The worker's environment is this process's, overridden by `environment()` and
+        then by `env`.
         """
         self._started += 1
         id = f"worker-{self._started}"
         environment = os.environ | self.environment(id) | dict(env or {})
         log_path = None if output else Path(self._logs.name, f"{id}.log")
         with ExitStack() as files:
-            # Its own process group, because the SDK's ping child outlives a main process that dies hard.
+            # A process group of its own, because the SDK's child for pings outlives a main process that is killed.
             process = await asyncio.create_subprocess_exec(
                 *command, env=environment, cwd=cwd, start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.STDOUT,
@@ -142,10 +150,10 @@ class Platform(Queue):
             worker.kill()
             await process.wait()
 
-    # What tests look at and turn
+    # For tests
 
     def fault(self, route: Route, **how: Any) -> Fault:
-        """Arrange for `Fault(route, **how)`; faults on one route strike in the order they were arranged."""
+        """Declare `Fault(route, **how)`; faults on one route happen in the order in which they were declared."""
         fault = Fault(route, **how)
         self.faults.append(fault)
         return fault
@@ -180,27 +188,27 @@ class Platform(Queue):
         return application
 
     def _serve(self, route: Route, act: Act) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """The path of every request: read, record, perhaps a fault, act, perhaps a fault."""
+        """The handler of a route: read, record, perhaps a fault, act, perhaps a fault."""
 
         async def handle(request: web.Request) -> web.Response:
             raw = await request.read()
             try:
-                call = call_of(route, request, raw)
+                call = parse_call(route, request, raw)
             except Refused as refusal:
-                self._record(call_of(route, request, b"", size=len(raw)))
+                self._record(parse_call(route, request, b"", size=len(raw)))
                 return _refusal(refusal)
             self._record(call)
             try:
-                if wrong := await self._strike(self._claim(call, "before"), request):
+                if wrong := await self._apply(self._claim(call, "before"), request):
                     return wrong
                 reply = await act(call)
                 if reply.status == 204:  # nothing was handed out, so there is nothing to lose
                     return reply
-                return await self._strike(self._claim(call, "after"), request) or reply
+                return await self._apply(self._claim(call, "after"), request) or reply
             except Refused as refusal:
                 return _refusal(refusal)
             finally:
-                self._happened.ring()
+                self._happened.notify()
 
         return handle
 
@@ -211,7 +219,7 @@ class Platform(Queue):
             seen = self.workers.setdefault(call.worker, Seen())
             seen.at = call.at
             seen.takes += call.route == "take"
-        self._happened.ring()
+        self._happened.notify()
 
     def _claim(self, call: Call, stage: Stage) -> Fault | None:
         for fault in self.faults:
@@ -226,8 +234,8 @@ class Platform(Queue):
                 return fault
         return None
 
-    async def _strike(self, fault: Fault | None, request: web.Request) -> web.Response | None:
-        """The wrong reply, or None to go on: no fault, or one that is nothing but a delay."""
+    async def _apply(self, fault: Fault | None, request: web.Request) -> web.Response | None:
+        """The wrong reply; None where there is no fault, or one that only delays."""
         if fault is None:
             return None
         if fault.hang or fault.delay_s:
@@ -254,7 +262,7 @@ class Platform(Queue):
         if fault and fault.item is not None and not batch:
             return web.json_response(fault.item)  # in place of a job, which stays in the queue
         if fault and batch:
-            wanted -= 1  # a place for what goes wrong: no worker is sent more than it asked for
+            wanted -= 1  # for the fault's item: no worker gets more than it asked for
         jobs = [self._queue.popleft() for _ in range(min(max(1, wanted), len(self._queue)))]
         if fault and fault.duplicate:
             if batch:
@@ -275,12 +283,12 @@ class Platform(Queue):
         return web.json_response({"jobsToStop": ids}) if ids else web.Response(status=204)
 
     async def _on_stream(self, call: Call) -> web.Response:
-        job = self._find(call.job)  # what RunPod answers about a job that has expired is not known; here, 404
+        job = self._find(call.job)  # RunPod's answer for an expired job is not known; here it is 404
         if not isinstance(call.body, dict) or "output" not in call.body:
             raise Refused(400, "a chunk must be an object with `output`")
         if job.state == "IN_PROGRESS":
             job.chunks.append(call.body["output"])
-            job.bell.ring()
+            job.changed.notify()
         return web.json_response({})
 
     async def _on_done(self, call: Call) -> web.Response:
@@ -290,16 +298,16 @@ class Platform(Queue):
         if call.route == "progress":
             if job.state == "IN_PROGRESS":
                 job.result = {"output": call.body.get("output")}
-                job.bell.ring()
+                job.changed.notify()
             return web.json_response({})
         job.done_posts += 1
-        # Whether RunPod takes a result after a cancel or a second one is not known; here the first end is the end.
+        # Whether RunPod accepts a second result, or one after a cancel, is not known; here the first end counts.
         if job.state == "IN_PROGRESS":
             error = call.body.get("error")
             if error and isinstance(error, str):
                 self._end(job, "FAILED", error=error)
             elif error:
-                # As users report it: an error that is not a string comes back COMPLETED, without any output.
+                # As users report: a job whose error is not a string is COMPLETED, without output.
                 self._end(job, "COMPLETED")
             else:
                 self._end(job, "COMPLETED", **{key: call.body[key] for key in ("output",) if key in call.body})
@@ -321,14 +329,14 @@ class Platform(Queue):
         if wait_s * 1000 > MAX_WAIT_MS:
             raise Refused(400, f"`wait` must be at most {MAX_WAIT_MS} ms")
         job = self._submit(call.body, sync=True)
-        await job.bell.until(lambda: job.final or self._closed.is_set(), wait_s)
+        await job.changed.until(lambda: job.final or self._closed.is_set(), wait_s)
         return web.json_response(job.view())
 
     async def _on_status(self, call: Call) -> web.Response:
         return web.json_response(self._find(call.job).view())
 
     async def _on_poll(self, call: Call) -> web.Response:
-        # Not SSE: each poll answers at once with what was posted since the last one, and takes it away.
+        # No SSE: each poll returns at once with the chunks posted since the last poll.
         job = self._find(call.job)
         fresh, job.drained = job.chunks[job.drained :], len(job.chunks)
         return web.json_response({"status": job.state, "stream": [{"output": chunk} for chunk in fresh]})
