@@ -1,4 +1,4 @@
-"""The GPU as `info` tells of it; every figure is None without one."""
+"""Facts about the GPU that `info` reports; each is None without one."""
 
 import torch
 
@@ -14,7 +14,7 @@ def utilization() -> int | None:
         return None
     try:
         return torch.cuda.utilization()
-    except (RuntimeError, OSError):
+    except Exception:  # NVML's errors are of a class of their own, and a figure less is no failure
         return None
 
 
