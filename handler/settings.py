@@ -1,4 +1,4 @@
-"""Settings: the environment, read once into a frozen value. A bad value stops the start with a message that names it."""
+"""The settings: the environment, read once into a frozen value. A bad value stops the start and is named."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches

@@ -134,6 +134,21 @@ def test_a_start_that_cannot_be_says_why_in_one_line(
     assert "Traceback" not in done.stderr
 
 
+def test_a_start_that_fails_on_a_defect_says_where_and_what_without_a_traceback() -> None:
+    script = (
+        "import sys; from handler import __main__ as command\n"
+        "def fail(*_): raise OSError('no space left')\n"
+        "command.start = fail; sys.exit(command.main())\n"
+    )
+    command = [sys.executable, "-c", script, *given(CHAT)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    defect, last = logged(done)
+    assert done.returncode == 1
+    assert defect["message"] == "a defect of the worker: OSError"
+    assert "fail" in defect["frames"][-1]
+    assert last["message"] == "cannot start: no space left"
+
+
 @pytest.fixture
 def described(tmp_path: Path) -> Path:
     """The demo checkpoint with a manifest."""
