@@ -29,7 +29,10 @@ def main() -> int:
         settings = Settings.from_environment(os.environ)
         job = _local_job()
         worker = start(settings, report)
-    except StartError as error:
+    except Exception as error:
+        if not isinstance(error, StartError):
+            log.defect(error)
+        # No caller has sent anything yet, so that the log may quote any error.
         log.error(f"cannot start: {error}")
         return 1
     try:

@@ -1,4 +1,4 @@
-"""The environment, read once into a frozen value. A bad value stops the start and names itself."""
+"""The settings: the environment, read once into a frozen value. A bad value stops the start and is named."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -29,9 +29,10 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseModel):
-    """What an operator may set; each field is the environment variable of the same name in capitals.
+    """The operator's settings; each field is the environment variable of the same name in capitals.
 
-    An empty variable counts as unset, as endpoint templates leave them. `None` means: what suits the device and model.
+    An empty variable counts as unset, since endpoint templates leave variables empty. None leaves the choice to the
+    worker, by its device and model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,67 +40,77 @@ class Settings(BaseModel):
     model_path: str | None = Field(None, description="Checkpoint directory, or `demo` for the embedded demo model.")
     model_name: str | None = Field(
         None,
-        description="Model to serve, as Hugging Face names it; with `MODEL_PATH` only its public name in replies. "
-        "Else what the image holds, or Qwen/Qwen2.5-7B-Instruct from RunPod's cache.",
+        description="Model to serve, by its name on Hugging Face; with `MODEL_PATH`, only the name that replies give. "
+        "Unset: the model in the image, or Qwen/Qwen2.5-7B-Instruct from RunPod's cache.",
     )
     model_revision: str | None = Field(
-        None, description="Commit to serve; with `MODEL_PATH` only told in replies. Else the one that is there."
+        None,
+        description="Commit to serve; with `MODEL_PATH`, only the revision that replies give. "
+        "Unset: the commit that is found.",
     )
     allow_download: bool = Field(
-        False, description="Download `MODEL_NAME` at the start where it is not there. Locally that needs no leave."
+        False,
+        description="Download `MODEL_NAME` at the start where it is not found; outside RunPod that is always done.",
     )
     verify_weights: Literal["size", "hash"] = Field(
-        "size", description="What of each file is held against manifest.json: its size, or also its contents."
+        "size", description="Compare each file with manifest.json by its `size`, or by its SHA-256 as well (`hash`)."
     )
     model_default_system: bool = Field(
-        False, description="Give conversations without a system turn the one that the model's template has of its own."
+        False, description="Add the default system turn of the model's template to conversations that have none."
     )
-    streaming: bool = Field(False, description="Serve the streaming face (`/stream`) instead of the JSON face.")
-    max_concurrent_requests: PositiveInt | None = Field(None, description="Requests that share the device at a time.")
+    streaming: bool = Field(
+        False, description="Stream answers (`/stream`). Unset: each job gets one object, and `stream: true` is refused."
+    )
+    max_concurrent_requests: PositiveInt | None = Field(
+        None, description="Requests that run on the device at the same time, at most."
+    )
     max_model_len: PositiveInt | None = Field(None, description="Prompt and completion tokens of a request, at most.")
     kv_cache_gb: float | None = Field(
-        None, gt=0, le=100_000, description="Memory for keys and values, in GiB (2^30 bytes)."
+        None, gt=0, le=100_000, description="Memory for the KV cache, in GiB (2^30 bytes)."
     )
-    prefill_chunk: PositiveInt | None = Field(None, description="Prompt tokens computed beside decoding in one step.")
+    prefill_chunk: PositiveInt | None = Field(
+        None, description="Prompt tokens that one step computes beside requests that decode, at most."
+    )
     attention: Literal["auto", "reference", "kernel"] = Field(
-        "auto", description="`kernel` needs CUDA; `reference` runs anywhere; `auto` takes the kernel where it works."
+        "auto", description="`kernel` needs CUDA; `reference` runs anywhere; `auto` uses the kernel where it works."
     )
     graph_buckets: Annotated[tuple[PositiveInt, ...], BeforeValidator(_comma_separated)] | None = Field(
-        None, description="Batch sizes captured as CUDA graphs, as `1,2,4`; `off` for none."
+        None, description="Batch sizes captured as CUDA graphs, as in `1,2,4`; `off` for none."
     )
     speculative_tokens: NonNegativeInt = Field(
-        0, description="Tokens guessed ahead where a request repeats what it said before, at most; 0 for none."
+        0, description="Tokens guessed in one step where a request repeats earlier text, at most; 0 turns guessing off."
     )
     shutdown_grace_s: Seconds = Field(
-        30.0, description="Seconds that running jobs get after SIGTERM; what is left then is answered with an error."
+        30.0,
+        description="Seconds that running jobs get after SIGTERM; those that need longer fail, and may be retried.",
     )
     step_timeout_s: Seconds = Field(
-        120.0, description="Seconds without a sign of life after which the engine counts as hung and the worker ends."
+        120.0, description="Seconds that a step may take; after that the engine counts as hung, and the worker ends."
     )
 
     packs_dir: DirectoryPath | None = Field(
-        None, description="Directory of enhancement packs; else the worker's own `packs/`."
+        None, description="Directory of enhancement packs. Unset: the worker's own `packs/`."
     )
     encoders_dir: DirectoryPath | None = Field(
         None,
-        description="Tokenizers of text encoders, in `clip`, `umt5`, `t5`; else `encoders/` beside the weights, "
-        "else the image's.",
+        description="Directory with the tokenizers of text encoders, in `clip`, `umt5`, `t5`. "
+        "Unset: `encoders/` beside the weights, or the image's.",
     )
-    enhance_cache_entries: PositiveInt = Field(
-        100, description="Enhancements kept for the next equal request, at most."
+    enhance_cache_entries: PositiveInt = Field(100, description="Enhancements that the cache holds, at most.")
+    enhance_cache_evict: PositiveInt = Field(
+        20, description="Enhancements, the oldest ones, that are removed when the cache is full."
     )
-    enhance_cache_evict: PositiveInt = Field(20, description="How many of the oldest leave when one comes too many.")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """Read the variables named after the fields.
 
         Raises:
-            StartError: a variable holds what its field does not allow, or is nearly called as one of ours.
+            StartError: a variable has a value that its field does not allow, or a name that is nearly a setting's.
         """
         for name, value in environ.items():
             if value and (meant := _misspelt(name, [field.upper() for field in cls.model_fields])):
-                raise StartError(f"{name} is no setting; did you mean {meant}? (else unset it)")
+                raise StartError(f"{name} is not a setting; did you mean {meant}? If not, unset it")
         given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
         try:
             return cls.model_validate(given)
@@ -110,10 +121,10 @@ class Settings(BaseModel):
 
 
 def _misspelt(name: str, known: list[str]) -> str | None:
-    """The setting that a variable was most likely meant to be. 0.88: one letter in nine is wrong."""
+    """The setting with nearly the same name, if there is one. 0.88 allows one wrong letter in nine."""
     return None if name in known else next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.88)), None)
 
 
 def on_runpod(environ: Mapping[str, str]) -> bool:
-    """True where the platform started this process: it names the URL to take jobs from."""
+    """True where RunPod started this process: it sets the URL from which jobs are taken."""
     return bool(environ.get("RUNPOD_WEBHOOK_GET_JOB"))

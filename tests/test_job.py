@@ -1,4 +1,4 @@
-"""A job: one dict in, one reply or failure out, with pieces before it where it is streamed; whatever happens."""
+"""A job: its input in, a reply or a failure out, with pieces before it where the request asks to be streamed."""
 
 import asyncio
 import json
@@ -85,10 +85,10 @@ def test_thoughts_are_streamed_by_a_name_of_their_own() -> None:
 
 
 def test_log_probabilities_come_with_the_whole_reply_and_not_with_chunks(line: Line) -> None:
-    wish = {**HI, "stream": True, "logprobs": True, "top_logprobs": 1}
-    *deltas, reply = chunks(line(ScriptedEngine(step_s=0.01)), {"id": "j", "input": wish})
+    request = {**HI, "stream": True, "logprobs": True, "top_logprobs": 1}
+    *deltas, reply = chunks(line(ScriptedEngine(step_s=0.01)), {"id": "j", "input": request})
     assert {key for chunk in deltas for key in chunk} == {"index", "delta"}
-    assert [told["token_id"] for told in reply["logprobs"]] == [0, 1, 2, 3]
+    assert [token["token_id"] for token in reply["logprobs"]] == [0, 1, 2, 3]
     assert set(reply["logprobs"][0]) == {"token", "token_id", "logprob", "top"}
     assert set(reply["logprobs"][0]["top"][0]) == {"token", "token_id", "logprob"}
 
@@ -114,24 +114,24 @@ def test_a_request_that_does_not_ask_to_be_streamed_gets_the_reply_alone_on_eith
     ]
 
 
-def test_the_json_face_refuses_to_stream_instead_of_ignoring_the_wish(line: Line) -> None:
-    told = failure(line(ScriptedEngine()), {"id": "j", "input": {**HI, "stream": True}})
-    assert (told.code, told.field) == ("unsupported", "stream")
+def test_a_worker_that_does_not_stream_refuses_a_request_that_asks_for_it(line: Line) -> None:
+    failed = failure(line(ScriptedEngine()), {"id": "j", "input": {**HI, "stream": True}})
+    assert (failed.code, failed.field) == ("unsupported", "stream")
 
 
 @pytest.mark.parametrize("job", [{"id": "j"}, {"id": "j", "input": None}, {"id": "j", "input": {"operation": "x"}}, {}])
 def test_a_bad_job_is_answered_with_json_text_that_names_the_field(line: Line, job: dict[str, Any]) -> None:
-    told = json.loads(Failed.of(failure(line(ScriptedEngine()), job)).text)
-    assert (told["code"], told["retryable"]) == ("invalid_request", False)
-    assert told["field"] in ("input", "operation")
+    error = json.loads(Failed.of(failure(line(ScriptedEngine()), job)).text)
+    assert (error["code"], error["retryable"]) == ("invalid_request", False)
+    assert error["field"] in ("input", "operation")
 
 
 def test_an_error_ends_a_stream_with_a_failure_chunk_and_then_the_error(line: Line) -> None:
     engine = ScriptedEngine(["a", "b", EngineFailed("broken")], step_s=0.01)
-    *deltas, told, last = outputs(line(engine), {"id": "j", "input": {**HI, "stream": True}})
+    *deltas, before_last, last = outputs(line(engine), {"id": "j", "input": {**HI, "stream": True}})
     assert "".join(str(chunk.value["delta"]) for chunk in deltas if isinstance(chunk, Chunk)) == "ab"
     assert isinstance(last, Failed)
-    assert told == Chunk({"index": len(deltas), "failure": json.loads(last.text)})
+    assert before_last == Chunk({"index": len(deltas), "failure": json.loads(last.text)})
     assert json.loads(last.text)["code"] == "engine_failed"
 
 
@@ -190,7 +190,7 @@ def test_cancelling_the_json_face_stops_the_engine(line: Line) -> None:
 
 @pytest.mark.parametrize("closes", [True, False], ids=["our loop", "the SDK's own loop"])
 def test_cancelling_a_job_while_a_chunk_is_posted_stops_the_engine(line: Line, closes: bool) -> None:
-    """Our loop closes the generator; the SDK's leaves it where it stands, and asyncio closes what nobody holds."""
+    """Our loop closes the generator; the SDK's drops it, and asyncio closes it."""
     engine, report, posted = ScriptedEngine(["x"] * 1000, step_s=0.001), Report(), asyncio.Event()
 
     async def run_job() -> None:

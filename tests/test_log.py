@@ -42,11 +42,11 @@ def test_a_line_has_the_jobs_id_of_its_task_a_level_and_facts(capsys: pytest.Cap
         log.info("ends")
 
     asyncio.run(jobs())
-    told = [(line["requestId"], line["message"], line["level"]) for line in lines(capsys.readouterr().err)]
+    logged = [(line["requestId"], line["message"], line["level"]) for line in lines(capsys.readouterr().err)]
     for id_ in ("a", "b"):
-        assert [line for line in told if line[0] == id_] == [(id_, "begins", "INFO"), (id_, "in a thread", "WARN")]
-    assert told.count(("another", "named", "ERROR")) == 2
-    assert told[-1] == (None, "ends", "INFO")
+        assert [line for line in logged if line[0] == id_] == [(id_, "begins", "INFO"), (id_, "in a thread", "WARN")]
+    assert logged.count(("another", "named", "ERROR")) == 2
+    assert logged[-1] == (None, "ends", "INFO")
 
 
 def test_a_fact_that_is_not_json_does_not_cost_the_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,8 +66,8 @@ def test_a_defect_is_its_type_and_its_frames_and_never_its_message(capsys: pytes
     assert SECRET not in text
 
 
-def test_libraries_log_into_it_whatever_handlers_they_bring_and_the_sdk_does_not_undo_that() -> None:
-    told = process(
+def test_libraries_log_into_it_in_spite_of_their_own_handlers_and_the_sdk_does_not_undo_that() -> None:
+    logged = process(
         "import logging, warnings\n"
         "logger = logging.getLogger('library')\n"
         "logger.addHandler(logging.StreamHandler()); logger.propagate = False\n"
@@ -78,7 +78,7 @@ def test_libraries_log_into_it_whatever_handlers_they_bring_and_the_sdk_does_not
         "logging.warning('root')\n"
         "warnings.warn('deprecated')\n"
     )
-    assert [(line["message"], line["level"]) for line in told[:-1]] == [
+    assert [(line["message"], line["level"]) for line in logged[:-1]] == [
         ("library: old driver", "WARN"),
         ("library: it broke", "ERROR"),
         ("library: a record without a message (TypeError)", "WARN"),
@@ -86,12 +86,12 @@ def test_libraries_log_into_it_whatever_handlers_they_bring_and_the_sdk_does_not
         ("runpod: sdk", "WARN"),
         ("root: root", "WARN"),
     ]
-    assert told[-1]["message"].startswith("py.warnings: ")
-    assert "deprecated" in told[-1]["message"]
+    assert logged[-1]["message"].startswith("py.warnings: ")
+    assert "deprecated" in logged[-1]["message"]
 
 
-def test_an_exception_that_a_library_logs_or_that_ends_a_thread_or_the_process_is_told_by_its_type_alone() -> None:
-    told = process(
+def test_an_exception_that_a_library_logs_or_that_ends_a_thread_or_the_process_is_logged_by_its_type_alone() -> None:
+    logged = process(
         "import asyncio, logging, threading\n"
         "def fail(): raise ValueError('what a user sent')\n"
         "try: fail()\n"
@@ -101,7 +101,7 @@ def test_an_exception_that_a_library_logs_or_that_ends_a_thread_or_the_process_i
         "thread = threading.Thread(target=fail); thread.start(); thread.join()\n"
         "fail()\n"
     )
-    messages = [line["message"] for line in told]
+    messages = [line["message"] for line in logged]
     defect = "a defect of the worker: ValueError"
     assert messages == ["library: ValueError", "asyncio: ValueError", defect, defect]
-    assert SECRET not in json.dumps(told)
+    assert SECRET not in json.dumps(logged)

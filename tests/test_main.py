@@ -70,15 +70,15 @@ def test_the_streaming_face_prints_chunks_and_then_the_reply() -> None:
     assert "".join(chunk["delta"] for chunk in deltas) == json.loads("{\n" + reply)["response"]
 
 
-#: what the interpreter is told of before it happens (docs.python.org, audit events); `open` has its flags last
+#: refuses what would change a file, at the interpreter's audit events (docs.python.org); `open` has its flags last
 READ_ONLY = """
 import errno, os, runpy, sys
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.utime"}
-def hook(event, told):
-    writes = event == "open" and told[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if (writes or event in CHANGES) and not str(told[0]).startswith("/dev/"):
-        sys.stderr.write(f"refused: {event} {told[0]}\\n")
-        raise OSError(errno.EROFS, "Read-only file system", told[0])
+def hook(event, arguments):
+    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if (writes or event in CHANGES) and not str(arguments[0]).startswith("/dev/"):
+        sys.stderr.write(f"refused: {event} {arguments[0]}\\n")
+        raise OSError(errno.EROFS, "Read-only file system", arguments[0])
 sys.dont_write_bytecode = True
 sys.addaudithook(hook)
 runpy.run_module("handler", run_name="__main__", alter_sys=True)
@@ -134,15 +134,30 @@ def test_a_start_that_cannot_be_says_why_in_one_line(
     assert "Traceback" not in done.stderr
 
 
+def test_a_start_that_fails_on_a_defect_says_where_and_what_without_a_traceback() -> None:
+    script = (
+        "import sys; from handler import __main__ as command\n"
+        "def fail(*_): raise OSError('no space left')\n"
+        "command.start = fail; sys.exit(command.main())\n"
+    )
+    command = [sys.executable, "-c", script, *given(CHAT)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    defect, last = logged(done)
+    assert done.returncode == 1
+    assert defect["message"] == "a defect of the worker: OSError"
+    assert "fail" in defect["frames"][-1]
+    assert last["message"] == "cannot start: no space left"
+
+
 @pytest.fixture
 def described(tmp_path: Path) -> Path:
     """The demo checkpoint with a manifest."""
     path = tmp_path / "weights"
     shutil.copytree(DEMO, path)
     files = {file.name: file.read_bytes() for file in path.iterdir()}
-    told = {name: {"size": len(content), "sha256": sha256(content).hexdigest()} for name, content in files.items()}
+    listed = {name: {"size": len(content), "sha256": sha256(content).hexdigest()} for name, content in files.items()}
     (path / "manifest.json").write_text(
-        json.dumps({"manifest": 1, "name": "Org/Demo", "revision": "c" * 40, "files": told}), encoding="utf-8"
+        json.dumps({"manifest": 1, "name": "Org/Demo", "revision": "c" * 40, "files": listed}), encoding="utf-8"
     )
     return path
 
@@ -181,7 +196,7 @@ def test_nothing_is_served_before_the_last_file_is_hashed(described: Path, monke
 
 
 def test_once_the_weights_are_found_no_connection_is_attempted(described: Path) -> None:
-    """Audited from the first line on: whoever resolves a name or connects leaves a trace, whatever it does with it."""
+    """The audit begins before the first import: each resolved name and each connection prints a line."""
     script = (
         "import sys, runpy\n"
         "def audit(event, arguments):\n"

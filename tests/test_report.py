@@ -21,7 +21,7 @@ def ticks() -> Iterator[float]:
         now += 1.5
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[Any]:
+def logged(capsys: pytest.CaptureFixture[str]) -> list[Any]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
@@ -35,7 +35,7 @@ def test_the_ledger_keeps_phases_in_order_from_the_start_of_the_process(capsys: 
     assert startup["phases_s"] == {"interpreter": 0.25, "imports": 1.5, "weights": 1.5}
     assert startup["weights"] == {"bytes": 3_000_000_000, "gb_per_s": 2.0}
     assert (startup["ready_s"], startup["first_job"]) == (None, None)
-    assert told(capsys) == [
+    assert logged(capsys) == [
         {"requestId": None, "message": "imports took 1.50 s", "level": "INFO", "phase": "imports", "seconds": 1.5},
         {
             "requestId": None,
@@ -54,12 +54,12 @@ def test_the_ledger_is_one_line_of_json_when_ready_and_one_more_comes_with_the_f
 ) -> None:
     report = Report(clock=ticks().__next__, age_s=1.0)
     report.ready()
-    assert [line["startup"]["ready_s"] for line in told(capsys)] == [2.5]
+    assert [line["startup"]["ready_s"] for line in logged(capsys)] == [2.5]
     report.job_done(JobRecord("a", "info", "ok", 1.0))
     report.job_done(JobRecord("b", "chat", "ok", 9.0, ttft_ms=4.0))
     report.job_done(JobRecord("c", "chat", "ok", 9.0, ttft_ms=5.0))
     first = {"ttft_ms": 4.0, "total_ms": 9.0, "done_s": 4.0}
-    assert [line["first_job"] for line in told(capsys) if "first_job" in line] == [first]
+    assert [line["first_job"] for line in logged(capsys) if "first_job" in line] == [first]
     assert report.startup()["first_job"] == first
 
 
@@ -85,7 +85,7 @@ def test_jobs_and_tokens_are_summed_by_kind(capsys: pytest.CaptureFixture[str]) 
     report.job_done(JobRecord("b", None, "invalid_request", 1.0))
     assert report.outcomes == {"ok": 1, "invalid_request": 1}
     assert report.tokens == {"prompt": 3, "completion": 4}
-    first, second = told(capsys)
+    first, second = logged(capsys)
     assert (
         first["message"]
         == "operation=chat outcome=ok prompt_tokens=3 completion_tokens=4 total_ms=5.0 finish_reason=stop"

@@ -65,7 +65,7 @@ def test_a_bad_value_stops_the_start_and_names_itself(name: str, value: str) -> 
     ],
 )
 def test_a_variable_that_is_nearly_one_of_ours_stops_the_start(name: str, meant: str) -> None:
-    with pytest.raises(StartError, match=f"{name} is no setting; did you mean {meant}"):
+    with pytest.raises(StartError, match=f"{name} is not a setting; did you mean {meant}"):
         Settings.from_environment({name: "1"})
     assert Settings.from_environment({name: ""}) == Settings()
 
@@ -91,6 +91,6 @@ def test_settings_cannot_change_later() -> None:
         Settings().streaming = True  # type: ignore[misc]
 
 
-def test_runpod_is_told_by_the_url_it_gives_to_take_jobs_from() -> None:
+def test_runpod_is_recognised_by_the_url_from_which_jobs_are_taken() -> None:
     assert on_runpod({"RUNPOD_WEBHOOK_GET_JOB": "http://…"})
     assert not on_runpod({"RUNPOD_POD_ID": "x"})

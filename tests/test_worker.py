@@ -29,8 +29,8 @@ def endless(tmp_path: Path) -> Path:
     path = tmp_path / "endless"
     shutil.copytree(DEMO, path)
     for name in ("config.json", "generation_config.json"):
-        told = json.loads((path / name).read_text(encoding="utf-8"))
-        (path / name).write_text(json.dumps({**told, "eos_token_id": None}), encoding="utf-8")
+        config = json.loads((path / name).read_text(encoding="utf-8"))
+        (path / name).write_text(json.dumps({**config, "eos_token_id": None}), encoding="utf-8")
     return path
 
 
@@ -73,7 +73,7 @@ def test_the_ledger_of_the_start_is_one_line_in_the_log_and_a_section_of_info() 
         async with Platform() as platform, platform.worker(COMMAND, env=environment()) as worker:
             await worker.ready()
             await platform.runsync({**HI, "max_tokens": 5})
-            told = (await platform.runsync({"operation": "info", "sections": ["startup"]}))["output"]["startup"]
+            startup = (await platform.runsync({"operation": "info", "sections": ["startup"]}))["output"]["startup"]
             lines = [json.loads(line) for line in worker.log.splitlines() if line.startswith("{")]
             (started,) = (line["startup"] for line in lines if "startup" in line)
             (first,) = (line["first_job"] for line in lines if "first_job" in line)
@@ -81,8 +81,8 @@ def test_the_ledger_of_the_start_is_one_line_in_the_log_and_a_section_of_info() 
             assert list(started["phases_s"]) == phases
             assert sum(started["phases_s"].values()) <= started["ready_s"] + 0.01 * len(phases)
             assert started["weights"]["bytes"] > 5_000_000
-            assert told == {**started, "first_job": first}
-            assert told["ready_s"] <= first["done_s"]
+            assert startup == {**started, "first_job": first}
+            assert startup["ready_s"] <= first["done_s"]
 
     asyncio.run(scenario())
 
@@ -111,8 +111,8 @@ def test_the_streaming_face_sends_indexed_chunks_that_fold_to_the_whole() -> Non
             assert SECRET not in worker.log
 
             failed = await platform.run({**HI, "top_p": 5})
-            *_, told = [chunk async for chunk in platform.chunks(failed)]
-            assert told["failure"]["field"] == "top_p"
+            *_, last_chunk = [chunk async for chunk in platform.chunks(failed)]
+            assert last_chunk["failure"]["field"] == "top_p"
             assert json.loads((await platform.wait(failed))["error"])["field"] == "top_p"
             assert logged(worker, failed)["outcome"] == "invalid_request"
 
@@ -120,20 +120,20 @@ def test_the_streaming_face_sends_indexed_chunks_that_fold_to_the_whole() -> Non
 
 
 def logged(worker: Worker, id_: str) -> dict[str, str]:
-    """What the one log line of a job tells, by name."""
+    """The figures in the one log line of a job, by name."""
     lines = [json.loads(line) for line in worker.log.splitlines() if line.startswith('{"requestId": ')]
     (message,) = [line["message"] for line in lines if line["requestId"] == id_ and "outcome=" in line["message"]]
     return dict(fact.split("=", 1) for fact in message.split(" "))
 
 
 def check_log_line(worker: Worker, job: dict[str, Any], operation: str) -> None:
-    told, reply = logged(worker, job["id"]), last(job)
-    assert (told.pop("operation"), told.pop("outcome")) == (operation, "ok")
-    assert told.pop("finish_reason") == reply["finish_reason"]
-    assert float(told.pop("total_ms")) >= reply["timing"]["total_ms"]
+    figures, reply = logged(worker, job["id"]), last(job)
+    assert (figures.pop("operation"), figures.pop("outcome")) == (operation, "ok")
+    assert figures.pop("finish_reason") == reply["finish_reason"]
+    assert float(figures.pop("total_ms")) >= reply["timing"]["total_ms"]
     wanted = {name: reply["timing"][name] for name in ("queue_ms", "ttft_ms")}
     wanted |= {name: reply["usage"][name] for name in ("prompt_tokens", "completion_tokens")}
-    assert {name: float(value) for name, value in told.items()} == wanted
+    assert {name: float(value) for name, value in figures.items()} == wanted
 
 
 async def fold(platform: Platform, id_: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -103,7 +103,7 @@ class Intake:
             streams: see `Answers`.
             grace_s: seconds that running jobs get after a stop.
             fault: why the engine cannot go on; None while it can.
-            health: is told when this worker takes no more jobs.
+            health: gets the state: draining, or broken.
         """
         self._platform = platform
         self._answers = Answers(platform, handler, streams=streams)

@@ -27,7 +27,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The end of a job that completed, whatever `value` holds: a key `error` in it does not make the job fail."""
+    """The end of a job that completed; a key `error` in `value` does not make it fail."""
 
     value: JsonObject
 

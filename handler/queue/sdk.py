@@ -62,7 +62,7 @@ def serve(
         streams: see `Answers`.
         slots: jobs that the engine runs at a time.
         fault: why the engine cannot go on; None while it can.
-        health: is told of the worker's state.
+        health: gets the state: ready, draining, or broken.
         grace_s: seconds that running jobs get after a stop.
         policy: how long a message is sent again.
     """

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import math
 import random
 import threading
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler import log
 from handler.engine.fold import Completion, whole
 from handler.engine.protocol import Prompt
 from handler.engine.stream import Delta, Finish, Stream
@@ -457,7 +459,9 @@ def test_the_same_prompt_twice_at_once_is_answered_twice() -> None:
     asyncio.run(main())
 
 
-def test_text_that_cannot_be_decoded_fails_its_own_request(overlap: bool) -> None:
+def test_text_that_cannot_be_decoded_fails_its_own_request_and_is_logged_with_its_jobs_id(
+    overlap: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     poison = next(token for token in greedy("demo", GUILTY, 12) if token not in greedy("demo", HEALTHY, 12))
 
     def token_bytes(token: int) -> bytes:
@@ -467,7 +471,9 @@ def test_text_that_cannot_be_decoded_fails_its_own_request(overlap: bool) -> Non
 
     async def main() -> None:
         engine = BatchingEngine(models.served("demo"), models.info("demo"), token_bytes, models.config(overlap=overlap))
-        healthy, guilty = (engine.stream(Prompt(ids), sampling(12)) for ids in (HEALTHY, GUILTY))
+        healthy = engine.stream(Prompt(HEALTHY), sampling(12))
+        log.current_job.set("guilty")
+        guilty = engine.stream(Prompt(GUILTY), sampling(12))
         answer, error = await asyncio.gather(outcome(healthy), outcome(guilty))
         assert isinstance(error, EngineFailed)
         assert isinstance(answer, Completion)
@@ -476,6 +482,8 @@ def test_text_that_cannot_be_decoded_fails_its_own_request(overlap: bool) -> Non
         engine.close()
 
     asyncio.run(main())
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["requestId"], line["message"]) == ("guilty", "a defect of the worker: KeyError")
 
 
 def test_a_closed_event_loop_does_not_affect_other_requests(overlap: bool) -> None:

@@ -43,8 +43,9 @@ def test_a_model_is_downloaded_by_its_name_and_served_from_the_cache_when_the_hu
     first = run(tmp_path, hub, MODEL_NAME="Org/Name")
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["model_info"]["revision"] == COMMIT
-    assert first.stderr.splitlines()[0] == "downloading Org/Name, revision main"
-    assert "from download" in first.stderr
+    lines = [json.loads(line) for line in first.stderr.splitlines()]
+    assert lines[0]["message"] == "downloading Org/Name, revision main"
+    assert "download" in [line.get("source") for line in lines]
     again = run(tmp_path, "http://127.0.0.1:1", MODEL_NAME="Org/Name")
     assert json.loads(again.stdout)["model_info"] == json.loads(first.stdout)["model_info"]
 
@@ -55,7 +56,8 @@ def test_a_model_is_downloaded_by_its_name_and_served_from_the_cache_when_the_hu
 def test_a_download_that_fails_gives_the_reason_in_one_line(hub: str, tmp_path: Path, name: str, gone: bool) -> None:
     done = run(tmp_path, "http://127.0.0.1:1" if gone else hub, MODEL_NAME=name)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1].startswith(f"cannot start: {name} cannot be downloaded (")
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert last["message"].startswith(f"cannot start: {name} cannot be downloaded (")
     assert "Traceback" not in done.stderr
 
 

@@ -163,7 +163,7 @@ class TestResults:
 
         face.do(scenario(face.platform))
 
-    def test_what_cannot_be_delivered_is_told_by_id_and_size_and_holds_up_nobody(self) -> None:
+    def test_a_result_that_cannot_be_delivered_is_logged_by_id_and_size_and_delays_no_other(self) -> None:
         async def scenario() -> None:
             async with echo(GIVE_UP_S="1") as (platform, worker):
                 lost = await platform.run({"say": SECRET})
@@ -291,7 +291,7 @@ class TestTakes:
 
         face.do(scenario(face.platform))
 
-    def test_a_job_that_python_cannot_parse_costs_nobody_else(self, face: Face) -> None:
+    def test_a_job_that_python_cannot_parse_leaves_the_others_of_its_reply_alone(self, face: Face) -> None:
         async def scenario(platform: Platform) -> None:
             deep = '{"id": "deep", "input": ' + "[" * 50_000 + "]" * 50_000 + "}"
             platform.fault("take", body=f'[{deep}, {{"id": "sound", "input": {{"say": 1}}}}]')
@@ -303,7 +303,7 @@ class TestTakes:
         face.do(scenario(face.platform))
 
     @pytest.mark.parametrize("item", [{"input": {}}, {"id": 7, "input": {}}, {"id": ""}, [], "job"], ids=str)
-    def test_a_malformed_item_costs_nobody_else(self, face: Face, item: Any) -> None:
+    def test_a_malformed_item_leaves_the_others_of_its_reply_alone(self, face: Face, item: Any) -> None:
         async def scenario(platform: Platform) -> None:
             first = await platform.run({"sleep": 0.5, "say": 1})
             platform.fault("take", item=item)
@@ -348,7 +348,7 @@ class TestTakes:
 
         face.do(scenario(face.platform))
 
-    def test_pings_that_fail_hurt_nobody(self, face: Face) -> None:
+    def test_pings_that_fail_leave_jobs_alone(self, face: Face) -> None:
         async def scenario(platform: Platform) -> None:
             platform.fault("ping", status=500, times=2)
             failed = platform.fault("ping", hang=True)
@@ -406,8 +406,8 @@ class TestTheEnd:
                 worker.terminate()
                 assert await worker.exited() == 0
                 assert time.monotonic() - began < 3.0
-                told = [json.loads((await platform.wait(id_))["error"]) for id_ in ids]
-                assert {(error["code"], error["retryable"]) for error in told} == {("engine_failed", True)}
+                errors = [json.loads((await platform.wait(id_))["error"]) for id_ in ids]
+                assert {(error["code"], error["retryable"]) for error in errors} == {("engine_failed", True)}
 
         asyncio.run(scenario())
 
@@ -433,8 +433,8 @@ class TestTheEnd:
                 await asyncio.sleep(1.5 * LAST_TAKE_S)
                 late = await platform.run({})
                 assert await worker.exited(10) == 1
-                told = [json.loads((await platform.wait(id_))["error"]) for id_ in hung]
-                assert {(error["code"], error["retryable"]) for error in told} == {("engine_failed", True)}
+                errors = [json.loads((await platform.wait(id_))["error"]) for id_ in hung]
+                assert {(error["code"], error["retryable"]) for error in errors} == {("engine_failed", True)}
                 assert platform.jobs[late].state == "IN_QUEUE"
                 assert "the worker ends: a step of the engine hangs" in worker.log
                 pings = platform.counts["ping"]
@@ -460,7 +460,7 @@ class TestTheSDK:
         done = sdk("print(sdk.load_sdk().__version__, 'cpuinfo' in sys.modules)")
         assert done == f"{SDK_VERSION} False"
 
-    def test_whoever_had_the_true_module_keeps_it(self) -> None:
+    def test_a_true_module_that_was_imported_before_stays(self) -> None:
         assert sdk("import cpuinfo; sdk.load_sdk(); print(sys.modules['cpuinfo'] is cpuinfo)") == "True"
 
     def test_another_version_of_the_sdk_gets_the_true_module(self) -> None:
