@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 RECORDS = sorted((Path(__file__).parents[1] / "docs" / "decisions").glob("*.md"))
-HEAD = r"# (\d+)\. .+\n\*\*Date\*\*: 20\d\d-\d\d-\d\d · \*\*Status\*\*: \w.*\n\*\*Decision\*\*: \w"
+HEAD = r"# (\d+)\. .+\n\*\*Date\*\*: 20\d\d-\d\d-\d\d · \*\*Status\*\*: \w.*\n\*\*Decision\*\*: \S"
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.stem)
