@@ -70,7 +70,7 @@ def _verify_kept(work: Path, files: Iterable[File]) -> dict[str, str]:
     def verify(file: File) -> tuple[str, str] | None:
         path = work / file.name
         try:
-            # Without a published hash a complete file cannot be told from another one of its size.
+            # Without a published hash a complete file cannot be distinguished from another one of its size.
             if file.digest is not None:
                 return file.name, manifest.verify(path, file)
         except (FileNotFoundError, BuildError):

@@ -1,4 +1,4 @@
-"""Progress for a build's log: one whole line every ten seconds. Knows no source."""
+"""Progress for a build's log: one line every ten seconds. Knows no source."""
 
 import threading
 import time

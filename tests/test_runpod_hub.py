@@ -1,4 +1,4 @@
-"""What RunPod Hub reads of the repository is what the worker takes."""
+"""RunPod Hub's files in .runpod/ agree with the worker: its inputs with the settings, its tests with the requests."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from builder import snapshot
-from handler.api import parse as door
+from handler.api import parse
 from handler.api.failure import Failure
 from handler.job import Jobs
 from handler.report import Report
@@ -24,10 +24,10 @@ INPUTS: list[tuple[str, dict[str, Any]]] = [(entry["key"], entry["input"]) for e
 JOBS: list[dict[str, Any]] = [test["input"] for test in TESTS["tests"]]
 
 
-def as_environment(value: object, told: dict[str, Any]) -> str:
-    """A form's value as the Hub sets it."""
-    if told["type"] == "boolean":
-        return str(told["trueValue"] if value else told["falseValue"])
+def as_environment(value: object, field: dict[str, Any]) -> str:
+    """The environment variable that the Hub sets for the value of a form's field."""
+    if field["type"] == "boolean":
+        return str(field["trueValue"] if value else field["falseValue"])
     return str(value)
 
 
@@ -35,22 +35,22 @@ def test_there_is_one_input_for_every_setting() -> None:
     assert [key for key, _ in INPUTS] == [name.upper() for name in Settings.model_fields]
 
 
-def test_a_deployment_that_takes_every_default_is_one_that_sets_nothing() -> None:
-    environment = {key: as_environment(told.get("default", ""), told) for key, told in INPUTS}
+def test_the_defaults_of_all_inputs_are_those_of_the_settings() -> None:
+    environment = {key: as_environment(field.get("default", ""), field) for key, field in INPUTS}
     assert Settings.from_environment(environment) == Settings.from_environment({})
 
 
-@pytest.mark.parametrize(("key", "told"), INPUTS, ids=[key for key, _ in INPUTS])
-def test_what_an_input_offers_is_what_the_setting_takes(key: str, told: dict[str, Any]) -> None:
-    match told["type"]:
+@pytest.mark.parametrize(("key", "field"), INPUTS, ids=[key for key, _ in INPUTS])
+def test_the_setting_accepts_every_value_that_its_input_offers(key: str, field: dict[str, Any]) -> None:
+    match field["type"]:
         case "boolean":
             offered: list[object] = [True, False]
         case "number":
-            offered = [told.get("min", 0.5)]
+            offered = [field.get("min", 0.5)]
         case _:
-            offered = [option["value"] for option in told.get("options", ())]
-    taken = [Settings.from_environment({key: as_environment(value, told)}) for value in offered]
-    assert len({settings.model_dump_json() for settings in taken}) == len(offered)
+            offered = [option["value"] for option in field.get("options", ())]
+    accepted = [Settings.from_environment({key: as_environment(value, field)}) for value in offered]
+    assert len({settings.model_dump_json() for settings in accepted}) == len(offered)
 
 
 def test_the_listing_has_what_the_hub_requires() -> None:
@@ -66,14 +66,14 @@ def test_the_hubs_tests_run_where_the_listing_runs() -> None:
     environment = {entry["key"]: entry["value"] for entry in TESTS["config"]["env"]}
     assert set(environment) <= {key for key, _ in INPUTS}
     settings = Settings.from_environment(environment)
-    # an image with other weights, or damaged ones, does not start
+    # so that an image with other or damaged weights does not start
     assert (settings.model_name, settings.model_revision) == (snapshot.NAME, snapshot.REVISION)
     assert settings.verify_weights == "hash"
 
 
 @pytest.mark.parametrize("job", JOBS, ids=[test["name"] for test in TESTS["tests"]])
-def test_the_hubs_jobs_are_requests_that_the_door_lets_in(job: dict[str, Any]) -> None:
-    door.parse(job)
+def test_the_hubs_jobs_are_valid_requests(job: dict[str, Any]) -> None:
+    parse.parse(job)
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +83,15 @@ def demo() -> Iterator[Jobs]:
     worker.engine.close()
 
 
-def test_a_model_that_says_something_else_fails_the_hubs_tests(demo: Jobs) -> None:
-    """The Hub looks at the status alone, so a wrong answer has to be an error. The demo model speaks no Chinese."""
+def test_a_wrong_answer_fails_the_hubs_tests(demo: Jobs) -> None:
+    """The Hub checks only the status, so a wrong answer must be an error. The demo model cannot write Chinese."""
     job = next(job for job in JOBS if job.get("language") == "zh")
     answer = asyncio.run(demo.answer({"id": "hub", "input": job}))
     assert isinstance(answer, Failure)
     assert answer.code == "bad_answer"
 
 
-def test_the_hubs_entry_is_the_worker() -> None:
+def test_the_hubs_entry_runs_the_worker() -> None:
     job = json.dumps({"input": {"operation": "info", "sections": ["model"]}})
     ran = subprocess.run(
         [sys.executable, ROOT / ".runpod" / "handler.py", "--test_input", job],

@@ -167,7 +167,7 @@ def test_a_failure_that_passes_is_waited_for(
 
 
 @pytest.mark.parametrize(
-    ("file", "fault", "told"),
+    ("file", "fault", "message"),
     [
         (LISTING, {"status": 401}, r"shows no such model; check MODEL_NAME"),
         (LISTING, {"status": 403}, r"is gated: accept its terms .* hf_token"),
@@ -190,12 +190,12 @@ def test_a_failure_that_passes_is_waited_for(
     ],
 )
 def test_a_failure_that_does_not_pass_ends_in_one_line(
-    build: Build, hub: Hub, file: str, fault: dict[str, Any], told: str
+    build: Build, hub: Hub, file: str, fault: dict[str, Any], message: str
 ) -> None:
     hub.fault(file, **fault)
     line = build.fails()
     assert line.startswith("builder: ")
-    assert re.search(told, line), line
+    assert re.search(message, line), line
     assert len(build.waits) <= 4
     hub.heal()
     assert build() == 0
@@ -264,7 +264,7 @@ def drop_index(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (drop_shard, f"{INDEX} names {SHARD}, which the source does not have"),
         (add_shard, f"{INDEX} does not name consolidated.safetensors"),
@@ -277,10 +277,10 @@ def drop_index(path: Path) -> None:
     ],
 )
 def test_an_incomplete_snapshot_is_refused(
-    build: Build, broken: Path, harm: Callable[[Path], object], told: str
+    build: Build, broken: Path, harm: Callable[[Path], object], message: str
 ) -> None:
     harm(broken)
-    assert told in build.fails()
+    assert message in build.fails()
 
 
 def test_shards_are_not_fetched_for_an_index_that_does_not_fit(build: Build, hub: Hub, broken: Path) -> None:
@@ -358,7 +358,7 @@ def test_the_default_model_has_a_commit_of_its_own(build: Build, hub: Hub, check
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (lambda path: (path / SHARD).unlink(), "is missing or damaged; remove"),
         (lambda path: (path / "config.json").write_text("{}"), "is missing or damaged; remove"),
@@ -369,13 +369,13 @@ def test_the_default_model_has_a_commit_of_its_own(build: Build, hub: Hub, check
     ],
 )  # fmt: skip
 def test_a_directory_that_holds_something_else_is_left_as_it_is(
-    build: Build, hub: Hub, harm: Callable[[Path], object], told: str
+    build: Build, hub: Hub, harm: Callable[[Path], object], message: str
 ) -> None:
     assert build() == 0
     harm(build.weights)
     before = {path: path.stat().st_mtime_ns for path in build.weights.iterdir()}
     assert build() == 1
-    assert told in build.err
+    assert message in build.err
     assert before == {path: path.stat().st_mtime_ns for path in build.weights.iterdir()}
 
 
@@ -407,7 +407,7 @@ def test_a_dropped_connection_is_resumed_also_where_the_hub_ignores_the_range(
     assert hub.asked(SHARD)[-1] == "bytes=100000-"
     shutil.rmtree(build.weights)
     hub.fault(SHARD, drop_after=100_000)
-    hub.fault(SHARD, whole=True)
+    hub.fault(SHARD, ignore_range=True)
     assert build() == 0
 
 

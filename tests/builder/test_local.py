@@ -51,16 +51,16 @@ def build(source: Path, models: Path, **environ: str) -> int:
 
 
 def read_manifest(models: Path) -> Mapping[str, object]:
-    told: dict[str, object] = json.loads((models / "weights" / MANIFEST).read_text(encoding="utf-8"))
-    return told
+    content: dict[str, object] = json.loads((models / "weights" / MANIFEST).read_text(encoding="utf-8"))
+    return content
 
 
 @pytest.mark.parametrize("inside", ["", "hub"])
 @pytest.mark.parametrize("revision", ["", "main", COMMIT])
 def test_a_cache_replaces_the_hub(cache: Path, checkpoint: Path, tmp_path: Path, inside: str, revision: str) -> None:
     assert build(cache / inside, tmp_path / "models", MODEL_REVISION=revision) == 0
-    told = read_manifest(tmp_path / "models")
-    assert (told["name"], told["revision"]) == (NAME, COMMIT)
+    content = read_manifest(tmp_path / "models")
+    assert (content["name"], content["revision"]) == (NAME, COMMIT)
     for path in (tmp_path / "models" / "weights").iterdir():
         assert not path.is_symlink()
         assert path.name == MANIFEST or path.read_bytes() == (checkpoint / path.name).read_bytes()
@@ -81,8 +81,8 @@ def test_of_a_cache_without_refs_its_only_snapshot_is_taken(
 
 def test_a_flat_snapshot_without_a_manifest_has_no_revision(flat: Path, tmp_path: Path) -> None:
     assert build(flat, tmp_path / "models") == 0
-    told = read_manifest(tmp_path / "models")
-    assert (told["name"], told["revision"], told["licence"]) == (NAME, None, None)
+    content = read_manifest(tmp_path / "models")
+    assert (content["name"], content["revision"], content["licence"]) == (NAME, None, None)
 
 
 def test_a_built_directory_is_a_source_and_keeps_its_revision(cache: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def change(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (lambda blob: change(blob), "hashes to"),
         (lambda blob: cut(blob), "hashes to"),
@@ -109,27 +109,27 @@ def change(path: Path) -> None:
     ],
 )
 def test_a_damaged_cache_is_refused(
-    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], told: str
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], message: str
 ) -> None:
     (snapshot,) = cache.glob("hub/*/snapshots/*")
     harm((snapshot / shards(snapshot)[1]).resolve())
     assert build(cache, tmp_path / "models") == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "models" / "weights").exists()
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         ({"MODEL_REVISION": OTHER}, f"has Org/Tiny at {COMMIT}, not at {OTHER}; set MODEL_REVISION"),
         ({"MODEL_NAME": "Org/Other"}, "neither a snapshot (config.json) nor a cache that has Org/Other"),
     ],
 )
 def test_a_cache_without_the_chosen_model_is_refused(
-    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: Mapping[str, str], told: str
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: Mapping[str, str], message: str
 ) -> None:
     assert build(cache, tmp_path / "models", **environ) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("environ", [{"MODEL_REVISION": OTHER}, {"MODEL_NAME": "Org/Other"}])

@@ -389,7 +389,7 @@ def test_the_command_of_the_readme_serves_the_worker_and_prints_curl_lines_that_
     log = tmp_path / "log"
 
     def curls() -> list[str]:
-        return [told for told in log.read_text(errors="replace").splitlines() if told.startswith("curl ")]
+        return [line for line in log.read_text(errors="replace").splitlines() if line.startswith("curl ")]
 
     async def curl(command: str) -> Any:
         process = await asyncio.create_subprocess_shell(command, stdout=asyncio.subprocess.PIPE)

@@ -67,7 +67,7 @@ class Fault:
     #: one byte is changed
     wrong: bool = False
     #: the Range header is ignored
-    whole: bool = False
+    ignore_range: bool = False
     #: the second half of the body waits until `Hub.go_on` is set
     held: bool = False
 
@@ -205,7 +205,7 @@ class Hub:
         faults = self._faults[name]
         fault = faults.popleft() if faults and request.method == "GET" else Fault()
         content = _content(path, fault)
-        start = 0 if fault.whole else request.http_range.start or 0
+        start = 0 if fault.ignore_range else request.http_range.start or 0
         if start and start >= len(content):
             raise _error(416)
         response = web.StreamResponse(status=206 if start else 200, headers=headers)
