@@ -190,9 +190,8 @@ def annotation_of(kind: type[Value], name: str) -> type[Value]:
 
 def reply_definitions() -> dict[str, Any]:
     """The schemas of all replies and their parts, by name: as they are on the wire."""
-    kinds: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-        (kind, "serialization") for kind in (*reply_kinds(), Failure)
-    ]
+    described: tuple[type[BaseModel], ...] = (*reply_kinds(), Failure)
+    kinds: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "serialization") for kind in described]
     _, whole = models_json_schema(kinds, ref_template="#/$defs/{model}", schema_generator=ReplySchema)
     definitions: dict[str, Any] = whole["$defs"]
     for definition in definitions.values():
