@@ -9,6 +9,7 @@ import ast
 import asyncio
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def documents() -> dict[Path, str]:
             },
             other=block,
         ),
-        ARCHITECTURE: filled(ARCHITECTURE, {}, other=modules_table),
+        ARCHITECTURE: filled(ARCHITECTURE, {"layers": layers}, other=modules_table),
         ENHANCE: filled(ENHANCE, {}, other=block),
         DEPLOY: filled(
             DEPLOY, {"sizes": sizes_table, "settings": lambda: settings_table(tuple(Settings.model_fields))}
@@ -414,6 +415,13 @@ def modules_table(folder: str) -> str:
         if (docstring := ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))))
     )
     return table_of("file,", rows)
+
+
+def layers() -> str:
+    """The order of imports within the worker, from the rule that `make check` enforces."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (rule,) = [one for one in project["tool"]["importlinter"]["contracts"] if one["type"] == "layers"]
+    return " → ".join(re.sub(r"\w+", r"`\g<0>`", layer).replace(" | ", ", ") for layer in rule["layers"])
 
 
 def summary(docstring: str) -> str:
