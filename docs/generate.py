@@ -249,8 +249,8 @@ def fields_table(name: str, other: Callable[[str], str]) -> str:
     definition = reply_definitions()[name]
     required = definition["required"]
     rows = (
-        (f"`{field}`", type_of(told, nulls=True), "yes" if field in required else "", told.get("description", ""))
-        for field, told in own_fields(kind, definition["properties"]).items()
+        (f"`{field}`", type_of(details, nulls=True), "yes" if field in required else "", details.get("description", ""))
+        for field, details in own_fields(kind, definition["properties"]).items()
     )
     return table_of("field,type,always there,", rows)
 
