@@ -1,4 +1,4 @@
-"""docs/edge.mjs, which callers copy: run by Node against a worker on the loopback platform."""
+"""docs/edge.mjs, the client that callers copy: run by Node against a worker on the loopback platform."""
 
 import asyncio
 import json
@@ -20,18 +20,18 @@ ECHO, HANDLER = ([sys.executable, "-u", "-m", module] for module in ("tests.supp
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
 
-#: prints what one call gives, a line of JSON each
+#: prints the values that one call returns or yields, a line of JSON each
 SCRIPT = """
 const [file, how, url, input, within_ms] = process.argv.slice(1);
 const edge = await import(file);
-const say = (value) => console.log(JSON.stringify(value));
+const print = (value) => console.log(JSON.stringify(value));
 try {
   const made = edge[how]({ url, key: "k" }, JSON.parse(input), Number(within_ms));
-  if (how === "ask") say(await made);
-  else for await (const piece of made) say(piece);
+  if (how === "ask") print(await made);
+  else for await (const piece of made) print(piece);
 } catch (error) {
   if (!(error instanceof edge.JobError)) throw error;
-  say({ code: error.code, message: error.message, retryable: error.retryable, field: error.field });
+  print({ code: error.code, message: error.message, retryable: error.retryable, field: error.field });
 }
 """
 
@@ -59,8 +59,8 @@ async def serving(command: list[str], **env: str) -> AsyncIterator[Platform]:
         yield platform
 
 
-def readmes(url: str) -> str:
-    """The README's example, with what its reader is to put in; prints what it got."""
+def readme_example(url: str) -> str:
+    """The README's example with its placeholders filled in; it prints its two answers."""
     code: str
     (code,) = re.findall(r"```js\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     filled = {
@@ -85,7 +85,7 @@ def test_it_asks_and_streams_and_reads_the_workers_errors() -> None:
             *deltas, last = await node("stream", platform, chat)
             assert "".join(piece["delta"] for piece in deltas) == whole["response"] == last["reply"]["response"]
             assert len(deltas) > 1
-            assert await run(readmes(platform.url)) == [whole["response"], whole["response"]]
+            assert await run(readme_example(platform.url)) == [whole["response"], whole["response"]]
             for how in ("ask", "stream"):
                 (refused,) = await node(how, platform, {**chat, "temperature": 5})
                 assert (refused["code"], refused["field"], refused["retryable"]) == (
@@ -97,7 +97,7 @@ def test_it_asks_and_streams_and_reads_the_workers_errors() -> None:
     asyncio.run(scenario())
 
 
-def test_it_asks_again_for_a_job_that_is_not_done_cancels_one_that_is_too_late_and_tells_what_runpod_says() -> None:
+def test_it_polls_a_job_that_is_not_done_cancels_one_that_is_too_late_and_throws_runpods_errors() -> None:
     async def scenario() -> None:
         async with serving(ECHO) as platform:
             slow = json.dumps({"id": await platform.run({"say": 1, "sleep": 1}), "status": "IN_PROGRESS"})
@@ -106,11 +106,11 @@ def test_it_asks_again_for_a_job_that_is_not_done_cancels_one_that_is_too_late_a
             (late,) = await node("ask", platform, {"sleep": 60}, within_ms=500)
             assert (late["code"], late["retryable"]) == ("too_late", True)
             assert [job.state for job in platform.jobs.values()] == ["COMPLETED", "CANCELLED"]
-            (told,) = await node("ask", platform, {"fail": 1})
-            assert (told["code"], told["message"]) == ("failed", "as told")
+            (failure,) = await node("ask", platform, {"fail": 1})
+            assert (failure["code"], failure["message"]) == ("failed", "as told")
             platform.fault("runsync", status=401)
-            (told,) = await node("ask", platform, {"say": 1})
-            assert (told["code"], told["retryable"]) == ("http_401", False)
+            (failure,) = await node("ask", platform, {"say": 1})
+            assert (failure["code"], failure["retryable"]) == ("http_401", False)
 
     asyncio.run(scenario())
 
@@ -127,5 +127,19 @@ def test_a_stream_with_chunks_lost_and_doubled_ends_with_the_whole_reply() -> No
             (late,) = await node("stream", platform, {"sleep": 60}, within_ms=500)
             assert late["code"] == "too_late"
             assert [job.state for job in platform.jobs.values()] == ["COMPLETED", "COMPLETED", "CANCELLED"]
+
+    asyncio.run(scenario())
+
+
+def test_a_completed_reply_with_an_error_of_its_own_is_a_reply() -> None:
+    job: dict[str, Any] = {"say": 1, "reply": {"success": False, "error": "the queue is full"}}
+    reply = {"say": 1, "runs": 1, **job["reply"]}
+
+    async def scenario() -> None:
+        async with serving(ECHO) as platform:
+            assert await node("ask", platform, job) == [reply]
+        async with serving(ECHO, STREAMING="true") as platform:
+            assert await node("ask", platform, job) == [reply]
+            assert await node("stream", platform, job) == [{"reply": reply}]
 
     asyncio.run(scenario())
