@@ -19,8 +19,8 @@ from handler.enhancement.rewrite import Rewriter
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read
-from handler.operations.info import Info
-from handler.operations.run import Operations
+from handler.operations.core import Core, WorkerConstants
+from handler.operations.operations import Operations
 from handler.report import Report
 from tests.support import kernels
 from tests.support.fakes import ScriptedEngine
@@ -116,9 +116,9 @@ def line(template: Template) -> Callable[[ScriptedEngine], Operations]:
         enhancer = Enhancer(
             pack.load(PACKS), encoder.load(ENCODERS, "demo", template.count), Rewriter(engine, Cache()), model
         )
-        info = Info(engine, model, Report(), {"version": "test"}, enhancer)
+        worker = WorkerConstants(version="test", streaming=False, engine={}, python="3", libraries={})
         clockwork: dict[str, Any] = {"draw_seed": lambda: 4242, "now": lambda: "now", "new_id": lambda: "id"}
-        return Operations(engine, template, model, info, enhancer, **clockwork)
+        return Operations(Core(engine, template, model, Report(), worker, enhancer, **clockwork))
 
     return build
 

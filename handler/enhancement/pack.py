@@ -12,8 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from handler.api.enhance import EncoderName, Language, Mode, PackFacts, Quality
 from handler.engine.sampling import Distribution
@@ -140,16 +140,29 @@ class PackMessage(Value):
     content: Annotated[str, Field(max_length=20_000)]
 
 
+def _require_all(schema: dict[str, JsonValue]) -> None:
+    """Say in the JSON schema, too, that an entry names every field."""
+    fields = schema["properties"]
+    assert isinstance(fields, dict)
+    schema["required"] = list(fields)
+    for field in fields.values():
+        assert isinstance(field, dict)
+        field.pop("default", None)
+
+
 class PackSampling(Distribution):
     """How tokens are drawn. An entry names every field, so that no default can change an answer."""
+
+    model_config = ConfigDict(json_schema_extra=_require_all)
 
     max_tokens: Annotated[int, Field(ge=1, le=100_000)]
 
     @model_validator(mode="after")
     def _names_every_field(self) -> Self:
-        for name in type(self).model_fields:
-            if name not in self.model_fields_set:
-                raise PydanticCustomError("missing", "{name} is missing: an entry names every field", {"name": name})
+        absent = [name for name in type(self).model_fields if name not in self.model_fields_set]
+        if absent:
+            missing = [InitErrorDetails(type="missing", loc=(name,), input=None) for name in absent]
+            raise ValidationError.from_exception_data("PackSampling", missing)
         return self
 
 

@@ -4,17 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from handler.api.contracts import Language
+from handler.api.enhance import Language
 from handler.enhancement import checks, spans
 from handler.enhancement.checks import CAP, Subject
 from tests.support.enhancing import packs
 
-RULES = packs().loaded[0].pack.rules["image"]
+PACK = packs().loaded[0].pack
+RULES, WORDS = PACK.rules["image"], PACK.words
 
 
 def subject(text: str, prompt: str, language: Language = "same", protect: tuple[str, ...] = ()) -> Subject:
-    found = spans.find(prompt, RULES.protect, protect)
-    return Subject(text, prompt, found, RULES, language, len(text.split()), 0, 75, whole=True)
+    found = spans.find(prompt, WORDS.protect, protect)
+    return Subject(text, prompt, found, RULES, WORDS, language, len(text.split()), 0, 75, whole=True)
 
 
 def failed(text: str, prompt: str, language: Language = "same") -> set[str]:
@@ -23,7 +24,7 @@ def failed(text: str, prompt: str, language: Language = "same") -> set[str]:
 
 
 def kinds(prompt: str, *protect: str) -> set[tuple[str, str]]:
-    return {(span.kind, span.text) for span in spans.find(prompt, RULES.protect, protect)}
+    return {(span.kind, span.text) for span in spans.find(prompt, WORDS.protect, protect)}
 
 
 def test_what_a_user_fixed_is_found_in_the_prompt() -> None:
@@ -52,13 +53,13 @@ def test_what_only_looks_fixed_is_not(prompt: str) -> None:
 
 
 def test_what_a_pack_leaves_free_is_not_fixed() -> None:
-    free = RULES.protect.model_copy(update={"syntax": False, "quoted": False, "names": False, "negations": ()})
+    free = WORDS.protect.model_copy(update={"syntax": False, "quoted": False, "names": False, "negations": ()})
     prompt = 'a fox in New York by a sign "Go Red", no people, <lora:ink:0.7>'
-    assert (len(spans.find(prompt, RULES.protect, ())), spans.find(prompt, free, ())) == (4, ())
+    assert (len(spans.find(prompt, WORDS.protect, ())), spans.find(prompt, free, ())) == (4, ())
 
 
 def test_more_is_not_protected_than_can_be_put_back_in_time() -> None:
-    assert len(spans.find(" ".join(map(str, range(500))), RULES.protect, ())) == spans.MAX_SPANS
+    assert len(spans.find(" ".join(map(str, range(500))), WORDS.protect, ())) == spans.MAX_SPANS
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_hard_checks(text: str, prompt: str, expected: set[str]) -> None:
 
 @pytest.mark.parametrize("text", ["Notes on a desk, soft light", '"Go" and "Stop"', "“Go” and “Stop”"])
 def test_what_only_looks_put_around_a_prompt_stays(text: str) -> None:
-    assert checks.clean(text, "a desk", RULES) == (text, None)
+    assert checks.clean(text, "a desk", WORDS) == (text, None)
 
 
 @pytest.mark.parametrize(
@@ -155,5 +156,5 @@ def test_the_score_is_the_packs_weighted_mean_of_parts_that_each_say_how_much_of
 
 
 def test_a_clause_is_of_the_kind_that_most_of_its_words_are() -> None:
-    told = [checks.kind_of(text, RULES) for text in ("a fox", "soft light", "oil painting of light", "4k", "bokeh")]
+    told = [checks.kind_of(text, WORDS.lexicon, RULES.drop_order) for text in ("a fox", "soft light", "oil painting of light", "4k", "bokeh")]
     assert told == ["subject", "lighting", "lighting", "resolution", "technical"]

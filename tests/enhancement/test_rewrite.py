@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 
+from handler.api.enhance import BudgetFacts, Enhanced, Enhancement, EnhanceReply, EnhanceRequest
+from handler.api.info import CacheSection, InfoReply
 from handler.api.parse import parse
-from handler.api.replies import DryRunReply, Enhanced, EnhanceReply, InfoReply, Reply, to_wire
+from handler.api.reply import Reply, to_wire
+from handler.api.text import DryRunReply
 from handler.engine.fold import Piece
 from handler.engine.protocol import Prompt
 from handler.engine.sampling import Sampling
+from handler.engine.spent import Spent
 from handler.engine.stream import Stream, Timing
-from handler.enhancement import enhancer
+from handler.enhancement.enhancer import spent_on_all
 from handler.enhancement.pack import Loaded, Packs
-from handler.enhancement.rewrite import Answer, Spent
+from handler.enhancement.rewrite import Rewritten
 from handler.errors import (
     BadAnswer,
     ContextLengthExceeded,
@@ -31,7 +35,7 @@ from handler.errors import (
 from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read
-from handler.operations.run import Operations
+from handler.operations.operations import Operations
 from runpod_local import eventually
 from tests.support.enhancing import pack_json
 from tests.support.fakes import ScriptedEngine
@@ -88,12 +92,32 @@ def without_compose(operations: Operations) -> Operations:
     value = pack_json()
     for entry in value["entries"].values():
         entry["compose"] = []
-    return replace(operations, enhancer=replace(operations.enhancer, packs=Packs((Loaded.of(value),))))
+    core = operations.core
+    return Operations(replace(core, enhancer=replace(core.enhancer, packs=Packs((Loaded.of(value),)))))
+
+
+def judged(reply: EnhanceReply) -> Enhancement:
+    """How the result was made and judged, which must have been told."""
+    assert reply.enhanced.enhancement is not None
+    return reply.enhanced.enhancement
+
+
+def measured(reply: EnhanceReply) -> BudgetFacts:
+    """The result's measures, which must have been told."""
+    budget = judged(reply).budget
+    assert budget is not None
+    return budget
 
 
 def failed(reply: EnhanceReply) -> list[str]:
-    assert reply.checks is not None
-    return [name for name, check in reply.checks.items() if check.hard and not check.passed]
+    """The hard checks that failed."""
+    return [name for name, check in judged(reply).failed_checks.items() if check.hard]
+
+
+def code(reply: EnhanceReply) -> str | None:
+    """Why something else stands in for the model's answer; None where nothing does."""
+    degraded = reply.enhanced.degraded
+    return None if degraded is None else degraded.code
 
 
 def test_a_good_answer_comes_back_measured_checked_and_scored(line: Line) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from handler.api.contracts import EnhanceRequest
+from handler.api.enhance import EnhanceRequest
 from handler.api.parse import parse
 from handler.enhancement import encoder, pack
-from handler.enhancement.brief import Brief, brief
+from handler.enhancement.brief import Brief
 from handler.enhancement.encoder import Encoders
 from handler.enhancement.pack import Packs
 
@@ -64,7 +64,7 @@ def request(**fields: Any) -> EnhanceRequest:
 def a_brief(prompt: str, encoders: Encoders | None = None, **fields: Any) -> Brief:
     """A brief by the default pack."""
     fields.setdefault("job_type", "sdxl_image_fast")
-    return brief(request(prompt=prompt, **fields), packs(), encoders or word_encoders(), prompt)
+    return Brief.of(request(prompt=prompt, **fields), packs(), encoders or word_encoders())
 
 
 _COUNTS = ["two", "three", "7", "1,200", "3.5", "a dozen"]
