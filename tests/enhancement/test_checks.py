@@ -156,5 +156,8 @@ def test_the_score_is_the_packs_weighted_mean_of_parts_that_each_say_how_much_of
 
 
 def test_a_clause_is_of_the_kind_that_most_of_its_words_are() -> None:
-    told = [checks.kind_of(text, WORDS.lexicon, RULES.drop_order) for text in ("a fox", "soft light", "oil painting of light", "4k", "bokeh")]
+    told = [
+        checks.kind_of(text, WORDS.lexicon, RULES.drop_order)
+        for text in ("a fox", "soft light", "oil painting of light", "4k", "bokeh")
+    ]
     assert told == ["subject", "lighting", "lighting", "resolution", "technical"]

@@ -106,7 +106,7 @@ def test_a_bad_pack_stops_the_start_with_file_and_field(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"id": "a", "version": "1", "id": "b"}', encoding="utf-8")
     with pytest.raises(StartError, match=r"mine\.json is not readable JSON: the key 'id' is in one object twice"):
         load(tmp_path)
-    with pytest.raises(StartError, match="the directory of packs .* is not there: set PACKS_DIR"):
+    with pytest.raises(StartError, match=r"the directory of packs .* is not there: set PACKS_DIR"):
         load(tmp_path / "nowhere")
 
 
