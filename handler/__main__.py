@@ -96,9 +96,10 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
     # Whatever is imported from here on finds its files here, or not at all.
     os.environ["HF_HUB_OFFLINE"] = "1"
     with report.phase("imports"):
-        from handler.enhancement import encoder, pack
+        from handler.enhancement import encoder
         from handler.enhancement.cache import Cache
         from handler.enhancement.enhancer import Enhancer
+        from handler.enhancement.packs import load as load_packs
         from handler.enhancement.rewrite import Rewriter
         from handler.inference.loop import BatchingEngine
         from handler.inference.plan import Wishes, plan
@@ -121,7 +122,7 @@ def start(settings: Settings, report: Report) -> "tuple[BatchingEngine, EngineCo
         readahead.stop()
         told |= {"bytes": weight_bytes, "read_ahead": readahead.read}
     with report.phase("packs"):
-        packs = pack.load(Path(settings.packs_dir or PACKS))
+        packs = load_packs(Path(settings.packs_dir or PACKS))
         encoders = encoder.load(
             Path(settings.encoders_dir or snapshot.encoders()),
             "demo" if snapshot.source == "demo" else "qwen",

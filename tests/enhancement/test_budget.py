@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from handler.enhancement import budget, clauses
 from handler.enhancement.brief import Brief
-from handler.enhancement.judge import Draft, _ranking, composed, draft, over_budget
+from handler.enhancement.draft import Draft, composed, draft, over_budget, ranking
+from handler.enhancement.judge import judged
 from handler.enhancement.spans import missing, regions, unbroken
 from tests.support.enhancing import PROMPTS, TEXTS, a_brief, genuine_encoders, needs_data
 
@@ -113,10 +114,10 @@ def test_it_is_the_longest_where_they_do_whatever_the_guess(length: int, room: i
 def holds(brief: Brief, made: Draft, *sources: str) -> None:
     """What every fitted text keeps to."""
     assert brief.limit.fits(made.text)
-    assert budget.fit(made.text, brief.limit, _ranking(brief)).text == made.text
+    assert budget.fit(made.text, brief.limit, ranking(brief)).text == made.text
     known = {word for source in sources for word in WORD.findall(source)}
     assert set(WORD.findall(made.text)) <= known
-    assert brief.encoder is not None
+    assert brief.budget is not None
     prompt = brief.prompt
     units = [
         prompt[start:end]
@@ -155,8 +156,12 @@ def test_an_appended_prompt_leads_with_the_users_whole_text_wherever_that_fits(
     made = draft(brief, answer, "stop")
     assume(isinstance(made, Draft))
     assert isinstance(made, Draft)
-    assert made.over_budget is not brief.limit.fits(prompt)
-    assert made.over_budget or made.text.startswith(prompt)
+    over = not brief.limit.fits(prompt)
+    enhancement = judged(brief, made).enhancement
+    assert enhancement is not None
+    assert enhancement.budget is not None
+    assert enhancement.budget.input_over_budget is over
+    assert over or made.text.startswith(prompt)
     holds(brief, made, prompt, answer)
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.api.enhance import MAX_PROMPT
-from handler.enhancement.pack import Loaded, PackMessage, fill, load
+from handler.enhancement.pack import PackMessage, fill
+from handler.enhancement.packs import Loaded, load
 from handler.errors import InvalidRequest, StartError
 from tests.support.enhancing import PACK, pack_json, packs
 
@@ -106,7 +107,7 @@ def test_a_bad_pack_stops_the_start_with_file_and_field(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"id": "a", "version": "1", "id": "b"}', encoding="utf-8")
     with pytest.raises(StartError, match=r"mine\.json is not readable JSON: the key 'id' is in one object twice"):
         load(tmp_path)
-    with pytest.raises(StartError, match=r"the directory of packs .* is not there: set PACKS_DIR"):
+    with pytest.raises(StartError, match=r"the directory of packs .* does not exist: set PACKS_DIR"):
         load(tmp_path / "nowhere")
 
 

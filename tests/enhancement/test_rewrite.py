@@ -20,7 +20,7 @@ from handler.engine.sampling import Sampling
 from handler.engine.spent import Spent
 from handler.engine.stream import Stream, Timing
 from handler.enhancement.enhancer import spent_on_all
-from handler.enhancement.pack import Loaded, Packs
+from handler.enhancement.packs import Loaded, Packs
 from handler.enhancement.rewrite import Rewritten
 from handler.errors import (
     BadAnswer,
@@ -580,6 +580,7 @@ def test_the_cache_answers_the_same_question_at_no_cost_and_info_empties_it(line
     assert "sdxl_image_fast" in told.enhancement.packs[0].entries
     assert "sdxl_image_fast" in told.enhancement.supported_job_types
     cleared = asyncio.run(info(clear_cache=True))
+    assert isinstance(cleared, Reply)
     assert to_wire(cleared) == {"success": True, "cache_cleared": 1, "cache_size": 0}
     assert by_pack(operations).enhanced.cache_hit is False
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from handler.api.enhance import EnhanceRequest
 from handler.api.parse import parse
-from handler.enhancement import encoder, pack
+from handler.enhancement import encoder
 from handler.enhancement.brief import Brief
 from handler.enhancement.encoder import Encoders
-from handler.enhancement.pack import Packs
+from handler.enhancement.packs import Packs, load
 
 ROOT = Path(__file__).parents[2]
 PACK = ROOT / "packs" / "default.json"
@@ -31,7 +31,7 @@ def pack_json() -> dict[str, Any]:
 @cache
 def packs() -> Packs:
     """The default pack, loaded."""
-    return pack.load(PACK.parent)
+    return load(PACK.parent)
 
 
 @cache
