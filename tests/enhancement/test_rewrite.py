@@ -1,26 +1,20 @@
-"""The flow of an enhancement, through the operations: what the model may say, and what the caller then reads."""
+"""The flow of an enhancement, through the operations: what the model may answer, and what the caller then reads."""
 
 import asyncio
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from handler.api.enhance import BudgetFacts, Enhanced, Enhancement, EnhanceReply
-from handler.api.info import CacheSection, InfoReply
+from handler.api.enhance import Enhanced
 from handler.api.parse import parse
 from handler.api.reply import Reply, to_wire
 from handler.api.text import DryRunReply
 from handler.engine.fold import Piece
-from handler.engine.protocol import Prompt
 from handler.engine.sampling import Sampling
 from handler.engine.spent import Spent
-from handler.engine.stream import Stream, Timing
+from handler.engine.stream import Timing
 from handler.enhancement.enhancer import spent_on_all
-from handler.enhancement.packs import Loaded, Packs
 from handler.enhancement.rewrite import Rewritten
 from handler.errors import (
     BadAnswer,
@@ -36,88 +30,24 @@ from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read
 from handler.operations.operations import Operations
-from runpod_local import eventually
 from tests.support.enhancing import pack_json
-from tests.support.fakes import ScriptedEngine
 from tests.support.models import sampling
-
-Line = Callable[[ScriptedEngine], Operations]
-PROMPT = "two red foxes in the snow, no people"
-#: an answer with which nothing is wrong
-GOOD = "two red foxes in the snow, no people, soft light, sharp focus, highly detailed"
-#: what the model says at a time
-TOKEN = re.compile(r"\S+\s*|\s+")
-
-
-@dataclass
-class Model(ScriptedEngine):
-    """Says one thing after another, the last one again and again."""
-
-    says: Sequence[str | WorkerError | Exception] = (GOOD,)
-    asked: list[Sampling] = field(default_factory=list)
-
-    def stream(
-        self, prompt: Prompt, sampling: Sampling, *, logprobs: int | None = None, deadline: float | None = None
-    ) -> Stream:
-        said = self.says[min(len(self.asked), len(self.says) - 1)]
-        self.asked.append(sampling)
-        if isinstance(said, WorkerError):
-            self.script = (said,)
-        elif isinstance(said, Exception):
-            raise said
-        else:
-            self.script = TOKEN.findall(said)
-        return super().stream(prompt, sampling, logprobs=logprobs, deadline=deadline)
-
-
-def wide(*says: str | WorkerError | Exception, **fields: Any) -> Model:
-    return Model(says=says or (GOOD,), max_model_len=100_000, **fields)
-
-
-def run(operations: Operations, **fields: Any) -> EnhanceReply:
-    async def gather() -> list[Piece | Reply]:
-        return [event async for event in operations.run(parse({"operation": "enhance", **fields}))]
-
-    *_, reply = asyncio.run(gather())
-    assert isinstance(reply, EnhanceReply)
-    return reply
-
-
-def by_pack(operations: Operations, **fields: Any) -> EnhanceReply:
-    return run(operations, **{"prompt": PROMPT, "job_type": "sdxl_image_fast", "seed": 7, **fields})
-
-
-def without_compose(operations: Operations) -> Operations:
-    """The same line with a pack that composes nothing itself."""
-    value = pack_json()
-    for entry in value["entries"].values():
-        entry["compose"] = []
-    core = operations.core
-    return Operations(replace(core, enhancer=replace(core.enhancer, packs=Packs((Loaded.of(value),)))))
-
-
-def judged(reply: EnhanceReply) -> Enhancement:
-    """How the result was made and judged, which must have been told."""
-    assert reply.enhanced.enhancement is not None
-    return reply.enhanced.enhancement
-
-
-def measured(reply: EnhanceReply) -> BudgetFacts:
-    """The result's measures, which must have been told."""
-    budget = judged(reply).budget
-    assert budget is not None
-    return budget
-
-
-def failed(reply: EnhanceReply) -> list[str]:
-    """The hard checks that failed."""
-    return [name for name, check in judged(reply).failed_checks.items() if check.hard]
-
-
-def code_of(reply: EnhanceReply) -> str | None:
-    """Why something else stands in for the model's answer; None where nothing does."""
-    degraded = reply.enhanced.degraded
-    return None if degraded is None else degraded.code
+from tests.support.rewriting import (
+    BAD_ANSWERS,
+    GOOD,
+    PROMPT,
+    TOKEN,
+    Line,
+    Model,
+    by_pack,
+    code_of,
+    failed,
+    judged,
+    measured,
+    run,
+    wide,
+    without_compose,
+)
 
 
 def test_a_good_answer_comes_back_measured_checked_and_scored(line: Line) -> None:
@@ -199,20 +129,7 @@ def test_what_is_said_around_a_prompt_is_taken_off(line: Line, said: str) -> Non
     assert (failed(reply), code_of(reply), judged(reply).retries) == ([], None, 0)
 
 
-BAD = [
-    ("", "empty"),
-    ("<think>so the user wants", "empty"),
-    ("...", "empty"),
-    ("I'm sorry, but I can't help with that.", "refusal"),
-    ("I’m sorry, I cannot do this", "refusal"),
-    ("Here is a prompt for you", "meta"),
-    ("Here is a prompt for you:", "meta"),
-    ("雪の中の二匹の赤い狐", "language"),
-    ("two red foxes in the snow, no people, 柔和的光", "language"),
-]
-
-
-@pytest.mark.parametrize(("said", "fault"), BAD)
+@pytest.mark.parametrize(("said", "fault"), BAD_ANSWERS)
 def test_a_bad_answer_is_asked_for_once_more_with_another_seed(line: Line, said: str, fault: str) -> None:
     model = wide(said, GOOD)
     reply = by_pack(line(model))
@@ -237,7 +154,7 @@ def test_a_fault_that_the_pack_does_not_name_is_no_reason_to_ask_again(line: Lin
         assert len(model.asked) == times
 
 
-@pytest.mark.parametrize(("said", "fault"), BAD)
+@pytest.mark.parametrize(("said", "fault"), BAD_ANSWERS)
 def test_an_answer_that_is_bad_twice_leaves_the_packs_composition_and_says_so(
     line: Line, said: str, fault: str
 ) -> None:
@@ -511,213 +428,5 @@ def test_a_quality_that_the_entry_has_not_is_refused(line: Line) -> None:
     assert caught.value.field == "quality"
 
 
-MESSAGES = [{"role": "user", "content": PROMPT}]
-
-
-def test_the_callers_own_messages_are_answered_as_the_model_said_it_measured_where_asked(line: Line) -> None:
-    said = f'Sure: "{GOOD}" '
-    plain = run(line(wide(said)), messages=MESSAGES)
-    reply = run(line(wide(said)), messages=MESSAGES, target={"encoder": "clip", "max_tokens": 20})
-    assert plain.enhanced.enhanced_prompt == reply.enhanced.enhanced_prompt == said
-    assert (plain.enhanced.enhancement, plain.enhanced.quality_score) == (None, None)
-    assert (measured(reply).max_tokens, reply.enhanced.enhancement_source) == (20, "edge_function")
-    assert "budget" in failed(reply)
-
-
-def test_the_callers_own_messages_are_trimmed_where_asked(line: Line) -> None:
-    target = {"encoder": "qwen", "max_tokens": 30, "fit": True}
-    reply = run(line(wide(GOOD + ", a stone, a tree" * 30)), messages=MESSAGES, target=target)
-    assert reply.enhanced.enhanced_prompt.startswith("two red foxes in the snow, no people")
-    assert measured(reply).tokens <= 30
-
-
-def test_an_error_on_the_callers_own_messages_stays_one_unless_the_original_is_asked_for(line: Line) -> None:
-    with pytest.raises(OutOfMemory):
-        run(line(wide(OutOfMemory("full"))), messages=MESSAGES)
-    reply = run(line(wide(OutOfMemory("full"))), messages=MESSAGES, fallback="original")
-    assert (reply.enhanced.enhanced_prompt, reply.enhanced.enhancement_source, reply.success) == (
-        PROMPT,
-        "emergency_fallback",
-        False,
-    )
-
-
 def test_a_bad_answer_is_worth_another_try_to_a_client() -> None:
     assert BadAnswer.retryable
-
-
-def test_an_enhancement_by_pack_streams_nothing_before_its_reply_and_own_messages_do(line: Line) -> None:
-    async def events(**fields: Any) -> list[Piece | Reply]:
-        request = parse({"operation": "enhance", "stream": True, **fields})
-        return [event async for event in line(wide()).run(request)]
-
-    (reply,) = asyncio.run(events(prompt=PROMPT, job_type="sdxl_image_fast"))
-    assert isinstance(reply, EnhanceReply)
-    *pieces, _ = asyncio.run(events(messages=MESSAGES))
-    assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == GOOD
-
-
-def test_the_cache_answers_the_same_question_at_no_cost_and_info_empties_it(line: Line) -> None:
-    model = wide()
-    operations = line(model)
-    first, second = by_pack(operations), by_pack(operations)
-    assert (first.enhanced.cache_hit, second.enhanced.cache_hit, len(model.asked)) == (False, True, 1)
-    assert (second.enhanced.enhanced_prompt, second.run.usage.total_tokens) == (first.enhanced.enhanced_prompt, 0)
-    assert (second.run.timing.total_ms, second.run.generation_time) == (0, 0)
-    assert second.run.prompt_sha256 == first.run.prompt_sha256
-    assert by_pack(operations, cache="off").enhanced.cache_hit is False
-    assert by_pack(operations, cache="refresh").enhanced.cache_hit is False
-    assert len(model.asked) == 3
-
-    async def info(**fields: Any) -> Reply | Piece:
-        return await anext(operations.run(parse({"operation": "info", **fields})))
-
-    told = asyncio.run(info(sections=["enhancement"]))
-    assert isinstance(told, InfoReply)
-    assert told.enhancement is not None
-    assert told.enhancement.cache == CacheSection(limit=100, hits=1, misses=1, hit_rate=0.5)
-    assert told.enhancement.cache_size == 1
-    assert "sdxl_image_fast" in told.enhancement.packs[0].entries
-    assert "sdxl_image_fast" in told.enhancement.supported_job_types
-    cleared = asyncio.run(info(clear_cache=True))
-    assert isinstance(cleared, Reply)
-    assert to_wire(cleared) == {"success": True, "cache_cleared": 1, "cache_size": 0}
-    assert by_pack(operations).enhanced.cache_hit is False
-
-
-def test_without_a_seed_the_first_draw_is_kept_and_its_seed_told(line: Line) -> None:
-    model = wide()
-    operations = Operations(replace(line(model).core, draw_seed=count(11).__next__))
-    replies = [run(operations, prompt=PROMPT, job_type="universal") for _ in range(2)]
-    assert [reply.enhanced.cache_hit for reply in replies] == [False, True]
-    assert [reply.run.sampling.seed for reply in replies] == [model.asked[0].seed] * 2
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"prompt": PROMPT, "job_type": "sdxl_image_fast"},
-        {"messages": [{"role": "user", "content": PROMPT}], "target": {"encoder": "clip", "max_tokens": 75}},
-    ],
-    ids=["a soft check failed", "nothing was checked"],
-)
-def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str, Any]) -> None:
-    operations = line(wide(PROMPT))
-    assert [run(operations, **fields, seed=7, cache="use").enhanced.cache_hit for _ in range(2)] == [False, True]
-
-
-def twins() -> dict[str, Any]:
-    """A pack with one entry by two names."""
-    value = pack_json()
-    value["entries"]["twin"] = value["entries"]["sdxl_image_fast"]
-    return value
-
-
-def reweighed() -> dict[str, Any]:
-    """A pack that asks as the default one does, and scores otherwise."""
-    value = pack_json()
-    value["rules"]["image"]["score"]["coverage"] += 1
-    return value
-
-
-CLIP = {"encoder": "clip", "max_tokens": 75}
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({}, {"seed": 8}),
-        ({}, {"temperature": 0.5}),
-        ({}, {"n": 2}),
-        ({}, {"mode": "append"}),
-        ({}, {"protect": ["foxes"]}),
-        ({}, {"language": "en"}),
-        ({"pack": pack_json()}, {"pack": reweighed()}),
-        ({"pack": twins()}, {"pack": twins(), "job_type": "twin"}),
-        ({"target": CLIP}, {"target": {**CLIP, "encoder": "umt5"}}),
-        ({"target": CLIP}, {"target": {**CLIP, "max_tokens": 74}}),
-        ({"target": CLIP}, {"target": {**CLIP, "fit": False}}),
-    ],
-    ids=lambda fields: "-".join(fields),
-)
-def test_an_answer_is_kept_for_its_own_question_alone(
-    line: Line, first: dict[str, Any], second: dict[str, Any]
-) -> None:
-    operations = line(wide())
-    assert [by_pack(operations, **fields).enhanced.cache_hit for fields in (first, first, second)] == [
-        False,
-        True,
-        False,
-    ]
-
-
-def test_the_answer_to_the_callers_own_messages_is_kept_where_asked_alone(line: Line) -> None:
-    fields = {"messages": [{"role": "user", "content": PROMPT}], "target": CLIP, "seed": 7}
-    operations = line(wide())
-    uses: list[dict[str, Any]] = [{}, {}, {"cache": "use"}, {"cache": "use"}]
-    assert [run(operations, **fields, **use).enhanced.cache_hit for use in uses] == [False, False, False, True]
-
-
-def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:
-    operations = line(wide())
-    cut = {"max_tokens": 5, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}}
-    replies = [by_pack(operations, **cut) for _ in range(2)]
-    assert [(failed(reply), reply.enhanced.cache_hit) for reply in replies] == [(["complete"], False)] * 2
-
-
-def test_fallbacks_and_answers_that_break_a_rule_are_never_kept(line: Line) -> None:
-    model = wide(EngineFailed("broken"), "", "", GOOD)
-    operations = line(model)
-    assert [code_of(by_pack(operations)) for _ in range(3)] == ["engine_failed", "empty", None]
-    assert by_pack(operations).enhanced.cache_hit
-
-
-def test_an_answer_that_a_deadline_cut_is_not_kept_and_a_bad_one_not_asked_for_again(line: Line) -> None:
-    operations = line(wide(PROMPT + ", soft light" * 2000, GOOD, step_s=0.001))
-    cut, whole = by_pack(operations, max_tokens=4000, deadline_ms=250), by_pack(operations, max_tokens=4000)
-    assert (cut.run.finish_reason, whole.run.finish_reason, whole.enhanced.cache_hit) == ("deadline", "stop", False)
-    model = wide("... " * 2000, step_s=0.001)
-    assert code_of(by_pack(line(model), max_tokens=4000, deadline_ms=250)) == "empty"
-    assert len(model.asked) == 1
-
-
-def test_sixty_four_equal_requests_in_flight_make_one_generation(line: Line) -> None:
-    model = wide(step_s=0.01)
-    operations = line(model)
-    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast"})
-
-    async def crowd() -> list[Reply | Piece]:
-        return await asyncio.gather(*(anext(operations.run(request)) for _ in range(64)))
-
-    replies = asyncio.run(crowd())
-    assert len(model.asked) == 1
-    assert {reply.enhanced.enhanced_prompt for reply in replies if isinstance(reply, EnhanceReply)} == {GOOD}
-
-
-def test_a_crowds_generation_goes_on_until_its_last_member_leaves(line: Line) -> None:
-    model = wide(step_s=0.02)
-    operations = line(model)
-    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast"})
-
-    async def leave() -> bool:
-        crowd = [asyncio.ensure_future(_first(operations, request)) for _ in range(3)]
-        await eventually(lambda: model.running == 1)
-        crowd[0].cancel()
-        crowd[1].cancel()
-        stayed = isinstance(await crowd[2], EnhanceReply)
-        alone = asyncio.ensure_future(_first(operations, replace_seed(request)))
-        await eventually(lambda: model.running == 1)
-        alone.cancel()
-        await eventually(lambda: model.running == 0)
-        return stayed
-
-    assert asyncio.run(leave())
-    assert (len(model.asked), model.cancelled) == (2, 1)
-
-
-def replace_seed(request: Any) -> Any:
-    return request.model_copy(update={"seed": 99})
-
-
-async def _first(operations: Operations, request: Any) -> Reply | Piece:
-    return await anext(operations.run(request))
