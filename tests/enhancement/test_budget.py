@@ -13,7 +13,7 @@ from handler.enhancement.brief import Brief
 from handler.enhancement.draft import Draft, composed, draft, over_budget, ranking
 from handler.enhancement.judge import judged
 from handler.enhancement.spans import missing, regions, unbroken
-from tests.support.enhancing import PROMPTS, TEXTS, a_brief, genuine_encoders, needs_data
+from tests.support.enhancing import PROMPTS, TEXTS, a_brief, genuine_encoders, needs_data, pack_json
 
 #: in a script without spaces every character may end a word
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
@@ -128,6 +128,8 @@ def holds(brief: Brief, made: Draft, *sources: str) -> None:
         assert missing(made.text, brief.spans) == ()
 
 
+WITHOUT_ANATOMY = pack_json()
+del WITHOUT_ANATOMY["words"]["lexicon"]["anatomy"]
 ENTRIES = st.sampled_from(["sdxl_image_fast", "sdxl_image_high", "wan_video_fast"])
 BUDGETS = st.none() | st.sampled_from([1, 5, 20, 75])
 
@@ -144,6 +146,24 @@ def test_a_rewritten_prompt_keeps_to_its_budget_and_to_the_users_constraints(
     assume(isinstance(made, Draft))
     assert isinstance(made, Draft)
     holds(brief, made, prompt, answer, *(span.text for span in brief.spans))
+
+
+ANATOMY = st.sampled_from(["a relaxed pose", "hands", "a smiling face, hands raised", "gesture", "body, eyes, gaze"])
+
+
+@given(PROMPTS, st.lists(TEXTS | ANATOMY, max_size=6).map(", ".join), ENTRIES)
+def test_a_list_that_no_rule_names_changes_nothing_in_a_draft_and_its_score(
+    prompt: str, answer: str, entry: str
+) -> None:
+    brief, other = (a_brief(prompt, job_type=entry, pack=pack, **words(12)) for pack in (pack_json(), WITHOUT_ANATOMY))
+    made = draft(brief, answer, "stop")
+    assert draft(other, answer, "stop") == made
+    if isinstance(made, Draft):
+        one, two = judged(brief, made), judged(other, made)
+        assert one.quality_score == two.quality_score
+        assert one.enhancement is not None
+        assert two.enhancement is not None
+        assert one.enhancement.failed_checks == two.enhancement.failed_checks
 
 
 @needs_data

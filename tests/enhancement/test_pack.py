@@ -40,6 +40,12 @@ def test_the_default_pack_drops_style_first_and_quality_tags_last() -> None:
     assert named == ["quality", "subject", "lighting", "technical", "style"]
 
 
+def test_the_default_packs_list_of_anatomy_has_no_say_in_trimming_and_scoring() -> None:
+    pack = packs().loaded[0].pack
+    assert pack.words.lexicon.anatomy
+    assert not [rules for rules in pack.rules.values() if "anatomy" in (*rules.drop_order, *rules.coverage)]
+
+
 def test_the_hash_is_of_the_content_and_not_of_the_layout() -> None:
     value = pack_json()
     turned = dict(reversed(value.items()))
