@@ -1,10 +1,10 @@
-"""What enhancement costs beside the model, and what variants cost with it.
+"""Measures the time of enhancement without the model, and of variants with it.
 
     python -m bench.enhance [--encoders DIR] [--repeat 400] [--model DIR] [--save]
 
-First: measuring, fitting, checking and scoring an answer of about 120 words, on one core, in milliseconds; with the
-tokenizers of `--encoders` (folders `clip`, `umt5`, `t5`), else with the model's. Then: seconds for one job of `n`
-variants on the model, whose tokens are drawn beside each other.
+First: the milliseconds that cleaning, repairing, fitting, checking and scoring an answer of about 120 words take on one
+core; with the tokenizers of `--encoders` (folders `clip`, `umt5`, `t5`), else with the model's. Then: the seconds that
+one job of `n` variants takes on the model, which draws their tokens at the same time.
 """
 
 import argparse
@@ -13,12 +13,12 @@ import statistics
 import time
 from typing import Any
 
-from handler.api.contracts import EnhanceRequest
-
 from bench.harness import Bench, percentile
+from handler.api.enhance import EnhanceRequest
 from handler.api.parse import parse
 from handler.enhancement.brief import Brief
-from handler.enhancement.judge import Draft, draft, judged
+from handler.enhancement.draft import Draft, draft
+from handler.enhancement.judge import judged
 from handler.job import Jobs
 from handler.report import Report
 from handler.settings import Settings
@@ -52,9 +52,9 @@ def main() -> None:
         labels=2,
     )
     for job_type in ("sdxl_image_fast", "sdxl_image_high", "wan_video_high"):
-        task = brief_of(worker.jobs, job_type)
-        assert task.encoder is not None
-        table.add(job_type, task.encoder.measured_with, *milliseconds(task, arguments.repeat))
+        brief = brief_of(worker.jobs, job_type)
+        assert brief.budget is not None
+        table.add(job_type, brief.budget.encoder.measured_with, *milliseconds(brief, arguments.repeat))
     table = bench.table("Seconds for one job of n variants", ["n", "seconds"])
     for count in (1, 4, 8):
         table.add(count, asyncio.run(seconds(worker.jobs, count)))
@@ -65,18 +65,18 @@ def main() -> None:
 def brief_of(jobs: Jobs, job_type: str) -> Brief:
     request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": job_type})
     assert isinstance(request, EnhanceRequest)
-    return jobs.operations.enhancer.brief(request, PROMPT)
+    return jobs.operations.core.enhancer.brief(request)
 
 
-def milliseconds(task: Brief, repeat: int) -> list[str]:
+def milliseconds(brief: Brief, repeat: int) -> list[str]:
     """Medians and 95th percentiles of making and judging a draft, and of both."""
     making, judging = [], []
     for _ in range(repeat):
         began = time.perf_counter()
-        made = draft(task, ANSWER, "stop")
+        made = draft(brief, ANSWER, "stop")
         halfway = time.perf_counter()
         assert isinstance(made, Draft)
-        judged(task, made)
+        judged(brief, made)
         making.append((halfway - began) * 1000)
         judging.append((time.perf_counter() - halfway) * 1000)
     both = [sum(pair) for pair in zip(making, judging, strict=True)]

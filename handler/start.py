@@ -26,7 +26,7 @@ from handler.settings import Settings, on_runpod
 
 if TYPE_CHECKING:
     from handler.enhancement.encoder import Encoders
-    from handler.enhancement.pack import Packs
+    from handler.enhancement.packs import Packs
     from handler.enhancement.rewrite import Rewritten, Unusable
     from handler.inference.config import EngineConfig
     from handler.inference.loop import BatchingEngine
@@ -194,9 +194,10 @@ def read_packs(settings: Settings, snapshot: Snapshot, loaded: "Loaded") -> "tup
     Raises:
         StartError: one of them cannot be read.
     """
-    from handler.enhancement import encoder, pack
+    from handler.enhancement import encoder
+    from handler.enhancement import packs as pack_files
 
-    packs = pack.load(Path(settings.packs_dir or PACKS))
+    packs = pack_files.load(Path(settings.packs_dir or PACKS))
     directory = Path(settings.encoders_dir or snapshot.encoders())
     return packs, encoder.load(directory, "demo" if snapshot.source == "demo" else "qwen", loaded.template.count)
 

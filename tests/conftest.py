@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from handler.engine.protocol import ModelInfo
-from handler.enhancement import encoder, pack
+from handler.enhancement import encoder, packs
 from handler.enhancement.cache import Cache
 from handler.enhancement.enhancer import Enhancer
 from handler.enhancement.rewrite import Rewriter
@@ -114,7 +114,7 @@ def line(template: Template) -> Callable[[ScriptedEngine], Operations]:
 
     def build(engine: ScriptedEngine) -> Operations:
         enhancer = Enhancer(
-            pack.load(PACKS), encoder.load(ENCODERS, "demo", template.count), Rewriter(engine, Cache()), model
+            packs.load(PACKS), encoder.load(ENCODERS, "demo", template.count), Rewriter(engine, Cache()), model
         )
         worker = WorkerConstants(version="test", streaming=True, engine={}, python="3", libraries={})
         clockwork: dict[str, Any] = {"draw_seed": lambda: 4242, "now": lambda: "now", "new_id": lambda: "id"}

@@ -1,5 +1,6 @@
-"""Prompt rewriting, a client of the core: packs say what to ask and what to expect, the engine answers, this checks.
+"""Prompt rewriting by packs, a client of the engine.
 
-Read in this order: `pack` (the operator's data), `brief` (a request and a pack's entry become one task), `rewrite` (the
-flow), then what it uses: `encoder` and `budget`, `spans` and `clauses`, `checks`, `cache`.
+Read in this order: `pack` and `packs` (the operator's data), `brief` (a request and a pack's entry as one value),
+`rewrite` (the flow), `draft` (a prompt from an answer), `judge` (the result with its measures). They use `encoder`,
+`budget`, `clean`, `repair`, `checks`, `score` and `cache`; these use `spans`, `clauses`, `vocabulary` and `scripts`.
 """

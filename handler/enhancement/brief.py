@@ -1,9 +1,9 @@
-"""The task that an enhance request sets: the request and, where it names one, a pack's entry, as one value.
+"""A brief: the request and, where it names one, a pack's entry, as one value.
 
-Knows no engine. Where the request brings its own messages, an entry only says what the result is measured for.
+Knows no engine. Where the request brings its own messages, an entry only says how the result is measured.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from math import ceil
 
@@ -11,10 +11,11 @@ from pydantic import JsonValue
 
 from handler.api.enhance import EnhanceRequest, Language, Mode
 from handler.api.text import Message
-from handler.enhancement import checks, spans
+from handler.enhancement import scripts, spans, vocabulary
 from handler.enhancement.budget import Limit
 from handler.enhancement.encoder import Encoder, Encoders
-from handler.enhancement.pack import Found, Loaded, Packs, PackSampling, Rules, Weights, Words, fill
+from handler.enhancement.pack import PackSampling, Rules, Weights, Words, fill
+from handler.enhancement.packs import Found, Loaded, Packs
 from handler.enhancement.spans import Span
 from handler.errors import InvalidRequest, NoPack
 
@@ -34,19 +35,27 @@ UNLIMITED = Limit(lambda text: 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class TokenBudget:
+    """The text encoder that will read the result, and how many content tokens it is to have."""
+
+    encoder: Encoder
+    min_tokens: int
+    max_tokens: int
+    #: the result is trimmed to `max_tokens`
+    fit: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Brief:
-    """One prompt to rewrite, and what the result must be."""
+    """One prompt to rewrite, and the rules for the result."""
 
     prompt: str
     #: the pack's entry; None where the request names none
     found: Found | None
-    #: True where the model reads the entry's messages; else the entry only measures, fits and judges
+    #: True where the model reads the entry's messages; else the entry only measures, fits and scores
     by_pack: bool
     #: None where nothing is measured
-    encoder: Encoder | None
-    min_tokens: int
-    max_tokens: int | None
-    fit: bool
+    budget: TokenBudget | None
     mode: Mode
     #: None where it is not checked
     language: Language | None
@@ -67,27 +76,40 @@ class Brief:
         return NO_WORDS if self.found is None else self.found.words
 
     @property
-    def is_checked(self) -> bool:
-        """Whether the request asks for anything that a text can fail."""
-        return self.found is not None or self.encoder is not None or self.language is not None or bool(self.protect)
+    def fit(self) -> bool:
+        """Whether the result is trimmed to the budget."""
+        return self.budget is not None and self.budget.fit
 
     @property
     def limit(self) -> Limit:
         """The budget; without one, every text fits."""
-        if self.encoder is None or self.max_tokens is None:
-            return UNLIMITED
-        return Limit(self.encoder.count, self.max_tokens)
+        return UNLIMITED if self.budget is None else Limit(self.budget.encoder.count, self.budget.max_tokens)
+
+    def stems(self, text: str) -> Set[str]:
+        """The stems of a text's content words."""
+        return vocabulary.stems(text, self.words.stopwords).keys()
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the request asks for anything that a text can fail."""
+        return self.found is not None or self.budget is not None or self.language is not None or bool(self.protect)
+
+    @property
+    def may_change_the_answer(self) -> bool:
+        """Whether the result may be another text than the model's."""
+        return self.by_pack or self.fit or self.repair or self.mode == "append"
 
     @property
     def identity(self) -> Mapping[str, JsonValue]:
         """Everything in it that can change an answer."""
+        budget = self.budget
         return {
             "prompt": self.prompt,
             "pack": None if self.found is None else self.found.loaded.sha256,
             "entry": None if self.found is None else self.found.name,
             "by_pack": self.by_pack,
-            "encoder": None if self.encoder is None else [self.encoder.name, self.encoder.measured_with],
-            "budget": [self.min_tokens, self.max_tokens, self.fit],
+            "encoder": None if budget is None else [budget.encoder.name, budget.encoder.measured_with],
+            "budget": None if budget is None else [budget.min_tokens, budget.max_tokens, budget.fit],
             "mode": self.mode,
             "language": self.language,
             "protect": list(self.protect),
@@ -105,37 +127,20 @@ class Brief:
         """
         found = _find(request, packs)
         by_pack = found is not None and not request.brings_messages
-        language = request.language
+        language, mode = request.language, request.mode or "rewrite"
         if found is not None and by_pack:
-            language = language or found.entry.language
-            if language not in found.loaded.pack.languages:
-                known = ", ".join(found.loaded.pack.languages)
-                raise InvalidRequest(f"the pack has no language {language}; it has {known}", field="language")
-        prompt, protect, target = request.original_prompt, request.protect or (), request.target
-        encoder, max_tokens, fit, min_tokens = None, None, False, 0
-        if target is not None:
-            encoder, max_tokens = encoders[target.encoder], target.max_tokens
-            fit = (found is not None) if target.fit is None else target.fit
-        elif found is not None:
-            budget = found.entry.budget
-            encoder, max_tokens, fit, min_tokens = encoders[found.entry.encoder], budget.max_tokens, True, budget.min_tokens
-        entry_mode: Mode = found.entry.mode if found is not None and by_pack else "rewrite"
+            language, mode = _language(request, found), request.mode or found.entry.mode
+        prompt, protect = request.original_prompt, request.protect or ()
+        words = NO_WORDS if found is None else found.words
+        translated = language is not None and scripts.translated(prompt, language)
         return cls(
             prompt=prompt,
             found=found,
             by_pack=by_pack,
-            encoder=encoder,
-            min_tokens=min_tokens,
-            max_tokens=max_tokens,
-            fit=fit,
-            mode=request.mode or entry_mode,
+            budget=_budget(request, found, encoders),
+            mode=mode,
             language=language,
-            spans=spans.find(
-                prompt,
-                (NO_WORDS if found is None else found.words).protect,
-                protect,
-                translated=language is not None and checks.translated(prompt, language),
-            ),
+            spans=spans.find(prompt, words.protect, protect, translated=translated),
             repair=by_pack or request.protect is not None,
             protect=protect,
         )
@@ -150,12 +155,31 @@ def _find(request: EnhanceRequest, packs: Packs) -> Found | None:
     except NoPack as error:
         if not request.brings_messages:
             raise
-        # The caller needs no pack to be answered; a wrong name is a mistake in the request.
+        # The model could answer without a pack, so that only the name in the request is wrong.
         raise InvalidRequest(error.message, field=error.field) from None
 
 
+def _language(request: EnhanceRequest, found: Found) -> Language:
+    language, known = request.language or found.entry.language, found.loaded.pack.languages
+    if language not in known:
+        raise InvalidRequest(f"the pack has no language {language}; it has {', '.join(known)}", field="language")
+    return language
+
+
+def _budget(request: EnhanceRequest, found: Found | None, encoders: Encoders) -> TokenBudget | None:
+    """The request's target, else the entry's budget."""
+    target = request.target
+    if target is not None:
+        fit = (found is not None) if target.fit is None else target.fit
+        return TokenBudget(encoders[target.encoder], 0, target.max_tokens, fit)
+    if found is None:
+        return None
+    budget = found.entry.budget
+    return TokenBudget(encoders[found.entry.encoder], budget.min_tokens, budget.max_tokens, fit=True)
+
+
 def is_plain(request: EnhanceRequest) -> bool:
-    """Whether the model's text is the answer, as it comes."""
+    """Whether the model's text is the result, as it comes."""
     options = (request.target, request.mode, request.language, request.protect, request.cache, request.fallback)
     return not request.names_entry and request.n == 1 and all(option is None for option in options)
 
@@ -163,7 +187,7 @@ def is_plain(request: EnhanceRequest) -> bool:
 def messages(brief: Brief, found: Found) -> tuple[Message, ...]:
     """The messages of the pack's entry, filled for this prompt."""
     entry, pack = found.entry, found.loaded.pack
-    budget = brief.max_tokens or entry.budget.max_tokens
+    budget = entry.budget.max_tokens if brief.budget is None else brief.budget.max_tokens
     values = {
         "prompt": brief.prompt,
         "words": str(max(1, int(budget * entry.budget.words_per_token))),
@@ -175,5 +199,5 @@ def messages(brief: Brief, found: Found) -> tuple[Message, ...]:
 def sampling(brief: Brief, found: Found) -> PackSampling:
     """The entry's sampling; for a larger target than the entry's, the answer may be longer in proportion."""
     entry = found.entry
-    more = max(1.0, (brief.max_tokens or 0) / entry.budget.max_tokens)
+    more = 1.0 if brief.budget is None else max(1.0, brief.budget.max_tokens / entry.budget.max_tokens)
     return entry.sampling.model_copy(update={"max_tokens": ceil(entry.sampling.max_tokens * more)})

@@ -1,9 +1,9 @@
-"""Answers kept in this process, and equal questions asked once. Knows no question and no answer."""
+"""A cache of answers in this process, which also asks equal questions once. Knows no question and no answer."""
 
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Lock
@@ -22,8 +22,8 @@ def key_of(parts: Mapping[str, JsonValue]) -> str:
 
 
 @dataclass(slots=True)
-class _Flight(Generic[T]):
-    """A question that is being answered, and how many wait for it."""
+class _Pending(Generic[T]):
+    """An answer that is being made, and the number of callers that wait for it."""
 
     task: "asyncio.Task[T]"
     waiting: int = 0
@@ -31,17 +31,19 @@ class _Flight(Generic[T]):
 
 @dataclass(slots=True)
 class Cache(Generic[T]):
-    """Answers by key; on overflow the oldest leave together. The store is guarded for any thread, flights belong to
-    the event loop they were started on."""
+    """Answers by key; when there are too many, the oldest are removed together.
+
+    Answers may be read and stored on any thread. A pending answer belongs to the event loop that it was started on.
+    """
 
     #: answers kept, at most
     limit: int = 100
-    #: how many of the oldest leave when one comes too many
-    leave: int = 20
+    #: answers that are removed together when there are more than `limit`
+    evict: int = 20
     hits: int = 0
     misses: int = 0
-    _kept: OrderedDict[str, T] = field(default_factory=OrderedDict)
-    _flights: dict[object, _Flight[T]] = field(default_factory=dict)
+    _answers: OrderedDict[str, T] = field(default_factory=OrderedDict)
+    _pending: dict[Hashable, _Pending[T]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     async def get(
@@ -50,69 +52,69 @@ class Cache(Generic[T]):
         ask: Callable[[], Awaitable[T]],
         *,
         use: CacheUse,
-        clean: Callable[[T], bool],
-        flight: object = None,
+        keep: Callable[[T], bool],
+        scope: Hashable = None,
     ) -> tuple[T, bool]:
-        """The answer to a key, and whether it was there already. `off` asks for this caller alone.
+        """The answer to a key, and whether it was in the cache. `off` asks for this caller alone.
 
-        An answer is kept where `clean` says so. Callers share a running question where `flight` is equal too; it is
-        given up when the last of them leaves. What `ask` raises, all of them get, and nothing is kept.
+        An answer is stored where `keep` says so. Callers with the same key, use and scope share a pending answer,
+        which is cancelled when the last of them leaves. An error of `ask` reaches all of them, and nothing is stored.
         """
         if use == "off":
             return await ask(), False
         if use == "use":
             with self._lock:
-                if key in self._kept:
+                if key in self._answers:
                     self.hits += 1
-                    return self._kept[key], True
+                    return self._answers[key], True
                 self.misses += 1
-        return await self._shared((key, use, flight), key, ask, clean), False
+        return await self._shared((key, use, scope), key, ask, keep), False
 
-    async def _shared(self, place: object, key: str, ask: Callable[[], Awaitable[T]], clean: Callable[[T], bool]) -> T:
-        async def fly() -> T:
+    async def _shared(self, place: Hashable, key: str, ask: Callable[[], Awaitable[T]], keep: Callable[[T], bool]) -> T:
+        async def make() -> T:
             try:
                 answer = await ask()
             finally:
-                if self._flights.get(place) is flight:
-                    del self._flights[place]
-            if clean(answer):
-                self._keep(key, answer)
+                if self._pending.get(place) is pending:
+                    del self._pending[place]
+            if keep(answer):
+                self._store(key, answer)
             return answer
 
-        flight = self._flights.get(place)
-        if flight is None:
-            flight = self._flights[place] = _Flight(asyncio.get_running_loop().create_task(fly()))
-        flight.waiting += 1
+        pending = self._pending.get(place)
+        if pending is None:
+            pending = self._pending[place] = _Pending(asyncio.get_running_loop().create_task(make()))
+        pending.waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(pending.task)
         finally:
-            flight.waiting -= 1
-            if not flight.waiting and not flight.task.done():
-                del self._flights[place]  # who comes now asks anew
-                flight.task.cancel()
+            pending.waiting -= 1
+            if not pending.waiting and not pending.task.done():
+                del self._pending[place]  # a caller that comes now must not get the cancelled task
+                pending.task.cancel()
 
-    def _keep(self, key: str, answer: T) -> None:
+    def _store(self, key: str, answer: T) -> None:
         with self._lock:
-            self._kept.pop(key, None)
-            self._kept[key] = answer
-            if len(self._kept) > self.limit:
-                for _ in range(min(self.leave, self.limit)):  # never the one that came
-                    self._kept.popitem(last=False)
+            self._answers.pop(key, None)
+            self._answers[key] = answer
+            if len(self._answers) > self.limit:
+                for _ in range(min(self.evict, self.limit)):  # at most `limit`, so that the new answer stays
+                    self._answers.popitem(last=False)
 
     def clear(self) -> int:
-        """Forget every answer; returns how many there were."""
+        """Remove every answer; returns how many there were."""
         with self._lock:
-            count = len(self._kept)
-            self._kept.clear()
+            count = len(self._answers)
+            self._answers.clear()
         return count
 
     @property
     def size(self) -> int:
-        """Answers that are kept now."""
-        return len(self._kept)
+        """Answers that are in the cache now."""
+        return len(self._answers)
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of looks that found an answer; None before the first."""
-        looks = self.hits + self.misses
-        return round(self.hits / looks, 4) if looks else None
+        """The share of lookups that found an answer; None before the first."""
+        lookups = self.hits + self.misses
+        return round(self.hits / lookups, 4) if lookups else None

@@ -1,29 +1,30 @@
-"""Text as clauses and words, with the places where neither may be cut. Pure; knows no word by name."""
+"""Splits text into clauses and words, outside regions that stay whole. Pure; knows no word list."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-#: start and end of text that stays whole
+#: start and end of a part of a text
 Region = tuple[int, int]
 
 #: scripts written without spaces, in which every character ends a word: kana, CJK, full-width forms
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-#: marks after which no space is written
+#: punctuation after which no space is written
 _MARKS = "，、；：。！？"
 _WORD = re.compile(rf"(?:[{_UNSPACED}]|[^\s{_UNSPACED}{_MARKS}]+)[{_MARKS}]*|[{_MARKS}]+")
 _CLAUSE_END = re.compile(
-    # possessive, and never from within a run: a run of ten thousand marks costs no more than its length
+    # Possessive, and only from the first mark of a run, so that ten thousand marks take linear time.
     r"(?<![,;:.!?…])[,;:.!?…]++[\"'”’)\]]*+(?:\s+|$)|[，、；：。！？]++\s*|\n\s*"
 )
-LOOSE_END = " \t\r\n,;:，、；："
-#: what a text may end with and still be whole; a letter or digit too, but that only its writer knows
+#: characters that are cut off the end of a text
+SEPARATORS = " \t\r\n,;:，、；："
+#: marks that end a sentence; a text without one at its end may be whole, too, which the text does not show
 SENTENCE_END = ".!?…。！？"
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A stretch of text up to and with its separator."""
+    """Text up to a separator, which is part of it."""
 
     start: int
     end: int
@@ -31,12 +32,12 @@ class Clause:
 
     @property
     def body(self) -> str:
-        """Without the separator."""
-        return self.text.strip().rstrip(LOOSE_END + SENTENCE_END)
+        """The text without its separator."""
+        return self.text.strip().rstrip(SEPARATORS + SENTENCE_END)
 
 
 def split(text: str, regions: Sequence[Region] = ()) -> tuple[Clause, ...]:
-    """Cut at clause ends outside the regions; joined again, the clauses are the text."""
+    """Split at clause ends outside the regions; the clauses joined are the text."""
     clauses: list[Clause] = []
     start = 0
     for found in _CLAUSE_END.finditer(text):
@@ -50,32 +51,31 @@ def split(text: str, regions: Sequence[Region] = ()) -> tuple[Clause, ...]:
 
 def join(clauses: Iterable[Clause]) -> str:
     """Clauses as one text, without the separator of the last."""
-    return "".join(clause.text for clause in clauses).rstrip(LOOSE_END)
+    return "".join(clause.text for clause in clauses).rstrip(SEPARATORS)
 
 
-def joint(head: str) -> str:
-    """What to put between a text and what is added to it."""
-    closed = head.rstrip().endswith(tuple(SENTENCE_END + LOOSE_END))
-    if closed:
-        return "" if head[-1].isspace() else " "
+def separator(text: str) -> str:
+    """The separator to write between a text and a clause that is added to it."""
+    if text.rstrip().endswith(tuple(SENTENCE_END + SEPARATORS)):
+        return "" if text[-1].isspace() else " "
     return ", "
 
 
-def chain(pieces: Iterable[str]) -> str:
-    """Texts one behind the other, as clauses of one text; empty ones leave no trace."""
+def concatenate(texts: Iterable[str]) -> str:
+    """One text whose clauses are the given texts; empty ones are left out."""
     whole = ""
-    for piece in pieces:
-        whole += (joint(whole) if whole and piece else "") + piece
+    for text in texts:
+        whole += (separator(whole) if whole and text else "") + text
     return whole
 
 
 def one_line(text: str) -> str:
-    """Lines as clauses of one line."""
-    return chain(" ".join(line.split()) for line in text.splitlines())
+    """The lines of a text as clauses of one line."""
+    return concatenate(" ".join(line.split()) for line in text.splitlines())
 
 
 def words(text: str, regions: Sequence[Region] = ()) -> tuple[Region, ...]:
-    """Where words begin and end; a region and the words it touches are one."""
+    """Start and end of each word; words that a region touches are one with it."""
     found = [match.span() for match in _WORD.finditer(text)]
     merged: list[Region] = []
     for start, end in found:
@@ -87,7 +87,7 @@ def words(text: str, regions: Sequence[Region] = ()) -> tuple[Region, ...]:
 
 
 def overlaps(region: Region, others: Iterable[Region]) -> bool:
-    """True where a region shares a character with another."""
+    """Whether a region has a character in common with another."""
     return any(start < region[1] and region[0] < end for start, end in others)
 
 

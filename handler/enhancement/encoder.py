@@ -1,4 +1,4 @@
-"""Counts tokens as a target model's text encoder does, and says with what it counted.
+"""Counts the tokens of a target model's text encoder, with the name of the tokenizer that counted.
 
 Knows no pack and no engine: only tokenizer files, read with the `tokenizers` library.
 """
@@ -27,15 +27,15 @@ class Encoder:
     """One text encoder's token counter."""
 
     name: EncoderName
-    #: what the counts come from: the encoder's own tokenizer, or what stands in for it
+    #: the tokenizer that counts: the encoder's own, or a stand-in
     measured_with: str
     #: content tokens of a text: without BOS and EOS
     count: Count
-    #: content tokens read at a time; None where there is no such limit
+    #: content tokens that the encoder reads at a time; None where it has no such limit
     window: int | None = None
 
     def windows(self, tokens: int) -> int:
-        """Windows that so many tokens take, >= 1."""
+        """Windows that so many tokens take, at least 1."""
         return 1 if self.window is None else max(1, ceil(tokens / self.window))
 
 
@@ -43,12 +43,12 @@ Encoders = Mapping[EncoderName, Encoder]
 
 
 def load(directory: Path, model_name: str, model_count: Count) -> Encoders:
-    """Every encoder: with its own tokenizer where `directory` has it, else with a stand-in that says so.
+    """Every encoder: with its own tokenizer where `directory` has it, else with a stand-in that `measured_with` names.
 
     `model_count` counts with the served model's tokenizer, of which `model_name` is the short name (`qwen`).
 
     Raises:
-        StartError: an encoder's folder is there, and its files cannot be read.
+        StartError: an encoder has a folder whose files cannot be read.
     """
     exact = {name: Encoder(name, name, count) for name in ("clip", "umt5", "t5") if (count := _read(directory / name))}
     if "t5" in exact:
@@ -84,12 +84,12 @@ def _read(folder: Path) -> Count | None:
         raise
     except Exception as error:  # the library raises bare exceptions
         raise StartError(f"ENCODERS_DIR: {folder.name}: its tokenizer cannot be read: {error}") from None
-    # As a batch, even of one: unlike `encode` it lets go of the GIL (tokenizers 0.23), and counts faster.
+    # A batch of one: unlike `encode` it releases the GIL (tokenizers 0.23), and counts faster.
     return lambda text: len(tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
 
 def _clip(vocab: Path, merges: Path) -> Tokenizer:
-    """CLIP's byte-pair encoding as transformers' CLIPTokenizer sets it up; control tokens count as their text."""
+    """CLIP's byte-pair encoding, set up as in transformers' CLIPTokenizer; control tokens are counted as their text."""
     tokenizer = Tokenizer(
         models.BPE.from_file(
             str(vocab), str(merges), end_of_word_suffix="</w>", continuing_subword_prefix="", unk_token="<|endoftext|>"

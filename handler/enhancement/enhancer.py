@@ -1,4 +1,4 @@
-"""The worker's packs, encoders and cache together: an enhance request in, its results out; and what `info` says of them."""
+"""Everything that enhance needs beside a prompt's tokens, as one value; the section of `info` lists it."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ from handler.engine.spent import Spent
 from handler.engine.stream import Timing, Usage
 from handler.enhancement.brief import Brief
 from handler.enhancement.encoder import Encoders
-from handler.enhancement.pack import Loaded, Packs
+from handler.enhancement.packs import Loaded, Packs
 from handler.enhancement.rewrite import Question, Rewriter, Rewritten
 from handler.model.template import Rendered
 
 
 @dataclass(frozen=True, slots=True)
 class Enhancer:
-    """Everything that an enhancement needs beside the prompt's tokens."""
+    """The worker's packs, encoders and cache, with the engine that is asked."""
 
     packs: Packs
     encoders: Encoders
@@ -26,13 +26,13 @@ class Enhancer:
     model: ModelInfo
 
     def brief(self, request: EnhanceRequest) -> Brief:
-        """The task that the request sets; raises as `Brief.of` does."""
+        """The request as a brief; raises as `Brief.of` does."""
         return Brief.of(request, self.packs, self.encoders)
 
     async def answers(
         self, request: EnhanceRequest, brief: Brief, rendered: Rendered, sampling: Sampling, deadline: float | None
     ) -> tuple[Rewritten, ...]:
-        """The `n` variants, asked at the same time, in the order of their seeds.
+        """The `n` variants in the order of their seeds; the engine runs them at the same time.
 
         Raises:
             WorkerError: of the first variant that failed, where the request does not fall back.
@@ -54,10 +54,11 @@ class Enhancer:
             replace(first, variant=index, sampling=sampling.with_seed(sampling.seed + index))
             for index in range(request.n)
         ]
-        fall_back = request.falls_back
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self.rewriter.answer(one, fall_back=fall_back)) for one in questions]
+                tasks = [
+                    group.create_task(self.rewriter.answer(one, fall_back=request.falls_back)) for one in questions
+                ]
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return tuple(task.result() for task in tasks)
@@ -92,12 +93,12 @@ def _described(loaded: Loaded) -> PackSection:
 
 
 def best(answers: tuple[Rewritten, ...]) -> Rewritten:
-    """The one that a reply leads with: the first that is the model's."""
+    """The variant that a reply begins with: the first one that the model wrote."""
     return next((answer for answer in answers if answer.enhanced.degraded is None), answers[0])
 
 
 def spent_on_all(answers: tuple[Rewritten, ...]) -> Spent:
-    """Tokens of all variants, and their times: they ran beside each other, until the last one ended."""
+    """The tokens of all variants together, and the time from the first one's start to the last one's end."""
     usages = [answer.spent.usage for answer in answers]
     timings = [answer.spent.timing for answer in answers]
     firsts = [timing.ttft_s for timing in timings if timing.ttft_s is not None]

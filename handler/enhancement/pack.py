@@ -1,26 +1,20 @@
-"""Packs: the prompts, budgets and word lists of enhancement, as data that the operator owns.
+"""The format of a pack: the prompts, budgets and word lists of enhancement, as data that the operator owns.
 
 Knows no request and no model. A pack holds phrases and no patterns, so that no pack can stall the worker.
 """
 
-import json
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from handler.api.enhance import EncoderName, Language, Mode, PackFacts, Quality
+from handler.api.enhance import EncoderName, Language, Mode, Quality
 from handler.engine.sampling import Distribution
 from handler.engine.values import Value
-from handler.errors import InvalidRequest, NoPack, StartError
 
-#: the topic of a clause: the word list that has most of its words; `subject` where no list has one
+#: the kind of a clause: the word list that most of its words are in; `subject` where none of them is in a list
 Kind = Literal[
     "subject", "quality", "lighting", "technical", "resolution", "style", "motion", "camera", "temporal", "anatomy"
 ]
@@ -34,7 +28,7 @@ Weight = Annotated[float, Field(ge=0, le=100)]
 
 
 class Lexicon(Value):
-    """Words and phrases by topic; they are found whole, in any case."""
+    """Words and phrases by kind; a text has one where it stands there whole, in any case."""
 
     quality: Phrases = ()
     lighting: Phrases = ()
@@ -75,7 +69,7 @@ class Weights(Value):
     @model_validator(mode="after")
     def _not_all_zero(self) -> Self:
         if not any(self.model_dump().values()):
-            raise PydanticCustomError("weights", "one weight at least is above 0")
+            raise PydanticCustomError("weights", "at least one weight must be above 0")
         return self
 
 
@@ -96,25 +90,27 @@ class Rules(Value):
     """How an answer is trimmed, judged and scored."""
 
     version: Phrase = Field(description="Returned with every score.")
-    optimizations: Literal["sdxl", "wan"] | None = Field(description="The summary that a reply has.")
-    drop_order: tuple[Kind, ...] = Field(
-        description="Topics of clauses; the first is trimmed last, and topics that are not named are trimmed first."
+    optimizations: Literal["sdxl", "wan"] | None = Field(
+        description="The summary of the result that a reply has: `sdxl_optimizations` or `wan_optimizations`."
     )
-    retry_on: tuple[Fault, ...] = Field(description="Faults that are worth one more try.")
-    coverage: tuple[Kind, ...] = Field(description="Topics that a full prompt has a word of.")
+    drop_order: tuple[Kind, ...] = Field(
+        description="Kinds of clauses; the first is trimmed last, and kinds that are not named are trimmed first."
+    )
+    retry_on: tuple[Fault, ...] = Field(description="Faults of an answer after which the model is asked once more.")
+    coverage: tuple[Kind, ...] = Field(description="Kinds of which a full prompt has a word.")
     score: Weights
 
     @model_validator(mode="after")
     def _order_names_the_subject(self) -> Self:
         if "subject" not in self.drop_order or len(set(self.drop_order)) < len(self.drop_order):
-            raise PydanticCustomError("drop_order", "drop_order names each kind once, and subject among them")
+            raise PydanticCustomError("drop_order", "drop_order must name subject, and no kind twice")
         return self
 
 
 class Budget(Value):
     """Content tokens of the target's text encoder."""
 
-    min_tokens: Annotated[int, Field(ge=0)] = Field(default=0, description="Fewer lower the score.")
+    min_tokens: Annotated[int, Field(ge=0)] = Field(default=0, description="Fewer tokens lower the score.")
     max_tokens: Annotated[int, Field(ge=1, le=100_000)]
     words_per_token: Annotated[float, Field(gt=0, le=10)] = Field(
         default=0.6,
@@ -124,32 +120,45 @@ class Budget(Value):
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
         if self.min_tokens > self.max_tokens:
-            raise PydanticCustomError("budget", "min_tokens is above max_tokens")
+            raise PydanticCustomError("budget", "min_tokens must not be above max_tokens")
         return self
 
 
-#: the marks that stand for values, and the pattern of anything that looks like one
+#: the marks that are replaced by values, and the pattern of anything that looks like one
 MARKS = ("{{prompt}}", "{{words}}", "{{language}}")
 _MARK = re.compile(r"\{\{(\w*)\}\}")
 
 
 class PackMessage(Value):
-    """One turn; `{{prompt}}`, `{{words}}` and `{{language}}` stand for their values."""
+    """One turn; `{{prompt}}`, `{{words}}` and `{{language}}` are replaced by their values."""
 
     role: Literal["system", "user", "assistant"]
     content: Annotated[str, Field(max_length=20_000)]
 
 
+def _require_all(schema: dict[str, JsonValue]) -> None:
+    """Say in the JSON schema, too, that an entry names every field."""
+    fields = schema["properties"]
+    assert isinstance(fields, dict)
+    schema["required"] = list(fields)
+    for field in fields.values():
+        assert isinstance(field, dict)
+        field.pop("default", None)
+
+
 class PackSampling(Distribution):
     """How tokens are drawn. An entry names every field, so that no default can change an answer."""
+
+    model_config = ConfigDict(json_schema_extra=_require_all)
 
     max_tokens: Annotated[int, Field(ge=1, le=100_000)]
 
     @model_validator(mode="after")
     def _names_every_field(self) -> Self:
-        for name in type(self).model_fields:
-            if name not in self.model_fields_set:
-                raise PydanticCustomError("missing", "{name} is missing: an entry names every field", {"name": name})
+        absent = [name for name in type(self).model_fields if name not in self.model_fields_set]
+        if absent:
+            missing = [InitErrorDetails(type="missing", loc=(name,), input=None) for name in absent]
+            raise ValidationError.from_exception_data("PackSampling", missing)
         return self
 
 
@@ -159,33 +168,35 @@ class Entry(Value):
     rules: Phrase = Field(description="Names one of the pack's rules.")
     encoder: EncoderName
     budget: Budget
-    quality: Quality | None = Field(default=None, description="Null takes both.")
+    quality: Quality | None = Field(default=None, description="Null: the entry is found with both.")
     mode: Mode = "rewrite"
     language: Language = Field(default="same", description="Used where the request names none.")
     messages: Annotated[tuple[PackMessage, ...], Field(min_length=1, max_length=50)]
     sampling: PackSampling
     compose: Phrases = Field(
-        default=(), description="Clauses put behind the user's prompt where the model gave no answer."
+        default=(), description="Clauses that are added to the user's prompt where the model gives no usable text."
     )
     negative_prompt: Annotated[str, Field(max_length=5000)] | None = Field(
-        default=None, description="Answered where the request has none."
+        default=None, description="Returned where the request has none."
     )
 
     @model_validator(mode="after")
     def _messages_ask_for_the_prompt(self) -> Self:
         for mark in _MARK.finditer(" ".join(message.content for message in self.messages)):
             if mark.group() not in MARKS:
-                told = {"mark": mark.group()[:100], "marks": ", ".join(MARKS)}
-                raise PydanticCustomError("mark", "{mark} stands for nothing; there are {marks}", told)
+                values = {"mark": mark.group()[:100], "marks": ", ".join(MARKS)}
+                raise PydanticCustomError("mark", "{mark} is unknown; the marks are {marks}", values)
         if not any("{{prompt}}" in message.content for message in self.messages):
-            raise PydanticCustomError("messages", "no message holds {{prompt}}")
+            raise PydanticCustomError("messages", "one message must hold {{prompt}}")
         if self.messages[-1].role == "assistant":
-            raise PydanticCustomError("messages", "the last message is the assistant's: there is nothing to answer")
+            raise PydanticCustomError(
+                "messages", "the last message must not have the role assistant: there would be nothing to answer"
+            )
         return self
 
 
 class Pack(Value):
-    """A set of entries with the rules they share."""
+    """Entries, with the word lists and rules that they share."""
 
     form: Literal["enhance-pack/2"] = Field(alias="schema")
     id: Phrase
@@ -199,129 +210,26 @@ class Pack(Value):
     targets: dict[str, dict[Quality, str]] = Field(default={}, description="The entry for a target_model and quality.")
 
     @model_validator(mode="after")
-    def _names_lead_somewhere(self) -> Self:
-        def known(place: str, name: str, names: Collection[str]) -> None:
-            if name not in names:
-                raise PydanticCustomError("name", "{place} names {name}, which is not there", {"place": place, "name": name[:100]})
-
+    def _has_what_it_names(self) -> Self:
         for name, entry in self.entries.items():
-            known(f"entries.{name}.rules", entry.rules, self.rules)
-            known(f"entries.{name}.language", entry.language, self.languages)
+            _require(f"entries.{name}.rules", entry.rules, self.rules)
+            _require(f"entries.{name}.language", entry.language, self.languages)
         for target, qualities in self.targets.items():
             for quality, name in qualities.items():
-                known(f"targets.{target}.{quality}", name, self.entries)
+                _require(f"targets.{target}.{quality}", name, self.entries)
         return self
 
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A pack, and the hash of the JSON that it was read from."""
-
-    pack: Pack
-    #: over the JSON with sorted keys and no white space, so that the layout of a file does not count
-    sha256: str
-
-    @property
-    def facts(self) -> PackFacts:
-        """The pack as a reply names it."""
-        return PackFacts(id=self.pack.id, version=self.pack.version, sha256=self.sha256)
-
-    @classmethod
-    def of(cls, value: object) -> Self:
-        """Check a pack given as parsed JSON.
-
-        Raises:
-            InvalidRequest: naming the field at fault.
-        """
-        canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        try:
-            return cls(Pack.model_validate_json(canonical), sha256(canonical.encode()).hexdigest())
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            path = ".".join(str(part)[:100] for part in ("pack", *first["loc"]))
-            words = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-            raise InvalidRequest(f"{path}: {words}", field=path) from None
+    def is_of(self, entry: Entry, target_model: str) -> bool:
+        """Whether an entry is of a target model: one of the target's entries has the same encoder and rules."""
+        names = self.targets.get(target_model, {}).values()
+        others = (self.entries[name] for name in names)
+        return any((other.encoder, other.rules) == (entry.encoder, entry.rules) for other in others)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An entry, with its name, its rules and its pack."""
-
-    name: str
-    entry: Entry
-    rules: Rules
-    loaded: Loaded
-
-    @property
-    def words(self) -> Words:
-        """The pack's word lists."""
-        return self.loaded.pack.words
-
-
-@dataclass(frozen=True, slots=True)
-class Packs:
-    """The packs of one worker, or the one that a request brought."""
-
-    loaded: tuple[Loaded, ...] = ()
-
-    def find(self, job_type: str | None, target_model: str | None, quality: Quality | None) -> Found:
-        """The entry that a job type names, or a target model and quality (`fast` where none was sent).
-
-        Raises:
-            NoPack: there is no such entry; the message names those there are.
-            InvalidRequest: the entry is of the other quality, or of another target model.
-        """
-        for loaded in self.loaded:
-            qualities = loaded.pack.targets.get(target_model or "", {})
-            name = job_type or qualities.get(quality or "fast")
-            entry = None if name is None else loaded.pack.entries.get(name)
-            if name is not None and entry is not None:
-                if quality not in (None, entry.quality) and entry.quality is not None:
-                    raise InvalidRequest(f"job_type {name} is of quality {entry.quality}", field="quality")
-                if target_model is not None and name not in qualities.values():
-                    raise InvalidRequest(
-                        f"job_type {name} is not of target_model {target_model}: send one of them", field="target_model"
-                    )
-                return Found(name, entry, loaded.pack.rules[entry.rules], loaded)
-        entries = ", ".join(sorted(name for loaded in self.loaded for name in loaded.pack.entries)) or "none"
-        targets = ", ".join(sorted(name for loaded in self.loaded for name in loaded.pack.targets)) or "none"
-        raise NoPack(
-            f"no such entry; job types: {entries}; target models: {targets}",
-            field="job_type" if job_type is not None else "target_model",
-        )
-
-
-def load(directory: Path) -> Packs:
-    """Read every pack of a directory.
-
-    Raises:
-        StartError: a pack cannot be read, with file and field; or two packs have an entry or target of the same name.
-    """
-    if not directory.is_dir():
-        raise StartError(f"the directory of packs {directory} is not there: set PACKS_DIR to one that is")
-    loaded: list[Loaded] = []
-    owners: dict[tuple[str, str], str] = {}
-    for path in sorted(directory.glob("*.json")):
-        try:
-            one = Loaded.of(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once))
-        except InvalidRequest as error:
-            raise StartError(f"PACKS_DIR: {path.name}: {error.message}") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise StartError(f"PACKS_DIR: {path.name} is not readable JSON: {error}") from None
-        for kind, names in (("id", [one.pack.id]), ("entry", one.pack.entries), ("target", one.pack.targets)):
-            for name in names:
-                if (owner := owners.setdefault((kind, name), path.name)) != path.name:
-                    raise StartError(f"PACKS_DIR: {kind} {name} is in {owner} and in {path.name}")
-        loaded.append(one)
-    return Packs(tuple(loaded))
-
-
-def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse two equal keys in one object, where JSON parsers let the second hide the first."""
-    for key, times in Counter(key for key, _ in pairs).items():
-        if times > 1:
-            raise ValueError(f"the key {key!r} is in one object twice")
-    return dict(pairs)
+def _require(place: str, name: str, names: Collection[str]) -> None:
+    if name not in names:
+        values = {"place": place, "name": name[:100]}
+        raise PydanticCustomError("name", "{place} names {name}, which the pack does not have", values)
 
 
 def fill(messages: Sequence[PackMessage], values: Mapping[str, str]) -> tuple[PackMessage, ...]:

@@ -1,4 +1,4 @@
-"""The flow of one enhancement: ask the model, ask once more where the rules say so, and stand in where it fails.
+"""The flow of one enhancement: ask the model, ask once more where the rules say so, fall back where that fails.
 
 Knows the engine's protocol and no request.
 """
@@ -16,7 +16,8 @@ from handler.engine.spent import NO_TIME, NO_TOKENS, Spent
 from handler.engine.thinking import Thinking
 from handler.enhancement.brief import Brief
 from handler.enhancement.cache import Cache, key_of
-from handler.enhancement.judge import Draft, composed, draft, judged, over_budget
+from handler.enhancement.draft import Draft, composed, draft, over_budget
+from handler.enhancement.judge import judged
 from handler.enhancement.pack import Fault
 from handler.errors import (
     BadAnswer,
@@ -31,7 +32,7 @@ from handler.model.template import Rendered
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A result, and what it took."""
+    """A result, and the tokens and time that it took."""
 
     enhanced: Enhanced
     spent: Spent
@@ -47,16 +48,16 @@ class Unusable:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A brief as the engine is asked it."""
+    """A brief with everything that the engine is asked with."""
 
     brief: Brief
     rendered: Rendered
     sampling: Sampling
-    #: the caller chose the seed; otherwise the first draw that is kept serves every equal question
+    #: True where the caller sent the seed; else the first answer that is cached serves every equal question
     seeded: bool
-    #: which of several variants this is
+    #: the number of the variant, from 0
     variant: int
-    #: added to the seed for the second try, so that variants do not share draws
+    #: added to the seed for the second try; the number of variants, so that no two tries have the same seed
     seed_step: int
     thinking: bool
     cache: CacheUse
@@ -64,7 +65,7 @@ class Question:
     model: tuple[str, str | None]
     #: on the clock of `time.monotonic`
     deadline: float | None
-    #: the deadline as it was sent: questions with different ones do not wait for each other's answer
+    #: the deadline as it was sent; only questions with the same one share a pending answer
     deadline_ms: int | None
 
     @property
@@ -92,7 +93,7 @@ class Rewriter:
     cache: Cache[Rewritten | Unusable] = field(default_factory=Cache)
 
     async def answer(self, question: Question, *, fall_back: bool) -> Rewritten:
-        """The model's answer, fitted and judged; where that fails and `fall_back` is set, a stand-in.
+        """The model's answer, fitted and judged; where that fails and `fall_back` is set, a fallback.
 
         Raises:
             WorkerError: the failure; with `fall_back` only where the request itself is at fault.
@@ -104,8 +105,8 @@ class Rewriter:
                 question.key,
                 lambda: self._ask(question),
                 use=question.cache,
-                clean=_is_clean,
-                flight=question.deadline_ms,
+                keep=_may_be_cached,
+                scope=question.deadline_ms,
             )
             if isinstance(got, Rewritten):
                 return _from_cache(got) if hit else got
@@ -120,10 +121,10 @@ class Rewriter:
             failure, code = Internal(), Internal.code
         if not fall_back:
             raise failure
-        return await asyncio.to_thread(stand_in, question.brief, spent, Degraded(code=code, message=failure.message))
+        return await asyncio.to_thread(fallback, question.brief, spent, Degraded(code=code, message=failure.message))
 
     async def _ask(self, question: Question) -> Rewritten | Unusable:
-        """Ask, and once more where the rules say so."""
+        """Ask the model, and once more where the rules say so."""
         brief = question.brief
         spent = Spent(question.sampling)
         while True:
@@ -146,7 +147,7 @@ class Rewriter:
 
 
 def without_asking(brief: Brief, sampling: Sampling) -> Rewritten | None:
-    """The answer to a prompt that is over the budget by itself: trimmed, without the model. None for any other.
+    """A prompt that is over the budget by itself, trimmed; None for any other, for which the model is asked.
 
     The caller's own messages are always run.
     """
@@ -156,8 +157,8 @@ def without_asking(brief: Brief, sampling: Sampling) -> Rewritten | None:
     return Rewritten(judged(brief, made), Spent(sampling)) if made.text else None
 
 
-def stand_in(brief: Brief, spent: Spent, degraded: Degraded) -> Rewritten:
-    """The answer where the model gave none: the pack's composition, else the prompt byte for byte."""
+def fallback(brief: Brief, spent: Spent, degraded: Degraded) -> Rewritten:
+    """The result without the model: the pack's composition, else the prompt byte for byte."""
     made = composed(brief)
     retries = max(0, spent.tries - 1)
     if made is None:
@@ -168,13 +169,13 @@ def stand_in(brief: Brief, spent: Spent, degraded: Degraded) -> Rewritten:
 _FAULTS: Mapping[Fault, str] = {
     "empty": "it holds no word",
     "refusal": "it is a refusal",
-    "meta": "it speaks about the prompt",
+    "meta": "it announces a prompt that does not follow",
     "language": "it is in another language",
 }
 
 
-def _is_clean(answer: Rewritten | Unusable) -> bool:
-    """Whether to keep it: the model ended by itself, and every hard check passed."""
+def _may_be_cached(answer: Rewritten | Unusable) -> bool:
+    """Whether the model ended by itself, and every hard check passed."""
     if isinstance(answer, Unusable) or answer.spent.finish_reason not in ("stop", "length"):
         return False
     enhancement = answer.enhanced.enhancement
@@ -182,6 +183,6 @@ def _is_clean(answer: Rewritten | Unusable) -> bool:
 
 
 def _from_cache(answer: Rewritten) -> Rewritten:
-    """The same result, which took nothing this time."""
+    """The same result, which took no tokens and no time."""
     spent = replace(answer.spent, usage=NO_TOKENS, timing=NO_TIME)
     return Rewritten(answer.enhanced.model_copy(update={"cache_hit": True}), spent)

@@ -1,4 +1,4 @@
-"""What of the user's own words must survive: found in the prompt, and found again in an answer. Pure."""
+"""Finds the user's own words that a result must keep: in the prompt, and again in an answer. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,11 +11,11 @@ from handler.enhancement.pack import Protect
 
 SpanKind = Literal["asked", "quoted", "syntax", "count", "colour", "name", "negation"]
 
-#: spans of one prompt, at most; each is looked for in every text, which thousands would make a matter of minutes
+#: spans of one prompt, at most; each is searched in every text, and with thousands that would take minutes
 MAX_SPANS = 128
 
 _QUOTED = re.compile(r"\"[^\"\n]+\"|“[^“”\n]+”|«[^«»\n]+»|「[^「」\n]+」|『[^『』\n]+』|(?<!\w)'[^'\n]+'(?!\w)")
-#: `<lora:name:0.8>`, `(word:1.2)`, `[from:to:0.5]`, `((word))`, BREAK: what image UIs read before the encoder does
+#: `<lora:name:0.8>`, `(word:1.2)`, `[from:to:0.5]`, `((word))`, BREAK: the syntax that image UIs read in a prompt
 _SYNTAX = re.compile(
     r"<[\w-]+:[^<>|\n]+>|\([^()\n]+:\s*\d+(?:\.\d+)?\)|\[[^\[\]\n]+:\s*\d+(?:\.\d+)?\]|(?<!\()\({2,}+[^()\n]+\){2,}|\bBREAK\b"
 )
@@ -27,19 +27,19 @@ _ARTICLE = r"(?:(?:a|an|the|any|some|other|more)\s+)?"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of the user's prompt that the result must have."""
+    """A part of the user's prompt that the result must keep."""
 
     kind: SpanKind
     text: str
-    #: what to look for in a result
+    #: finds it in a result
     pattern: re.Pattern[str]
-    #: of a negation: finds what it negates
+    #: only of a negation: finds the word that it negates
     negated: re.Pattern[str] | None = None
 
 
 @lru_cache(maxsize=256)
 def any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds any of the phrases, whole and in any case; finds nothing where there are none."""
+    """A pattern of the phrases, each whole and in any case; without phrases it matches nothing."""
     longest_first = sorted(phrases, key=len, reverse=True)
     return re.compile(
         rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!(?<=\w)\w)" if phrases else r"(?!)", re.I
@@ -47,10 +47,10 @@ def any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def find(prompt: str, protect: Protect, asked: Iterable[str], *, translated: bool = False) -> tuple[Span, ...]:
-    """The first `MAX_SPANS` spans of a prompt, in no order that matters, each once.
+    """The first `MAX_SPANS` spans of a prompt, each once.
 
-    `translated`: the result is to be in another script, so that only quotes, syntax, numbers and what was asked for
-    can be found there again.
+    `asked`: the texts that the request protects. `translated`: the result is to be in another script, in which only
+    those, quotes, syntax and numbers can be found again.
     """
     spans: dict[tuple[SpanKind, str], Span] = {}
     for span in _spans(prompt, protect, asked, translated):
@@ -82,7 +82,7 @@ def _spans(prompt: str, protect: Protect, asked: Iterable[str], translated: bool
         return
     yield from whole("count", any_of(protect.counts))
     yield from whole("colour", any_of(protect.colours))
-    if protect.names and len(_CAPITAL.findall(prompt)) * 2 <= len(prompt.split()):  # else it is all in title case
+    if protect.names and len(_CAPITAL.findall(prompt)) * 2 <= len(prompt.split()):  # more capitals: a title
         yield from whole("name", _NAME)
     for match in outside(_negation(protect.negations)):
         noun = match.group("noun")
@@ -90,12 +90,12 @@ def _spans(prompt: str, protect: Protect, asked: Iterable[str], translated: bool
 
 
 def regions(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:
-    """Where the spans stand in a text, at their first place each."""
+    """The regions of a text that are the first match of each span."""
     return tuple(found.span() for span in spans if (found := span.pattern.search(text)))
 
 
 def unbroken(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:
-    """Where no clause ends: in quoted text, in syntax and in what was asked for, wherever they stand."""
+    """The regions in which no clause ends: all quoted text, syntax, and texts that the request protects."""
     patterns = (_QUOTED, _SYNTAX, *(span.pattern for span in spans if span.kind == "asked"))
     return tuple(found.span() for pattern in patterns for found in pattern.finditer(text))
 
@@ -106,15 +106,15 @@ def missing(text: str, spans: Iterable[Span]) -> tuple[Span, ...]:
 
 
 def reversed_in(text: str, spans: Iterable[Span], prompt: str) -> tuple[Region, ...]:
-    """Where a text speaks of what the user negated, and does not negate it; not where the prompt itself does so too."""
+    """The regions of a text that name what the user negated, without a negation; none where the prompt does so, too."""
     places: list[Region] = []
     for span in spans:
-        if span.negated is not None and not _bare(prompt, span):
-            places += _bare(text, span)
+        if span.negated is not None and not _affirmed(prompt, span):
+            places += _affirmed(text, span)
     return tuple(places)
 
 
-def _bare(text: str, span: Span) -> list[Region]:
+def _affirmed(text: str, span: Span) -> list[Region]:
     assert span.negated is not None
     negated = [match.span() for match in span.pattern.finditer(text)]
     found = (match.span() for match in span.negated.finditer(text))
@@ -123,7 +123,7 @@ def _bare(text: str, span: Span) -> list[Region]:
 
 @lru_cache(maxsize=1024)
 def _negation(negations: tuple[str, ...], noun: str | None = None) -> re.Pattern[str]:
-    """A negating word and what it negates; with `noun` that one, up to two other words between them."""
+    """A pattern of a negating word and the word after it; with `noun`, of that word, after up to two others."""
     lead = any_of(negations).pattern
     if noun is None:
         return re.compile(rf"{lead}\s+{_ARTICLE}(?P<noun>[^\W\d_][\w'’-]*)", re.I)

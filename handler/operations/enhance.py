@@ -107,7 +107,7 @@ def _reply(
     found = None if brief is None else brief.found
     entry = None if found is None else found.entry
     negative_prompt = request.negative_prompt
-    if negative_prompt is None and entry is not None:
+    if negative_prompt is None and entry is not None and brief is not None and brief.by_pack:
         negative_prompt = entry.negative_prompt
     return EnhanceReply(
         success=result.error is None,
@@ -118,7 +118,7 @@ def _reply(
         quality=request.quality if entry is None or entry.quality is None else entry.quality,
         worker_optimizations=WorkerOptimizations(
             caching=request.cache_use != "off",
-            post_processing=brief is not None and (brief.by_pack or brief.fit or brief.repair),
+            post_processing=brief is not None and brief.may_change_the_answer,
             fallback_ready=request.falls_back,
         ),
         variants=variants,

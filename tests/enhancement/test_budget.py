@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from handler.enhancement import budget, clauses
 from handler.enhancement.brief import Brief
-from handler.enhancement.judge import Draft, _ranking, composed, draft, over_budget
+from handler.enhancement.draft import Draft, composed, draft, over_budget, ranking
+from handler.enhancement.judge import judged
 from handler.enhancement.spans import missing, regions, unbroken
-from tests.support.enhancing import PROMPTS, TEXTS, a_brief, genuine_encoders, needs_data
+from tests.support.enhancing import PROMPTS, TEXTS, a_brief, genuine_encoders, needs_data, pack_json
 
 #: in a script without spaces every character may end a word
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
@@ -34,14 +35,14 @@ def test_clauses_joined_again_are_the_text(text: str) -> None:
 
 
 def test_quoted_text_and_syntax_are_no_place_for_a_clause_to_end() -> None:
-    task = a_brief('a sign "Open, late", (fog, rain:1.2), dusk, "Open, late"')
-    bodies = [clause.body for clause in clauses.split(task.prompt, unbroken(task.prompt, task.spans))]
+    brief = a_brief('a sign "Open, late", (fog, rain:1.2), dusk, "Open, late"')
+    bodies = [clause.body for clause in clauses.split(brief.prompt, unbroken(brief.prompt, brief.spans))]
     assert bodies == ['a sign "Open, late"', "(fog, rain:1.2)", "dusk", '"Open, late"']
 
 
 def test_no_clause_ends_within_what_was_asked_for() -> None:
-    task = a_brief("a fox", protect=["red, dusk"])
-    assert [one.body for one in clauses.split("a fox, red, dusk", unbroken("a fox, red, dusk", task.spans))] == [
+    brief = a_brief("a fox", protect=["red, dusk"])
+    assert [one.body for one in clauses.split("a fox, red, dusk", unbroken("a fox, red, dusk", brief.spans))] == [
         "a fox",
         "red, dusk",
     ]
@@ -110,23 +111,25 @@ def test_it_is_the_longest_where_they_do_whatever_the_guess(length: int, room: i
     assert len(budget._longest(range(length), lambda indexes: len(indexes) <= room, guess)) == min(length, room)
 
 
-def holds(task: Brief, made: Draft, *sources: str) -> None:
+def holds(brief: Brief, made: Draft, *sources: str) -> None:
     """What every fitted text keeps to."""
-    assert task.limit.fits(made.text)
-    assert budget.fit(made.text, task.limit, _ranking(task)).text == made.text
+    assert brief.limit.fits(made.text)
+    assert budget.fit(made.text, brief.limit, ranking(brief)).text == made.text
     known = {word for source in sources for word in WORD.findall(source)}
     assert set(WORD.findall(made.text)) <= known
-    assert task.encoder is not None
-    prompt = task.prompt
+    assert brief.budget is not None
+    prompt = brief.prompt
     units = [
         prompt[start:end]
-        for start, end in clauses.words(prompt, regions(prompt, task.spans))
-        if clauses.overlaps((start, end), regions(prompt, task.spans))
+        for start, end in clauses.words(prompt, regions(prompt, brief.spans))
+        if clauses.overlaps((start, end), regions(prompt, brief.spans))
     ]
-    if task.limit.fits(" ".join(units)):
-        assert missing(made.text, task.spans) == ()
+    if brief.limit.fits(" ".join(units)):
+        assert missing(made.text, brief.spans) == ()
 
 
+WITHOUT_ANATOMY = pack_json()
+del WITHOUT_ANATOMY["words"]["lexicon"]["anatomy"]
 ENTRIES = st.sampled_from(["sdxl_image_fast", "sdxl_image_high", "wan_video_fast"])
 BUDGETS = st.none() | st.sampled_from([1, 5, 20, 75])
 
@@ -138,11 +141,29 @@ def test_a_rewritten_prompt_keeps_to_its_budget_and_to_the_users_constraints(
     prompt: str, answer: str, entry: str, max_tokens: int | None
 ) -> None:
     target = {} if max_tokens is None else {"target": {"encoder": "clip", "max_tokens": max_tokens}}
-    task = a_brief(prompt, genuine_encoders(), job_type=entry, **target)
-    made = over_budget(task) if not task.limit.fits(prompt) else draft(task, answer, "stop")
+    brief = a_brief(prompt, genuine_encoders(), job_type=entry, **target)
+    made = over_budget(brief) if not brief.limit.fits(prompt) else draft(brief, answer, "stop")
     assume(isinstance(made, Draft))
     assert isinstance(made, Draft)
-    holds(task, made, prompt, answer, *(span.text for span in task.spans))
+    holds(brief, made, prompt, answer, *(span.text for span in brief.spans))
+
+
+ANATOMY = st.sampled_from(["a relaxed pose", "hands", "a smiling face, hands raised", "gesture", "body, eyes, gaze"])
+
+
+@given(PROMPTS, st.lists(TEXTS | ANATOMY, max_size=6).map(", ".join), ENTRIES)
+def test_a_list_that_no_rule_names_changes_nothing_in_a_draft_and_its_score(
+    prompt: str, answer: str, entry: str
+) -> None:
+    brief, other = (a_brief(prompt, job_type=entry, pack=pack, **words(12)) for pack in (pack_json(), WITHOUT_ANATOMY))
+    made = draft(brief, answer, "stop")
+    assert draft(other, answer, "stop") == made
+    if isinstance(made, Draft):
+        one, two = judged(brief, made), judged(other, made)
+        assert one.quality_score == two.quality_score
+        assert one.enhancement is not None
+        assert two.enhancement is not None
+        assert one.enhancement.failed_checks == two.enhancement.failed_checks
 
 
 @needs_data
@@ -151,19 +172,23 @@ def test_a_rewritten_prompt_keeps_to_its_budget_and_to_the_users_constraints(
 def test_an_appended_prompt_leads_with_the_users_whole_text_wherever_that_fits(
     prompt: str, answer: str, entry: str
 ) -> None:
-    task = a_brief(prompt, genuine_encoders(), job_type=entry, mode="append")
-    made = draft(task, answer, "stop")
+    brief = a_brief(prompt, genuine_encoders(), job_type=entry, mode="append")
+    made = draft(brief, answer, "stop")
     assume(isinstance(made, Draft))
     assert isinstance(made, Draft)
-    assert made.over is not task.limit.fits(prompt)
-    assert made.over or made.text.startswith(prompt)
-    holds(task, made, prompt, answer)
+    over = not brief.limit.fits(prompt)
+    enhancement = judged(brief, made).enhancement
+    assert enhancement is not None
+    assert enhancement.budget is not None
+    assert enhancement.budget.input_over_budget is over
+    assert over or made.text.startswith(prompt)
+    holds(brief, made, prompt, answer)
 
 
 @pytest.mark.parametrize("noise", ["!", "(", " ", "1,", "'", "\n", "<think>", "A", "no ", "<|", "[a:", "“"])
 def test_no_text_takes_long(noise: str, seconds: Callable[[], float]) -> None:
     noise = noise * (19_999 // len(noise)) + "x"
-    task = a_brief(noise)
-    over_budget(task)
-    draft(task, noise, "stop")
+    brief = a_brief(noise)
+    over_budget(brief)
+    draft(brief, noise, "stop")
     assert seconds() < 5

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from handler.engine.protocol import Prompt
 from handler.engine.sampling import Sampling
 from handler.enhancement.cache import Cache
-from handler.enhancement.pack import Loaded, Packs
+from handler.enhancement.packs import Loaded, Packs
 from handler.enhancement.rewrite import Question
 from handler.model.template import Rendered
 from tests.support.enhancing import a_brief, genuine_encoders, needs_data, pack_json
 
-SAMPLING = Sampling(145, 0.7, 0.9, 0, 0.0, 1.0, 0.0, 0.0, 7, ())
+SAMPLING = Sampling(max_tokens=145, temperature=0.7, top_p=0.9, seed=7)
 QUESTION = Question(
     brief=a_brief("a fox"),
     rendered=Rendered("a fox", Prompt((1, 2)), "00"),
@@ -59,11 +59,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "thinking": {"thinking": True},
     "model": {"model": ("Qwen2", "a1")},
     "revision": {"model": ("Qwen", "a2")},
-    "seed": {"sampling": replace(SAMPLING, seed=8)},
+    "seed": {"sampling": SAMPLING.with_seed(8)},
     "no seed": {"seeded": False},
     "variant": {"seeded": False, "variant": 1},
     "variants": {"seed_step": 2},
-    **{name: {"sampling": replace(SAMPLING, **{name: value})} for name, value in OTHER_SAMPLING.items()},
+    **{name: {"sampling": SAMPLING.model_copy(update={name: value})} for name, value in OTHER_SAMPLING.items()},
 }
 
 
@@ -104,22 +104,22 @@ def ask(cache: Cache[str], key: str, answer: str = "", clean: bool = True, **opt
     async def make() -> str:
         return answer or key
 
-    return asyncio.run(cache.get(key, make, clean=lambda _: clean, **{"use": "use", **options}))
+    return asyncio.run(cache.get(key, make, keep=lambda _: clean, **{"use": "use", **options}))
 
 
 def test_on_overflow_the_twenty_oldest_leave() -> None:
     cache: Cache[str] = Cache()
     for index in range(101):
         ask(cache, str(index))
-    assert cache.describe()["size"] == 81
+    assert cache.size == 81
     assert [ask(cache, key)[1] for key in ("20", "100", "19")] == [True, True, False]
 
 
 def test_who_comes_one_too_many_is_kept_however_many_are_to_leave() -> None:
-    cache: Cache[str] = Cache(limit=2, leave=20)
+    cache: Cache[str] = Cache(limit=2, evict=20)
     for key in "abc":
         ask(cache, key)
-    assert [ask(cache, "c")[1], cache.describe()["size"]] == [True, 1]
+    assert [ask(cache, "c")[1], cache.size] == [True, 1]
 
 
 def test_refresh_replaces_what_is_kept_and_off_neither_reads_nor_keeps() -> None:
@@ -148,13 +148,13 @@ def test_an_error_reaches_all_who_wait_and_nothing_is_kept() -> None:
         raise KeyError("x")
 
     async def crowd() -> list[object]:
-        one = [cache.get("k", fail, use="use", clean=lambda _: True) for _ in range(5)]
+        one = [cache.get("k", fail, use="use", keep=lambda _: True) for _ in range(5)]
         return list(await asyncio.gather(*one, return_exceptions=True))
 
     assert [type(error) for error in asyncio.run(crowd())] == [KeyError] * 5
-    assert (asked, cache.describe()["size"]) == (1, 0)
+    assert (asked, cache.size) == (1, 0)
     with pytest.raises(KeyError):
-        asyncio.run(cache.get("k", fail, use="use", clean=lambda _: True))
+        asyncio.run(cache.get("k", fail, use="use", keep=lambda _: True))
 
 
 def test_questions_with_different_deadlines_do_not_wait_for_each_other() -> None:
@@ -168,7 +168,7 @@ def test_questions_with_different_deadlines_do_not_wait_for_each_other() -> None
 
     async def crowd() -> None:
         await asyncio.gather(
-            *(cache.get("k", lambda d=d: make(d), use="use", clean=lambda _: True, flight=d) for d in (1, 2, 1))  # type: ignore[misc]
+            *(cache.get("k", lambda d=d: make(d), use="use", keep=lambda _: True, scope=d) for d in (1, 2, 1))  # type: ignore[misc]
         )
 
     asyncio.run(crowd())

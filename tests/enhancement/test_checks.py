@@ -4,26 +4,30 @@ from dataclasses import replace
 
 import pytest
 
-from handler.api.contracts import Language
-from handler.enhancement import checks, spans
-from handler.enhancement.checks import CAP, Subject
+from handler.api.enhance import Language
+from handler.enhancement import checks, scripts, spans
+from handler.enhancement.checks import Candidate
+from handler.enhancement.clean import clean
+from handler.enhancement.score import CAP, score
+from handler.enhancement.vocabulary import kind_of
 from tests.support.enhancing import packs
 
-RULES = packs().loaded[0].pack.rules["image"]
+PACK = packs().loaded[0].pack
+RULES, WORDS = PACK.rules["image"], PACK.words
 
 
-def subject(text: str, prompt: str, language: Language = "same", protect: tuple[str, ...] = ()) -> Subject:
-    found = spans.find(prompt, RULES.protect, protect)
-    return Subject(text, prompt, found, RULES, language, len(text.split()), 0, 75, whole=True)
+def candidate(text: str, prompt: str, language: Language = "same", protect: tuple[str, ...] = ()) -> Candidate:
+    found = spans.find(prompt, WORDS.protect, protect)
+    return Candidate(text, prompt, found, RULES, WORDS, language, len(text.split()), 0, 75, whole=True)
 
 
 def failed(text: str, prompt: str, language: Language = "same") -> set[str]:
-    found = checks.check(subject(text, prompt, language))
+    found = checks.check(candidate(text, prompt, language))
     return {name for name, one in found.items() if one.hard and not one.passed}
 
 
 def kinds(prompt: str, *protect: str) -> set[tuple[str, str]]:
-    return {(span.kind, span.text) for span in spans.find(prompt, RULES.protect, protect)}
+    return {(span.kind, span.text) for span in spans.find(prompt, WORDS.protect, protect)}
 
 
 def test_what_a_user_fixed_is_found_in_the_prompt() -> None:
@@ -52,13 +56,13 @@ def test_what_only_looks_fixed_is_not(prompt: str) -> None:
 
 
 def test_what_a_pack_leaves_free_is_not_fixed() -> None:
-    free = RULES.protect.model_copy(update={"syntax": False, "quoted": False, "names": False, "negations": ()})
+    free = WORDS.protect.model_copy(update={"syntax": False, "quoted": False, "names": False, "negations": ()})
     prompt = 'a fox in New York by a sign "Go Red", no people, <lora:ink:0.7>'
-    assert (len(spans.find(prompt, RULES.protect, ())), spans.find(prompt, free, ())) == (4, ())
+    assert (len(spans.find(prompt, WORDS.protect, ())), spans.find(prompt, free, ())) == (4, ())
 
 
 def test_more_is_not_protected_than_can_be_put_back_in_time() -> None:
-    assert len(spans.find(" ".join(map(str, range(500))), RULES.protect, ())) == spans.MAX_SPANS
+    assert len(spans.find(" ".join(map(str, range(500))), WORDS.protect, ())) == spans.MAX_SPANS
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,7 @@ def test_hard_checks(text: str, prompt: str, expected: set[str]) -> None:
 
 @pytest.mark.parametrize("text", ["Notes on a desk, soft light", '"Go" and "Stop"', "“Go” and “Stop”"])
 def test_what_only_looks_put_around_a_prompt_stays(text: str) -> None:
-    assert checks.clean(text, "a desk", RULES) == (text, None)
+    assert clean(text, "a desk", WORDS) == (text, None)
 
 
 @pytest.mark.parametrize(
@@ -114,17 +118,17 @@ def test_the_language_is_the_one_asked_for(text: str, prompt: str, language: Lan
 
 
 def test_a_prompt_without_letters_is_in_no_other_script() -> None:
-    assert [checks.translated(prompt, "ru") for prompt in ("123", "a fox", "лиса")] == [False, True, False]
+    assert [scripts.translated(prompt, "ru") for prompt in ("123", "a fox", "лиса")] == [False, True, False]
 
 
 def test_a_word_is_kept_by_its_first_five_letters_and_each_unspaced_character_is_one() -> None:
-    found = checks.check(subject("a painting of foxes, 狐", "a painted fox, 狐狸"))
+    found = checks.check(candidate("a painting of foxes, 狐", "a painted fox, 狐狸"))
     assert found["words_kept"].found == ("fox", "狸")
 
 
 def test_soft_checks_say_what_they_found() -> None:
     text = "a fox, oil painting, soft light, a fox in the deep snow, a fox in the deep snow"
-    found = checks.check(subject(text, "a fox with barns"))
+    found = checks.check(candidate(text, "a fox with barns"))
     assert found["words_kept"].found == ("barns",)
     assert found["added_style"].found == ("oil painting",)
     assert "a fox in the" in found["repetition"].found
@@ -133,27 +137,30 @@ def test_soft_checks_say_what_they_found() -> None:
 
 
 def test_a_failed_hard_check_caps_the_score() -> None:
-    good = subject("a red fox, soft light, sharp focus, fine texture", "a red fox")
-    value, parts = checks.score(good, checks.check(good))
+    good = candidate("a red fox, soft light, sharp focus, fine texture", "a red fox")
+    value, parts = score(good, checks.check(good))
     assert (value, set(parts)) == (1.0, {"words_kept", "coverage", "repetition", "added_style", "length"})
     bad = replace(good, text="a fox, soft light, sharp focus, fine texture")
-    assert checks.score(bad, checks.check(bad))[0] == CAP
+    assert score(bad, checks.check(bad))[0] == CAP
 
 
 def test_the_score_is_the_packs_weighted_mean_of_parts_that_each_say_how_much_of_a_rule_is_kept() -> None:
-    some = replace(subject("a fox, oil painting, soft light, a fox", "a red fox"), tokens=10, min_tokens=40)
-    value, parts = checks.score(some, checks.check(some))
+    some = replace(candidate("a fox, oil painting, soft light, a fox", "a red fox"), tokens=10, min_tokens=40)
+    value, parts = score(some, checks.check(some))
     assert parts == {"words_kept": 0.5, "coverage": 0.3333, "repetition": 0.8571, "added_style": 0.5, "length": 0.25}
     assert value == round((4 * 0.5 + 2 / 3 + 6 / 7 + 0.5 + 0.25) / 9, 4)
-    some = replace(subject("a red fox, oil painting", "a red fox"), tokens=50, min_tokens=40)
-    assert checks.score(some, checks.check(some)) == (
+    some = replace(candidate("a red fox, oil painting", "a red fox"), tokens=50, min_tokens=40)
+    assert score(some, checks.check(some)) == (
         round((4 * 1 + 2 * 0 + 1 * 1 + 1 * 0.5 + 1 * 1) / 9, 4),
         {"words_kept": 1, "coverage": 0, "repetition": 1, "added_style": 0.5, "length": 1},
     )
-    nothing = subject("", "")
-    assert checks.score(nothing, checks.check(nothing))[1] == {**dict.fromkeys(parts, 1), "coverage": 0}
+    nothing = candidate("", "")
+    assert score(nothing, checks.check(nothing))[1] == {**dict.fromkeys(parts, 1), "coverage": 0}
 
 
 def test_a_clause_is_of_the_kind_that_most_of_its_words_are() -> None:
-    told = [checks.kind_of(text, RULES) for text in ("a fox", "soft light", "oil painting of light", "4k", "bokeh")]
+    told = [
+        kind_of(text, WORDS.lexicon, RULES.drop_order)
+        for text in ("a fox", "soft light", "oil painting of light", "4k", "bokeh")
+    ]
     assert told == ["subject", "lighting", "lighting", "resolution", "technical"]

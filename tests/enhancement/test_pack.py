@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.api.contracts import MAX_PROMPT
-from handler.enhancement.pack import Loaded, PackMessage, fill, load
+from handler.api.enhance import MAX_PROMPT
+from handler.enhancement.pack import PackMessage, fill
+from handler.enhancement.packs import Loaded, load
 from handler.errors import InvalidRequest, StartError
 from tests.support.enhancing import PACK, pack_json, packs
 
@@ -39,6 +40,12 @@ def test_the_default_pack_drops_style_first_and_quality_tags_last() -> None:
     assert named == ["quality", "subject", "lighting", "technical", "style"]
 
 
+def test_the_default_packs_list_of_anatomy_has_no_say_in_trimming_and_scoring() -> None:
+    pack = packs().loaded[0].pack
+    assert pack.words.lexicon.anatomy
+    assert not [rules for rules in pack.rules.values() if "anatomy" in (*rules.drop_order, *rules.coverage)]
+
+
 def test_the_hash_is_of_the_content_and_not_of_the_layout() -> None:
     value = pack_json()
     turned = dict(reversed(value.items()))
@@ -62,7 +69,7 @@ def change(path: str, new: object) -> Callable[[dict[str, Any]], None]:
     ("path", "new", "field"),
     [
         ("surprise", 1, "pack.surprise"),
-        ("schema", "enhance-pack/2", "pack.schema"),
+        ("schema", "enhance-pack/1", "pack.schema"),
         ("entries.universal.surprise", 1, "pack.entries.universal.surprise"),
         ("entries.universal.encoder", "bert", "pack.entries.universal.encoder"),
         ("entries.universal.budget.max_tokens", 0, "pack.entries.universal.budget.max_tokens"),
@@ -80,7 +87,8 @@ def change(path: str, new: object) -> Callable[[dict[str, Any]], None]:
         ("targets.sdxl.fast", "none", "pack"),
         ("rules.image.drop_order", ["quality"], "pack.rules.image"),
         ("rules.image.drop_order", ["subject", "subject"], "pack.rules.image"),
-        ("rules.image.lexicon.smell", [], "pack.rules.image.lexicon.smell"),
+        ("rules.image.lexicon", {}, "pack.rules.image.lexicon"),
+        ("words.lexicon.smell", [], "pack.words.lexicon.smell"),
         ("rules.image.score.length", -1, "pack.rules.image.score.length"),
         ("entries", {}, "pack.entries"),
     ],
@@ -103,9 +111,9 @@ def test_a_bad_pack_stops_the_start_with_file_and_field(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"mine\.json is not readable JSON"):
         load(tmp_path)
     (tmp_path / "mine.json").write_text('{"id": "a", "version": "1", "id": "b"}', encoding="utf-8")
-    with pytest.raises(StartError, match=r"mine\.json is not readable JSON: the key 'id' stands twice"):
+    with pytest.raises(StartError, match=r"mine\.json is not readable JSON: the key 'id' is in one object twice"):
         load(tmp_path)
-    with pytest.raises(StartError, match="packs are missing"):
+    with pytest.raises(StartError, match=r"the directory of packs .* does not exist: set PACKS_DIR"):
         load(tmp_path / "nowhere")
 
 

@@ -1,23 +1,21 @@
-"""The flow of an enhancement, through the operations: what the model may say, and what the caller then reads."""
+"""The flow of an enhancement, through the operations: what the model may answer, and what the caller then reads."""
 
 import asyncio
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
-from handler.api.replies import DryRunReply, Enhanced, EnhanceReply, InfoReply, Reply, to_wire
 
+from handler.api.enhance import Enhanced
 from handler.api.parse import parse
+from handler.api.reply import Reply, to_wire
+from handler.api.text import DryRunReply
 from handler.engine.fold import Piece
-from handler.engine.protocol import Prompt
 from handler.engine.sampling import Sampling
-from handler.engine.stream import Stream, Timing
-from handler.enhancement import enhancer
-from handler.enhancement.pack import Loaded, Packs
-from handler.enhancement.rewrite import Answer, Spent
+from handler.engine.spent import Spent
+from handler.engine.stream import Timing
+from handler.enhancement.enhancer import spent_on_all
+from handler.enhancement.rewrite import Rewritten
 from handler.errors import (
     BadAnswer,
     ContextLengthExceeded,
@@ -32,94 +30,57 @@ from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read
 from handler.operations.operations import Operations
-from runpod_local import eventually
 from tests.support.enhancing import pack_json
-from tests.support.fakes import ScriptedEngine
 from tests.support.models import sampling
-
-Line = Callable[[ScriptedEngine], Operations]
-PROMPT = "two red foxes in the snow, no people"
-#: an answer with which nothing is wrong
-GOOD = "two red foxes in the snow, no people, soft light, sharp focus, highly detailed"
-#: what the model says at a time
-TOKEN = re.compile(r"\S+\s*|\s+")
-
-
-@dataclass
-class Model(ScriptedEngine):
-    """Says one thing after another, the last one again and again."""
-
-    says: Sequence[str | WorkerError | Exception] = (GOOD,)
-    asked: list[Sampling] = field(default_factory=list)
-
-    def stream(
-        self, prompt: Prompt, sampling: Sampling, *, logprobs: int | None = None, deadline: float | None = None
-    ) -> Stream:
-        said = self.says[min(len(self.asked), len(self.says) - 1)]
-        self.asked.append(sampling)
-        if isinstance(said, WorkerError):
-            self.script = (said,)
-        elif isinstance(said, Exception):
-            raise said
-        else:
-            self.script = TOKEN.findall(said)
-        return super().stream(prompt, sampling, logprobs=logprobs, deadline=deadline)
-
-
-def wide(*says: str | WorkerError | Exception, **fields: Any) -> Model:
-    return Model(says=says or (GOOD,), max_model_len=100_000, **fields)
-
-
-def run(operations: Operations, **fields: Any) -> EnhanceReply:
-    async def gather() -> list[Piece | Reply]:
-        return [event async for event in operations.run(parse({"operation": "enhance", **fields}))]
-
-    *_, reply = asyncio.run(gather())
-    assert isinstance(reply, EnhanceReply)
-    return reply
-
-
-def by_pack(operations: Operations, **fields: Any) -> EnhanceReply:
-    return run(operations, **{"prompt": PROMPT, "job_type": "sdxl_image_fast", "seed": 7, **fields})
-
-
-def without_compose(operations: Operations) -> Operations:
-    """The same line with a pack that composes nothing itself."""
-    value = pack_json()
-    for entry in value["entries"].values():
-        entry["compose"] = []
-    return replace(operations, enhancer=replace(operations.enhancer, packs=Packs((Loaded.of(value),))))
-
-
-def failed(reply: EnhanceReply) -> list[str]:
-    assert reply.checks is not None
-    return [name for name, check in reply.checks.items() if check.hard and not check.passed]
+from tests.support.rewriting import (
+    BAD_ANSWERS,
+    GOOD,
+    PROMPT,
+    TOKEN,
+    Line,
+    Model,
+    by_pack,
+    code_of,
+    failed,
+    judged,
+    measured,
+    run,
+    wide,
+    without_compose,
+)
 
 
 def test_a_good_answer_comes_back_measured_checked_and_scored(line: Line) -> None:
     reply = by_pack(line(wide()), enhancement_type="image", quality="fast")
-    assert (reply.enhanced_prompt, reply.enhancement_source, reply.success) == (GOOD, "worker_fallback", True)
-    assert (reply.degraded, reply.reason, reply.failure, reply.retries) == (False, None, None, 0)
-    assert (reply.variants, reply.reasoning) == (None, None)
-    assert (reply.job_type, reply.quality, reply.enhancement_type) == ("sdxl_image_fast", "fast", "image")
-    assert (failed(reply), reply.cache_hit) == ([], False)
-    assert reply.quality_score is not None
-    assert reply.score is not None
-    assert 0.8 < reply.quality_score <= 1
-    assert reply.score.score_original < reply.quality_score
-    assert reply.budget is not None
-    assert (reply.budget.measured_with, reply.budget.max_tokens) == ("demo x1.35 (estimate)", 75)
-    assert reply.sdxl_optimizations is not None
-    assert reply.sdxl_optimizations.has_lighting
-    assert reply.wan_optimizations is None
-    assert reply.pack is not None
-    assert reply.pack.id == "default"
+    assert (reply.enhanced.enhanced_prompt, reply.enhanced.enhancement_source, reply.success) == (
+        GOOD,
+        "worker_fallback",
+        True,
+    )
+    assert (code_of(reply), reply.enhanced.error, judged(reply).retries, judged(reply).repairs) == (None, None, 0, ())
+    assert (reply.variants, reply.run.reasoning) == (None, None)
+    assert (reply.job_type, reply.quality, reply.echo.enhancement_type) == ("sdxl_image_fast", "fast", "image")
+    assert (failed(reply), reply.enhanced.cache_hit) == ([], False)
+    assert reply.enhanced.quality_score is not None
+    score = judged(reply).score
+    assert score is not None
+    assert 0.8 < reply.enhanced.quality_score <= 1
+    assert score.score_original < reply.enhanced.quality_score
+    budget = measured(reply)
+    assert (budget.measured_with, budget.max_tokens) == ("demo x1.35 (estimate)", 75)
+    assert (budget.input_over_budget, budget.trimmed) == (False, ())
+    assert reply.enhanced.sdxl_optimizations is not None
+    assert reply.enhanced.sdxl_optimizations.has_lighting
+    assert reply.enhanced.wan_optimizations is None
+    pack = judged(reply).pack
+    assert pack is not None
+    assert pack.id == "default"
 
 
 def test_the_pack_asks_the_model_with_every_sampling_value_its_own_and_the_callers_on_top(line: Line) -> None:
     model = wide()
     by_pack(line(model), temperature=0.2)
-    assert model.asked == [Sampling(145, 0.2, 0.9, 0, 0.0, 1.0, 0.0, 0.0, 7, ())]
+    assert model.asked == [Sampling(max_tokens=145, temperature=0.2, top_p=0.9, seed=7)]
 
 
 @pytest.mark.parametrize(("target", "room"), [(225, 435), (20, 145)])
@@ -164,31 +125,18 @@ def test_a_dry_run_shows_the_packs_messages_with_the_prompt_put_in_once(line: Li
 )
 def test_what_is_said_around_a_prompt_is_taken_off(line: Line, said: str) -> None:
     reply = by_pack(line(wide(said)))
-    assert reply.enhanced_prompt.removeprefix("assistant ") == GOOD
-    assert (failed(reply), reply.degraded, reply.retries) == ([], False, 0)
+    assert reply.enhanced.enhanced_prompt.removeprefix("assistant ") == GOOD
+    assert (failed(reply), code_of(reply), judged(reply).retries) == ([], None, 0)
 
 
-BAD = [
-    ("", "empty"),
-    ("<think>so the user wants", "empty"),
-    ("...", "empty"),
-    ("I'm sorry, but I can't help with that.", "refusal"),
-    ("I’m sorry, I cannot do this", "refusal"),
-    ("Here is a prompt for you", "meta"),
-    ("Here is a prompt for you:", "meta"),
-    ("雪の中の二匹の赤い狐", "language"),
-    ("two red foxes in the snow, no people, 柔和的光", "language"),
-]
-
-
-@pytest.mark.parametrize(("said", "fault"), BAD)
+@pytest.mark.parametrize(("said", "fault"), BAD_ANSWERS)
 def test_a_bad_answer_is_asked_for_once_more_with_another_seed(line: Line, said: str, fault: str) -> None:
     model = wide(said, GOOD)
     reply = by_pack(line(model))
-    assert (reply.enhanced_prompt, reply.retries, reply.degraded) == (GOOD, 1, False)
+    assert (reply.enhanced.enhanced_prompt, judged(reply).retries, code_of(reply)) == (GOOD, 1, None)
     assert [sampling.seed for sampling in model.asked] == [7, 8]
-    assert reply.sampling.seed == 8
-    assert reply.usage.completion_tokens == sum(len(TOKEN.findall(answer)) for answer in (said, GOOD))
+    assert reply.run.sampling.seed == 8
+    assert reply.run.usage.completion_tokens == sum(len(TOKEN.findall(answer)) for answer in (said, GOOD))
 
 
 def test_the_seed_after_the_last_is_the_first(line: Line) -> None:
@@ -202,21 +150,21 @@ def test_a_fault_that_the_pack_does_not_name_is_no_reason_to_ask_again(line: Lin
     value["rules"]["image"]["retry_on"] = ["refusal"]
     for said, times in (("...", 1), ("I'm sorry, I cannot do this", 2)):
         model = wide(said)
-        assert by_pack(line(model), pack=value).degraded
+        assert code_of(by_pack(line(model), pack=value))
         assert len(model.asked) == times
 
 
-@pytest.mark.parametrize(("said", "fault"), BAD)
+@pytest.mark.parametrize(("said", "fault"), BAD_ANSWERS)
 def test_an_answer_that_is_bad_twice_leaves_the_packs_composition_and_says_so(
     line: Line, said: str, fault: str
 ) -> None:
     reply = by_pack(line(wide(said)))
-    assert reply.enhanced_prompt.startswith(PROMPT + ", best quality")
-    assert (reply.enhancement_source, reply.success, reply.degraded) == ("worker_fallback", True, True)
-    assert (reply.reason, reply.retries) == (fault, 1)
-    assert reply.failure is not None
-    assert reply.failure.code == "bad_answer"
-    assert reply.usage.prompt_tokens > 0
+    assert reply.enhanced.enhanced_prompt.startswith(PROMPT + ", best quality")
+    assert (reply.enhanced.enhancement_source, reply.success, reply.enhanced.error) == ("worker_fallback", True, None)
+    assert (code_of(reply), judged(reply).retries) == (fault, 1)
+    assert reply.enhanced.degraded is not None
+    assert reply.enhanced.degraded.message.startswith("the model's answer is no prompt: ")
+    assert reply.run.usage.prompt_tokens > 0
 
 
 FAILURES = [
@@ -233,13 +181,18 @@ def test_the_emergency_answer_is_the_prompt_byte_for_byte_and_marked(
     line: Line, said: str | WorkerError | Exception, code: str, prompt: str
 ) -> None:
     reply = by_pack(without_compose(line(wide(said))), prompt=prompt)
-    assert reply.enhanced_prompt.encode() == prompt.encode() == reply.original_prompt.encode()
-    assert (reply.enhancement_source, reply.success, reply.degraded) == ("emergency_fallback", False, True)
-    assert reply.failure is not None
-    assert (reply.failure.code, "foxes" in reply.failure.message) == (code, False)
-    assert reply.retries == (1 if said == "" else 0)
+    assert reply.enhanced.enhanced_prompt.encode() == prompt.encode() == reply.original_prompt.encode()
+    assert (reply.enhanced.enhancement_source, reply.success) == ("emergency_fallback", False)
+    assert reply.enhanced.degraded is not None
+    message = reply.enhanced.degraded.message
+    assert (code_of(reply), "foxes" in message) == ("empty" if said == "" else code, False)
+    assert judged(reply).retries == (1 if said == "" else 0)
     wire = to_wire(reply)
-    assert (wire["success"], "error" in wire) == (False, False)
+    assert (wire["success"], wire["error"], wire["degraded"]) == (
+        False,
+        message,
+        {"code": code_of(reply), "message": message},
+    )
 
 
 def test_a_defect_is_logged_by_its_place_and_never_with_the_prompt(
@@ -255,15 +208,15 @@ def test_a_defect_is_logged_by_its_place_and_never_with_the_prompt(
 def test_a_prompt_of_which_not_one_word_fits_comes_back_whole_where_the_model_fails(line: Line) -> None:
     prompt, target = "antidisestablishmentarianism", {"encoder": "clip", "max_tokens": 1}
     reply = by_pack(line(wide(OutOfMemory("full"))), prompt=prompt, target=target)
-    assert (reply.enhanced_prompt, reply.enhancement_source) == (prompt, "emergency_fallback")
+    assert (reply.enhanced.enhanced_prompt, reply.enhanced.enhancement_source) == (prompt, "emergency_fallback")
 
 
 def test_thoughts_are_no_part_of_a_rewritten_prompt_and_told_beside_it(line: Line) -> None:
     plain = read(DEMO, "demo")
     template = Template(replace(plain, chat_template=f"{plain.chat_template}{{# enable_thinking #}}"))
-    operations = replace(line(wide(f"<think>\nfoxes\n</think>\n\n{GOOD}")), template=template)
+    operations = Operations(replace(line(wide(f"<think>\nfoxes\n</think>\n\n{GOOD}")).core, template=template))
     reply = by_pack(operations, enable_thinking=True)
-    assert (reply.enhanced_prompt, reply.reasoning) == (GOOD, "foxes\n")
+    assert (reply.enhanced.enhanced_prompt, reply.run.reasoning) == (GOOD, "foxes\n")
 
 
 @pytest.mark.parametrize("error", [InvalidRequest("x"), ContextLengthExceeded("x"), Unsupported("x")], ids=repr)
@@ -281,45 +234,44 @@ def test_fallback_error_gives_the_error_instead(line: Line, said: str | WorkerEr
 
 def test_a_greedy_model_is_not_asked_the_same_twice(line: Line) -> None:
     model = wide("", GOOD)
-    assert by_pack(line(model), temperature=0).degraded
+    assert code_of(by_pack(line(model), temperature=0)) == "empty"
     assert len(model.asked) == 1
 
 
 def test_a_deadline_before_the_first_token_falls_back_and_one_later_uses_what_there_is(line: Line) -> None:
     late = by_pack(line(wide(step_s=0.3)), deadline_ms=30)
-    assert (late.degraded, late.reason) == (True, "deadline_exceeded")
+    assert code_of(late) == "deadline_exceeded"
     cut = by_pack(line(wide(PROMPT + ", soft light" * 2000, step_s=0.001)), deadline_ms=250, max_tokens=4000)
-    assert (cut.degraded, cut.finish_reason) == (False, "deadline")
-    assert cut.enhanced_prompt.startswith(PROMPT)
+    assert (code_of(cut), cut.run.finish_reason) == (None, "deadline")
+    assert cut.enhanced.enhanced_prompt.startswith(PROMPT)
     assert failed(cut) == []
 
 
 def test_nine_hundred_tokens_are_trimmed_to_the_budget_at_a_clause_end(line: Line) -> None:
     reply = by_pack(line(wide(PROMPT + ", a stone, a tree, oil painting" * 100)), max_tokens=900)
-    assert reply.budget is not None
-    assert 40 < reply.budget.tokens <= 75
-    assert (failed(reply), reply.finish_reason) == ([], "stop")
-    assert {one.kind for one in reply.budget.trimmed} >= {"style"}
+    assert 40 < measured(reply).tokens <= 75
+    assert (failed(reply), reply.run.finish_reason) == ([], "stop")
+    assert {one.kind for one in measured(reply).trimmed} >= {"style"}
 
 
 def test_a_dropped_colour_and_count_are_put_back_with_the_users_own_clause(line: Line) -> None:
     reply = by_pack(line(wide("foxes in deep snow, no people, soft light")))
-    assert reply.enhanced_prompt == "two red foxes in the snow, foxes in deep snow, no people, soft light"
-    assert [(one.kind, one.text) for one in reply.repaired] == [("inserted", "two red foxes in the snow")]
+    assert reply.enhanced.enhanced_prompt == "two red foxes in the snow, foxes in deep snow, no people, soft light"
+    assert [(one.kind, one.text) for one in judged(reply).repairs] == [("inserted", "two red foxes in the snow")]
     assert failed(reply) == []
 
 
 def test_a_reversed_negation_is_taken_out_and_put_right(line: Line) -> None:
     reply = by_pack(line(wide("two red foxes in the snow, happy people around, soft light")))
-    assert reply.enhanced_prompt == "no people, two red foxes in the snow, soft light"
-    assert {one.kind for one in reply.repaired} == {"removed", "inserted"}
+    assert reply.enhanced.enhanced_prompt == "no people, two red foxes in the snow, soft light"
+    assert {one.kind for one in judged(reply).repairs} == {"removed", "inserted"}
     assert failed(reply) == []
 
 
 def test_a_subject_that_goes_with_a_reversed_negation_is_put_back(line: Line) -> None:
     reply = by_pack(line(wide("dogs and cats playing, soft light")), prompt="dogs, no cats")
-    assert reply.enhanced_prompt == "dogs, no cats, soft light"
-    assert [(one.kind, one.text) for one in reply.repaired] == [
+    assert reply.enhanced.enhanced_prompt == "dogs, no cats, soft light"
+    assert [(one.kind, one.text) for one in judged(reply).repairs] == [
         ("removed", "dogs and cats playing"),
         ("inserted", "dogs"),
         ("inserted", "no cats"),
@@ -328,10 +280,10 @@ def test_a_subject_that_goes_with_a_reversed_negation_is_put_back(line: Line) ->
 
 def test_an_answer_in_lines_becomes_clauses(line: Line) -> None:
     reply = by_pack(line(wide("- two red foxes\n- no people\n\n- snow.\n- soft light")))
-    assert reply.enhanced_prompt == "two red foxes, no people, snow. soft light"
+    assert reply.enhanced.enhanced_prompt == "two red foxes, no people, snow. soft light"
     assert failed(reply) == []
     kept = by_pack(line(wide("- soft light\n- mist")), prompt="two foxes\nin snow", mode="append")
-    assert kept.enhanced_prompt == "two foxes\nin snow, soft light, mist"
+    assert kept.enhanced.enhanced_prompt == "two foxes\nin snow, soft light, mist"
     assert failed(kept) == []
 
 
@@ -339,10 +291,14 @@ def test_a_prompt_over_its_budget_is_trimmed_without_the_model_and_says_so(line:
     model = wide()
     long = ", ".join(["a fox"] * 10 + [f"a tree of kind {index}" for index in range(90)])
     reply = by_pack(line(model), prompt=long)
-    assert (reply.reason, reply.degraded, reply.success) == ("input_over_budget", False, True)
-    assert reply.budget is not None
-    assert reply.budget.tokens <= 75
-    assert (model.asked, reply.finish_reason, reply.prompt_sha256, reply.usage.total_tokens) == ([], None, None, 0)
+    assert (measured(reply).input_over_budget, code_of(reply), reply.success) == (True, None, True)
+    assert measured(reply).tokens <= 75
+    assert (model.asked, reply.run.finish_reason, reply.run.prompt_sha256, reply.run.usage.total_tokens) == (
+        [],
+        None,
+        None,
+        0,
+    )
 
 
 def test_what_a_prompt_over_its_budget_may_not_ask_for_is_refused_as_with_any_other(line: Line) -> None:
@@ -372,25 +328,25 @@ def test_a_prompt_full_of_constraints_costs_no_more_than_a_few_seconds(
 ) -> None:
     prompt = "".join(map(piece.format, range(4000)))[:20_000]
     reply = by_pack(line(wide(prompt)), prompt=prompt, target={"encoder": "qwen", "max_tokens": 100_000})
-    assert (reply.reason, reply.degraded) == (None, False)
+    assert (measured(reply).input_over_budget, code_of(reply)) == (False, None)
     assert seconds() < 8
 
 
 def test_append_keeps_the_users_bytes_in_front(line: Line) -> None:
     reply = by_pack(line(wide("Two foxes in snow, soft light")), prompt="two  red foxes ", mode="append")
-    assert reply.enhanced_prompt == "two  red foxes , Two foxes in snow, soft light"
+    assert reply.enhanced.enhanced_prompt == "two  red foxes , Two foxes in snow, soft light"
 
 
 def test_protect_puts_the_callers_texts_into_the_result(line: Line) -> None:
     reply = by_pack(line(wide()), protect=["ohwx", "red"])
-    assert "ohwx" in reply.enhanced_prompt
+    assert "ohwx" in reply.enhanced.enhanced_prompt
     assert failed(reply) == []
 
 
 def test_another_language_is_asked_for_and_checked(line: Line) -> None:
     reply = by_pack(line(wide("两只红狐在雪中")), language="zh")
-    assert (reply.enhanced_prompt, reply.degraded, failed(reply)) == ("两只红狐在雪中", False, [])
-    assert by_pack(line(wide(GOOD)), language="zh").reason == "language"
+    assert (reply.enhanced.enhanced_prompt, code_of(reply), failed(reply)) == ("两只红狐在雪中", None, [])
+    assert code_of(by_pack(line(wide(GOOD)), language="zh")) == "language"
 
 
 def test_a_language_that_the_pack_has_not_is_refused(line: Line) -> None:
@@ -413,8 +369,8 @@ def test_variants_have_seeds_of_their_own_and_come_in_one_reply(line: Line) -> N
     reply = by_pack(line(model), n=4)
     assert reply.variants is not None
     assert [one.seed for one in reply.variants] == [7, 8, 9, 10] == sorted(one.seed for one in model.asked)
-    assert (reply.enhanced_prompt, reply.sampling.seed) == (reply.variants[0].enhanced_prompt, 7)
-    assert reply.usage.prompt_tokens == 4 * by_pack(line(wide())).usage.prompt_tokens
+    assert (reply.enhanced.enhanced_prompt, reply.run.sampling.seed) == (reply.variants[0].enhanced_prompt, 7)
+    assert reply.run.usage.prompt_tokens == 4 * by_pack(line(wide())).run.usage.prompt_tokens
     drawn = run(line(wide()), prompt=PROMPT, job_type="universal", n=3).variants
     assert drawn is not None
     assert [one.seed for one in drawn] == [4242, 4243, 4244]
@@ -423,24 +379,24 @@ def test_variants_have_seeds_of_their_own_and_come_in_one_reply(line: Line) -> N
 def test_of_several_variants_the_first_that_is_the_models_leads(line: Line) -> None:
     reply = by_pack(line(wide(RuntimeError("broken"), GOOD)), n=2)
     assert reply.variants is not None
-    assert [one.degraded for one in reply.variants] == [True, False]
-    assert (reply.enhanced_prompt, reply.degraded, reply.sampling.seed) == (GOOD, False, 8)
+    assert [one.degraded is not None for one in reply.variants] == [True, False]
+    assert (reply.enhanced.enhanced_prompt, code_of(reply), reply.run.sampling.seed) == (GOOD, None, 8)
     with pytest.raises(OutOfMemory):
         by_pack(line(wide(OutOfMemory("full"))), n=2, fallback="error")
 
 
 def test_variants_run_beside_each_other_from_the_first_that_began_to_the_last_that_ended() -> None:
-    made = Enhanced(enhanced_prompt="x", enhancement_source="worker_fallback")
+    made = Enhanced(enhanced_prompt="x", enhancement_source="worker_fallback", cache_hit=False)
     times = (Timing(0.2, None, 1.0), Timing(0.1, 0.6, 3.0), Timing(0.3, 0.5, 2.0))
-    answers = tuple(Answer(made, Spent(sampling(), timing=time)) for time in times)
-    assert enhancer.timed(answers) == Timing(0.1, 0.5, 3.0)
+    answers = tuple(Rewritten(made, Spent(sampling(), timing=time)) for time in times)
+    assert spent_on_all(answers).timing == Timing(0.1, 0.5, 3.0)
 
 
 def test_target_model_and_quality_name_an_entry_too(line: Line) -> None:
     operations = line(wide())
     video = run(operations, prompt=PROMPT, target_model="wan", quality="high")
     assert (video.job_type, video.quality) == ("wan_video_high", "high")
-    assert video.wan_optimizations is not None
+    assert video.enhanced.wan_optimizations is not None
     assert run(operations, prompt=PROMPT, target_model="sdxl").job_type == "sdxl_image_fast"
     assert run(operations, prompt=PROMPT, target_model="universal", quality="high").quality == "high"
 
@@ -458,8 +414,9 @@ def test_an_inline_pack_is_checked_and_used_instead(line: Line) -> None:
     value["entries"]["poster"] = value["entries"].pop("universal")
     value["targets"] = {}
     reply = run(line(wide()), prompt=PROMPT, job_type="poster", pack=value)
-    assert reply.pack is not None
-    assert reply.pack.id == "mine"
+    used = judged(reply).pack
+    assert used is not None
+    assert used.id == "mine"
     value["entries"]["poster"]["surprise"] = 1
     with pytest.raises(InvalidRequest) as caught:
         run(line(wide()), prompt=PROMPT, job_type="poster", pack=value)
@@ -472,205 +429,5 @@ def test_a_quality_that_the_entry_has_not_is_refused(line: Line) -> None:
     assert caught.value.field == "quality"
 
 
-MESSAGES = [{"role": "user", "content": PROMPT}]
-
-
-def test_the_callers_own_messages_are_answered_as_the_model_said_it_measured_where_asked(line: Line) -> None:
-    said = f'Sure: "{GOOD}" '
-    plain = run(line(wide(said)), messages=MESSAGES)
-    measured = run(line(wide(said)), messages=MESSAGES, target={"encoder": "clip", "max_tokens": 20})
-    assert plain.enhanced_prompt == measured.enhanced_prompt == said
-    assert (plain.budget, plain.checks, plain.pack, plain.quality_score) == (None, None, None, None)
-    assert measured.budget is not None
-    assert (measured.budget.max_tokens, measured.enhancement_source) == (20, "edge_function")
-    assert "budget" in failed(measured)
-
-
-def test_the_callers_own_messages_are_trimmed_where_asked(line: Line) -> None:
-    target = {"encoder": "qwen", "max_tokens": 30, "fit": True}
-    reply = run(line(wide(GOOD + ", a stone, a tree" * 30)), messages=MESSAGES, target=target)
-    assert reply.enhanced_prompt.startswith("two red foxes in the snow, no people")
-    assert reply.budget is not None
-    assert reply.budget.tokens <= 30
-
-
-def test_an_error_on_the_callers_own_messages_stays_one_unless_the_original_is_asked_for(line: Line) -> None:
-    with pytest.raises(OutOfMemory):
-        run(line(wide(OutOfMemory("full"))), messages=MESSAGES)
-    reply = run(line(wide(OutOfMemory("full"))), messages=MESSAGES, fallback="original")
-    assert (reply.enhanced_prompt, reply.enhancement_source, reply.success) == (PROMPT, "emergency_fallback", False)
-
-
 def test_a_bad_answer_is_worth_another_try_to_a_client() -> None:
     assert BadAnswer.retryable
-
-
-def test_an_enhancement_by_pack_streams_nothing_before_its_reply_and_own_messages_do(line: Line) -> None:
-    async def events(**fields: Any) -> list[Piece | Reply]:
-        request = parse({"operation": "enhance", "stream": True, **fields})
-        return [event async for event in line(wide()).run(request)]
-
-    (reply,) = asyncio.run(events(prompt=PROMPT, job_type="sdxl_image_fast"))
-    assert isinstance(reply, EnhanceReply)
-    *pieces, _ = asyncio.run(events(messages=MESSAGES))
-    assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == GOOD
-
-
-def test_the_cache_answers_the_same_question_at_no_cost_and_info_empties_it(line: Line) -> None:
-    model = wide()
-    operations = line(model)
-    first, second = by_pack(operations), by_pack(operations)
-    assert (first.cache_hit, second.cache_hit, len(model.asked)) == (False, True, 1)
-    assert (second.enhanced_prompt, second.usage.total_tokens) == (first.enhanced_prompt, 0)
-    assert (second.timing.total_ms, second.generation_time) == (0, 0)
-    assert second.prompt_sha256 == first.prompt_sha256
-    assert by_pack(operations, cache="off").cache_hit is False
-    assert by_pack(operations, cache="refresh").cache_hit is False
-    assert len(model.asked) == 3
-
-    async def info(**fields: Any) -> Reply | Piece:
-        return await anext(operations.run(parse({"operation": "info", **fields})))
-
-    told = asyncio.run(info(sections=["enhancement"]))
-    assert isinstance(told, InfoReply)
-    assert told.enhancement is not None
-    assert told.enhancement["cache"] == {"size": 1, "limit": 100, "hits": 1, "misses": 1, "hit_rate": 0.5}
-    assert "sdxl_image_fast" in told.enhancement["packs"][0]["entries"]
-    cleared = asyncio.run(info(clear_cache=True))
-    assert to_wire(cleared) == {"success": True, "cache_cleared": 1, "cache_size": 0}  # type: ignore[arg-type]
-    assert by_pack(operations).cache_hit is False
-
-
-def test_without_a_seed_the_first_draw_is_kept_and_its_seed_told(line: Line) -> None:
-    model = wide()
-    operations = replace(line(model), draw_seed=count(11).__next__)
-    replies = [run(operations, prompt=PROMPT, job_type="universal") for _ in range(2)]
-    assert [reply.cache_hit for reply in replies] == [False, True]
-    assert [reply.sampling.seed for reply in replies] == [model.asked[0].seed] * 2
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"prompt": PROMPT, "job_type": "sdxl_image_fast"},
-        {"messages": [{"role": "user", "content": PROMPT}], "target": {"encoder": "clip", "max_tokens": 75}},
-    ],
-    ids=["a soft check failed", "nothing was checked"],
-)
-def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str, Any]) -> None:
-    operations = line(wide(PROMPT))
-    assert [run(operations, **fields, seed=7, cache="use").cache_hit for _ in range(2)] == [False, True]
-
-
-def twins() -> dict[str, Any]:
-    """A pack with one entry by two names."""
-    value = pack_json()
-    value["entries"]["twin"] = value["entries"]["sdxl_image_fast"]
-    return value
-
-
-def reweighed() -> dict[str, Any]:
-    """A pack that asks as the default one does, and scores otherwise."""
-    value = pack_json()
-    value["rules"]["image"]["score"]["coverage"] += 1
-    return value
-
-
-CLIP = {"encoder": "clip", "max_tokens": 75}
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({}, {"seed": 8}),
-        ({}, {"temperature": 0.5}),
-        ({}, {"n": 2}),
-        ({}, {"mode": "append"}),
-        ({}, {"protect": ["foxes"]}),
-        ({}, {"language": "en"}),
-        ({"pack": pack_json()}, {"pack": reweighed()}),
-        ({"pack": twins()}, {"pack": twins(), "job_type": "twin"}),
-        ({"target": CLIP}, {"target": {**CLIP, "encoder": "umt5"}}),
-        ({"target": CLIP}, {"target": {**CLIP, "max_tokens": 74}}),
-        ({"target": CLIP}, {"target": {**CLIP, "fit": False}}),
-    ],
-    ids=lambda fields: "-".join(fields),
-)
-def test_an_answer_is_kept_for_its_own_question_alone(
-    line: Line, first: dict[str, Any], second: dict[str, Any]
-) -> None:
-    operations = line(wide())
-    assert [by_pack(operations, **fields).cache_hit for fields in (first, first, second)] == [False, True, False]
-
-
-def test_the_answer_to_the_callers_own_messages_is_kept_where_asked_alone(line: Line) -> None:
-    fields = {"messages": [{"role": "user", "content": PROMPT}], "target": CLIP, "seed": 7}
-    operations = line(wide())
-    assert [run(operations, **fields, **use).cache_hit for use in ({}, {}, {"cache": "use"}, {"cache": "use"})] == [
-        False, False, False, True,
-    ]  # fmt: skip
-
-
-def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:
-    operations = line(wide())
-    cut = {"max_tokens": 5, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}}
-    replies = [by_pack(operations, **cut) for _ in range(2)]
-    assert [(failed(reply), reply.cache_hit) for reply in replies] == [(["complete"], False)] * 2
-
-
-def test_fallbacks_and_answers_that_break_a_rule_are_never_kept(line: Line) -> None:
-    model = wide(EngineFailed("broken"), "", "", GOOD)
-    operations = line(model)
-    assert [by_pack(operations).degraded for _ in range(3)] == [True, True, False]
-    assert by_pack(operations).cache_hit
-
-
-def test_an_answer_that_a_deadline_cut_is_not_kept_and_a_bad_one_not_asked_for_again(line: Line) -> None:
-    operations = line(wide(PROMPT + ", soft light" * 2000, GOOD, step_s=0.001))
-    cut, whole = by_pack(operations, max_tokens=4000, deadline_ms=250), by_pack(operations, max_tokens=4000)
-    assert (cut.finish_reason, whole.finish_reason, whole.cache_hit) == ("deadline", "stop", False)
-    model = wide("... " * 2000, step_s=0.001)
-    assert by_pack(line(model), max_tokens=4000, deadline_ms=250).reason == "empty"
-    assert len(model.asked) == 1
-
-
-def test_sixty_four_equal_requests_in_flight_make_one_generation(line: Line) -> None:
-    model = wide(step_s=0.01)
-    operations = line(model)
-    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast"})
-
-    async def crowd() -> list[Reply | Piece]:
-        return await asyncio.gather(*(anext(operations.run(request)) for _ in range(64)))
-
-    replies = asyncio.run(crowd())
-    assert len(model.asked) == 1
-    assert {reply.enhanced_prompt for reply in replies if isinstance(reply, EnhanceReply)} == {GOOD}
-
-
-def test_a_crowds_generation_goes_on_until_its_last_member_leaves(line: Line) -> None:
-    model = wide(step_s=0.02)
-    operations = line(model)
-    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast"})
-
-    async def leave() -> bool:
-        crowd = [asyncio.ensure_future(_first(operations, request)) for _ in range(3)]
-        await eventually(lambda: model.running == 1)
-        crowd[0].cancel()
-        crowd[1].cancel()
-        stayed = isinstance(await crowd[2], EnhanceReply)
-        alone = asyncio.ensure_future(_first(operations, replace_seed(request)))
-        await eventually(lambda: model.running == 1)
-        alone.cancel()
-        await eventually(lambda: model.running == 0)
-        return stayed
-
-    assert asyncio.run(leave())
-    assert (len(model.asked), model.cancelled) == (2, 1)
-
-
-def replace_seed(request: Any) -> Any:
-    return request.model_copy(update={"seed": 99})
-
-
-async def _first(operations: Operations, request: Any) -> Reply | Piece:
-    return await anext(operations.run(request))

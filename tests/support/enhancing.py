@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from handler.api.contracts import EnhanceRequest
+from handler.api.enhance import EnhanceRequest
 from handler.api.parse import parse
-from handler.enhancement import encoder, pack
-from handler.enhancement.brief import Brief, brief
+from handler.enhancement import encoder
+from handler.enhancement.brief import Brief
 from handler.enhancement.encoder import Encoders
-from handler.enhancement.pack import Packs
+from handler.enhancement.packs import Packs, load
 
 ROOT = Path(__file__).parents[2]
 PACK = ROOT / "packs" / "default.json"
@@ -31,7 +31,7 @@ def pack_json() -> dict[str, Any]:
 @cache
 def packs() -> Packs:
     """The default pack, loaded."""
-    return pack.load(PACK.parent)
+    return load(PACK.parent)
 
 
 @cache
@@ -64,7 +64,7 @@ def request(**fields: Any) -> EnhanceRequest:
 def a_brief(prompt: str, encoders: Encoders | None = None, **fields: Any) -> Brief:
     """A brief by the default pack."""
     fields.setdefault("job_type", "sdxl_image_fast")
-    return brief(request(prompt=prompt, **fields), packs(), encoders or word_encoders(), prompt)
+    return Brief.of(request(prompt=prompt, **fields), packs(), encoders or word_encoders())
 
 
 _COUNTS = ["two", "three", "7", "1,200", "3.5", "a dozen"]

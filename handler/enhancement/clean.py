@@ -1,0 +1,55 @@
+"""Finds the prompt in a model's answer: what was written around it is removed, line breaks become clause ends. Pure."""
+
+import re
+
+from handler.enhancement.clauses import one_line
+from handler.enhancement.pack import Fault, Words
+from handler.enhancement.spans import any_of
+from handler.enhancement.vocabulary import tokens
+
+_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL | re.IGNORECASE)
+_CONTROL = re.compile(r"<\|[\w ]*\|>")
+_FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
+_MARKDOWN = re.compile(r"^[ \t]*+(?:#{1,6}|[-*•]|\d+[.)])\s+|\*\*", re.MULTILINE)
+_COLON = re.compile(r":\**\s*|\n")
+_QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("`", "`"), ("«", "»"), ("「", "」"))
+#: characters from an opening to its colon, at most
+_OPENING_CHARACTERS = 100
+
+
+def clean(answer: str, prompt: str, words: Words) -> tuple[str, Fault | None]:
+    """The prompt in an answer, on one line; with the fault where the answer has no prompt."""
+    text = _CONTROL.sub("", _THINKING.sub("", answer)).strip()
+    if _begins(text, prompt, words.refusals):
+        return text, "refusal"
+    if _begins(text, prompt, words.openings):
+        end = _COLON.search(text, 0, _OPENING_CHARACTERS)
+        if end is None or not text[end.end() :].strip():
+            return text, "meta"
+        text = text[end.end() :]
+    text = _without_quotes(one_line(_without_closing(text, prompt, words)))
+    if not tokens(text):
+        return text, "empty"
+    return text, "refusal" if _begins(text, prompt, words.refusals) else None
+
+
+def _without_closing(text: str, prompt: str, words: Words) -> str:
+    """The lines before the first one that is a closing, without markdown."""
+    lines = _MARKDOWN.sub("", _FENCE.sub("", text)).strip().splitlines()
+    closings = (index for index, line in enumerate(lines) if index and _begins(line, prompt, words.closings))
+    return "\n".join(lines[: next(closings, len(lines))])
+
+
+def _without_quotes(text: str) -> str:
+    """The text inside one pair of quotation marks around all of it."""
+    for opened, closed in _QUOTES:
+        inner = text[1:-1]
+        if len(text) > 1 and text[0] == opened and text[-1] == closed and opened not in inner and closed not in inner:
+            return inner.strip()
+    return text
+
+
+def _begins(text: str, prompt: str, phrases: tuple[str, ...]) -> bool:
+    """Whether a text begins with one of the phrases, and the user's prompt does not."""
+    found = any_of(phrases).match(text.lstrip(" \t\n*#\"'“`").replace("’", "'"))
+    return found is not None and not prompt.strip().casefold().startswith(found.group().casefold())
