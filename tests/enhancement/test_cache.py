@@ -48,6 +48,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "prompt": {"brief": a_brief("a fox ")},
     "prompt's case": {"brief": a_brief("A fox")},
     "prompt's normal form": {"brief": a_brief("a fóx".replace("ó", "o\u0301"))},
+    "own messages": {"brief": replace(a_brief("a fox"), by_pack=False)},
     "entry": {"brief": a_brief("a fox", job_type="sdxl_image_high")},
     "budget": {"brief": a_brief("a fox", target={"encoder": "clip", "max_tokens": 74})},
     "encoder": {"brief": a_brief("a fox", target={"encoder": "t5", "max_tokens": 75})},
