@@ -122,13 +122,21 @@ class MemorySection(Value):
     host_available: float | None
 
 
+class EntrySection(Value):
+    """An entry of a pack."""
+
+    encoder: str = Field(description="The text encoder that its results are measured for.")
+    max_tokens: int = Field(description="The budget of a result, in content tokens.")
+    quality: str | None = Field(description="Null where it serves both.")
+
+
 class PackSection(Value):
     """A pack that is loaded."""
 
     id: str
     version: str
     sha256: str
-    entries: dict[str, JsonValue] = Field(description="Encoder, max_tokens and quality of each entry.")
+    entries: dict[str, EntrySection]
     targets: dict[str, dict[str, str]] = Field(description="The entry for each target_model and quality.")
 
 

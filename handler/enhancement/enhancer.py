@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from handler.api.enhance import EnhanceRequest
-from handler.api.info import CacheSection, EnhancementSection, PackSection
+from handler.api.info import CacheSection, EnhancementSection, EntrySection, PackSection
 from handler.engine.protocol import ModelInfo
 from handler.engine.sampling import Sampling
 from handler.engine.spent import Spent
@@ -34,22 +34,13 @@ class Enhancer:
     ) -> tuple[Rewritten, ...]:
         """The `n` variants in the order of their seeds; the engine runs them at the same time.
 
+        Args:
+            deadline: on the clock of `time.monotonic`.
+
         Raises:
             WorkerError: of the first variant that failed, where the request does not fall back.
         """
-        first = Question(
-            brief=brief,
-            rendered=rendered,
-            sampling=sampling,
-            seeded=request.seed is not None,
-            variant=0,
-            seed_step=request.n,
-            thinking=request.enable_thinking,
-            cache=request.cache_use,
-            model=(self.model.name, self.model.revision),
-            deadline=deadline,
-            deadline_ms=request.deadline_ms,
-        )
+        first = self._question(request, brief, rendered, sampling, deadline)
         questions = [
             replace(first, variant=index, sampling=sampling.with_seed(sampling.seed + index))
             for index in range(request.n)
@@ -62,6 +53,23 @@ class Enhancer:
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return tuple(task.result() for task in tasks)
+
+    def _question(
+        self, request: EnhanceRequest, brief: Brief, rendered: Rendered, sampling: Sampling, deadline: float | None
+    ) -> Question:
+        return Question(
+            brief=brief,
+            rendered=rendered,
+            sampling=sampling,
+            seeded=request.seed is not None,
+            variant=0,
+            seed_step=request.n,
+            thinking=request.enable_thinking,
+            cache=request.cache_use,
+            model=(self.model.name, self.model.revision),
+            deadline=deadline,
+            deadline_ms=request.deadline_ms,
+        )
 
     def describe(self) -> EnhancementSection:
         """The section of `info`."""
@@ -85,7 +93,7 @@ def _described(loaded: Loaded) -> PackSection:
         version=pack.version,
         sha256=loaded.sha256,
         entries={
-            name: {"encoder": entry.encoder, "max_tokens": entry.budget.max_tokens, "quality": entry.quality}
+            name: EntrySection(encoder=entry.encoder, max_tokens=entry.budget.max_tokens, quality=entry.quality)
             for name, entry in pack.entries.items()
         },
         targets={target: {str(key): name for key, name in found.items()} for target, found in pack.targets.items()},

@@ -28,7 +28,7 @@ Weight = Annotated[float, Field(ge=0, le=100)]
 
 
 class Lexicon(Value):
-    """Words and phrases by kind; a text has one where it stands there whole, in any case."""
+    """Words and phrases by kind; they are found as whole words, in any case."""
 
     quality: Phrases = ()
     lighting: Phrases = ()

@@ -47,6 +47,15 @@ class Unusable:
 
 
 @dataclass(frozen=True, slots=True)
+class _Failed:
+    """There is no usable answer: the error, the code that `degraded` has, and the tokens and time that it took."""
+
+    error: WorkerError
+    code: str
+    spent: Spent
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A brief with everything that the engine is asked with."""
 
@@ -98,8 +107,17 @@ class Rewriter:
         Raises:
             WorkerError: the failure; with `fall_back` only where the request itself is at fault.
         """
-        spent = Spent(question.sampling)
-        failure: WorkerError
+        got = await self._try(question)
+        if isinstance(got, Rewritten):
+            return got
+        if not fall_back:
+            raise got.error
+        degraded = Degraded(code=got.code, message=got.error.message)
+        return await asyncio.to_thread(fallback, question.brief, got.spent, degraded)
+
+    async def _try(self, question: Question) -> "Rewritten | _Failed":
+        """Ask through the cache; raises only where the request itself is at fault."""
+        nothing = Spent(question.sampling)
         try:
             got, hit = await self.cache.get(
                 question.key,
@@ -108,20 +126,17 @@ class Rewriter:
                 keep=_may_be_cached,
                 scope=question.deadline_ms,
             )
-            if isinstance(got, Rewritten):
-                return _from_cache(got) if hit else got
-            spent, code = got.spent, str(got.fault)
-            failure = BadAnswer(f"the model's answer is no prompt: {_FAULTS[got.fault]}")
         except (InvalidRequest, ContextLengthExceeded, Unsupported):
             raise
         except WorkerError as error:
-            failure, code = error, error.code
+            return _Failed(error, error.code, nothing)
         except Exception as error:
             log.defect(error)
-            failure, code = Internal(), Internal.code
-        if not fall_back:
-            raise failure
-        return await asyncio.to_thread(fallback, question.brief, spent, Degraded(code=code, message=failure.message))
+            return _Failed(Internal(), Internal.code, nothing)
+        if isinstance(got, Unusable):
+            failed = BadAnswer(f"the model's answer is no prompt: {_FAULTS[got.fault]}")
+            return _Failed(failed, got.fault, got.spent)
+        return _from_cache(got) if hit else got
 
     async def _ask(self, question: Question) -> Rewritten | Unusable:
         """Ask the model, and once more where the rules say so."""

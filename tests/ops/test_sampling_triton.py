@@ -1,6 +1,7 @@
 """The CUDA kernels draw what plain torch draws: in Triton's interpreter where there is no GPU."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -44,9 +45,15 @@ def test_kernels_draw_what_torch_draws(scale: float, vocab: int, dtype: torch.dt
         assert torch.equal(fused.sample(logits, rows, at), expected)
 
 
+def edge(options: dict[str, float], seed: int) -> Sampling:
+    """Not checked: a top_p of 0, which no request can have, keeps the likeliest token too."""
+    values: dict[str, Any] = {"max_tokens": 1, "seed": seed, **options}
+    return Sampling.model_construct(None, **values)
+
+
 @pytest.mark.parametrize("options", [{"top_p": 0.0}, {"top_k": 1}, {"min_p": 1.0}, {"temperature": 0.0}, {"top_k": 3}])
 def test_kernels_keep_the_edges_of_each_option(options: dict[str, float]) -> None:
-    plain, fused = samplers(20, 20, [sampling(seed=seed, **options) for seed in range(12)])
+    plain, fused = samplers(20, 20, [edge(options, seed) for seed in range(12)])
     logits = torch.tensor([[1.0, 2, 2, 1, 0] * 4], device=DEVICE).expand(12, -1)
     rows = torch.arange(12, device=DEVICE)
     assert torch.equal(fused.sample(logits, rows, rows), plain.sample(logits, rows, rows))

@@ -1,4 +1,4 @@
-"""What the tests of enhancement share: the genuine tokenizers where they lie, the default pack, briefs, a grammar."""
+"""Data for tests of enhancement: the published tokenizers, the default pack, briefs, random prompts and answers."""
 
 import json
 from functools import cache
@@ -36,7 +36,7 @@ def packs() -> Packs:
 
 @cache
 def word_encoders() -> Encoders:
-    """Every encoder counts words and marks, one token each."""
+    """Every encoder counts words, one token each."""
     return encoder.load(Path("/nonexistent"), "words", lambda text: len(text.split()))
 
 
@@ -55,7 +55,7 @@ def genuine_encoders() -> Encoders:
 
 
 def request(**fields: Any) -> EnhanceRequest:
-    """A request as the door lets it in."""
+    """A parsed request."""
     parsed = parse({"operation": "enhance", **fields})
     assert isinstance(parsed, EnhanceRequest)
     return parsed
@@ -92,7 +92,7 @@ _PLAIN = st.builds(
 )
 _CLAUSE = st.one_of(_PLAIN, st.sampled_from(_ODD), st.sampled_from(_NOUNS), st.text(min_size=1, max_size=12))
 _LONG = st.integers(100, 600).map(lambda words: " ".join(f"word{index % 37}" for index in range(words)))
-#: prompts and answers: written clauses, any text, one run of hundreds of words, only marks
+#: prompts and answers: clauses, any text, one clause of hundreds of words, punctuation alone
 TEXTS = st.one_of(
     st.lists(st.tuples(_CLAUSE, st.sampled_from([", ", ". ", "; ", " ", "，", "\n", ",", " - "])), max_size=30).map(
         lambda pairs: "".join(clause + mark for clause, mark in pairs)

@@ -39,13 +39,13 @@ BAD_ANSWERS = [
     ("雪の中の二匹の赤い狐", "language"),
     ("two red foxes in the snow, no people, 柔和的光", "language"),
 ]
-#: what the model says at a time
+#: the text of one token
 TOKEN = re.compile(r"\S+\s*|\s+")
 
 
 @dataclass
 class Model(ScriptedEngine):
-    """Says one thing after another, the last one again and again."""
+    """Gives one answer after another, then the last one again."""
 
     says: Sequence[str | WorkerError | Exception] = (GOOD,)
     asked: list[Sampling] = field(default_factory=list)
@@ -88,7 +88,7 @@ def by_template(operations: Operations, **fields: Any) -> EnhanceReply:
 
 
 def without_compose(operations: Operations) -> Operations:
-    """The same line with a pack that composes nothing itself."""
+    """The same with a pack that has no `compose` clauses."""
     value = pack_json()
     for entry in value["entries"].values():
         entry["compose"] = []
@@ -97,13 +97,13 @@ def without_compose(operations: Operations) -> Operations:
 
 
 def judged(reply: EnhanceReply) -> Enhancement:
-    """How the result was made and judged, which must have been told."""
+    """The reply's `enhancement`, which must be there."""
     assert reply.enhanced.enhancement is not None
     return reply.enhanced.enhancement
 
 
 def measured(reply: EnhanceReply) -> BudgetFacts:
-    """The result's measures, which must have been told."""
+    """The reply's `enhancement.budget`, which must be there."""
     budget = judged(reply).budget
     assert budget is not None
     return budget
@@ -115,6 +115,6 @@ def failed(reply: EnhanceReply) -> list[str]:
 
 
 def code_of(reply: EnhanceReply) -> str | None:
-    """Why something else stands in for the model's answer; None where nothing does."""
+    """The code of `degraded`; None where it is absent."""
     degraded = reply.enhanced.degraded
     return None if degraded is None else degraded.code
