@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from handler.api.fields import LIST, MAX_ECHO_BYTES, AnyJson, Echo, NonBlank, Part, Sent, Text, json_within
 from handler.api.text import TextReply, TextRequest, exactly_one, none_of
@@ -47,6 +47,15 @@ class EnhanceEcho(Echo):
     enhancement_type: AnyJson = Field(None, description="Passed back as it came.", examples=["image"])
 
 
+def _with_original_prompt(schema: dict[str, JsonValue]) -> None:
+    """Name the field that `EnhanceRequest` takes in place of `prompt`."""
+    fields = schema["properties"]
+    assert isinstance(fields, dict)
+    prompt = fields["prompt"]
+    assert isinstance(prompt, dict)
+    fields["original_prompt"] = {**prompt, "description": "Another name of `prompt`."}
+
+
 class EnhanceRequest(EnhanceEcho, TextRequest):
     """A short prompt to rewrite.
 
@@ -54,12 +63,14 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
     a pack. With `system_prompt`, an entry only says what the result is measured for.
     """
 
+    model_config = ConfigDict(json_schema_extra=_with_original_prompt)
+
     operation: Literal["enhance"]
     max_tokens: MaxTokens = 200
     prompt: NonBlank | None = Field(
         None,
         max_length=MAX_PROMPT,
-        description="The user's prompt; `original_prompt` is another name for it.",
+        description="The user's prompt.",
         examples=["a fox in the snow"],
     )
     system_prompt: Text | None = Field(
