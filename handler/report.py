@@ -1,4 +1,4 @@
-"""What the worker knows of itself: the ledger of its start, its state, its counters. `info` and the log tell of them.
+"""The worker's own records: the ledger of its start, its state, its counters. `info` and the log report them.
 
 Knows no request, no engine and no SDK: numbers and names come in, and none is a caller's content.
 """

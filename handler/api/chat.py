@@ -20,7 +20,7 @@ History = Annotated[tuple[Turn, ...], Field(max_length=MAX_TURNS, fail_fast=True
 
 
 class ChatEcho(Echo):
-    """What a chat passes back as it came, where it was sent."""
+    """The fields of a chat that come back as they were sent."""
 
     conversation_id: AnyJson = Field(None, description="Passed back as it came.", examples=["c-1"])
     context_type: AnyJson = Field(None, description="Passed back as it came.", examples=["support"])

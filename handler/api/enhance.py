@@ -39,7 +39,7 @@ class Target(Sent):
 
 
 class EnhanceEcho(Echo):
-    """What an enhance passes back as it came, where it was sent."""
+    """The fields of an enhance that come back as they were sent."""
 
     context: Annotated[dict[str, JsonValue] | None, json_within(MAX_ECHO_BYTES)] = Field(
         None, description="Passed back as it came.", examples=[{"scene": 3}]
@@ -132,7 +132,7 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
 
     @property
     def falls_back(self) -> bool:
-        """Whether something stands in where the model gives no usable text; else that is an error."""
+        """Whether another text replaces an answer that cannot be used; else that is an error."""
         return (self.fallback or ("error" if self.brings_messages else "original")) == "original"
 
     @property
@@ -228,7 +228,7 @@ class Repair(Value):
 
 
 class Enhancement(Part):
-    """How the result was made and judged."""
+    """The way to the result, and its measures."""
 
     pack: PackFacts | None = Field(None, description="Where an entry was named.")
     budget: BudgetFacts | None = Field(None, description="Where the result was measured.")
@@ -246,7 +246,7 @@ class Degraded(Value):
 
 
 class WorkerOptimizations(Value):
-    """Which of the worker's services were in force for this request."""
+    """The worker's services, each true where it was in force for this request."""
 
     caching: bool
     post_processing: bool
@@ -254,7 +254,7 @@ class WorkerOptimizations(Value):
 
 
 class SdxlOptimizations(Part):
-    """Which of the pack's word lists the result has a word of."""
+    """The pack's word lists, each true where the result has a word of it."""
 
     has_quality_tags: bool
     has_lighting: bool
@@ -265,7 +265,7 @@ class SdxlOptimizations(Part):
 
 
 class WanOptimizations(Value):
-    """Which of the pack's word lists the result has a word of."""
+    """The pack's word lists, each true where the result has a word of it."""
 
     has_motion: bool
     has_cinematography: bool

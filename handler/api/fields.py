@@ -21,7 +21,7 @@ from handler.engine.values import Value
 
 
 class Sent(Value):
-    """What a caller sends: `model_fields_set` names the fields that came. Null counts as not sent.
+    """A value that a caller sends: `model_fields_set` names the fields that came. Null counts as not sent.
 
     Null is kept where the field takes any JSON, which is passed back as it came.
     """
@@ -39,11 +39,11 @@ class Sent(Value):
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        for name, told in schema.get("properties", {}).items():
-            nullable = {"type": "null"} in told.get("anyOf", ()) or "$ref" in told
+        for name, facts in schema.get("properties", {}).items():
+            nullable = {"type": "null"} in facts.get("anyOf", ()) or "$ref" in facts
             if name not in schema.get("required", ()) and not nullable:
-                notes = {key: told.pop(key) for key in ("default", "description", "examples", "title") if key in told}
-                schema["properties"][name] = {"anyOf": [told, {"type": "null"}], **notes}
+                notes = {key: facts.pop(key) for key in ("default", "description", "examples", "title") if key in facts}
+                schema["properties"][name] = {"anyOf": [facts, {"type": "null"}], **notes}
         return schema
 
 

@@ -1,4 +1,4 @@
-"""info: what the worker is, and how it is doing."""
+"""info: facts about the worker and its state."""
 
 from typing import Annotated, Literal, get_args
 
@@ -27,7 +27,7 @@ class InfoRequest(Sent):
 
 
 class Capabilities(Value):
-    """What this worker can do, and what it does not do to a caller's prompt."""
+    """The worker's abilities, and its promises about a caller's prompt."""
 
     chat: bool
     enhancement: bool
@@ -83,7 +83,7 @@ class ModelSection(Value):
 
 
 class PromptFeatures(Value):
-    """What this worker promises about a caller's prompts; false where the operator's settings add to them."""
+    """Promises about a caller's prompts; false where the operator's settings add to them."""
 
     pure_inference_engine: bool
     no_prompt_overrides: bool
@@ -150,7 +150,7 @@ class CacheSection(Value):
 
 
 class EnhancementSection(Value):
-    """What enhance can be asked for."""
+    """The packs, encoders and cache of enhance."""
 
     enhancement_system: Literal["packs"]
     supported_job_types: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What every reply has, and how one becomes JSON. Knows no operation."""
+"""The base of every reply, and its JSON form. Knows no operation."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""What chat, generate and enhance share: their requests' common fields, and what each of their replies ends with."""
+"""The common fields of chat, generate and enhance: of their requests, and at the end of each of their replies."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -64,7 +64,8 @@ class TextRequest(Sent, Distribution):
         None,
         ge=1,
         le=604_800_000,
-        description="Answer with what there is after this time in the worker; RunPod's queue comes before it.",
+        description="Milliseconds in the worker after which the answer ends with the text so far; RunPod's queue is not "
+        "counted.",
         examples=[20000],
     )
     enable_thinking: bool = Field(
@@ -173,12 +174,12 @@ class ModelFacts(Part):
 
 
 class Run(Part):
-    """How a reply came about: its fields stand at the end of every reply that ran the model."""
+    """The facts of one run of the model; they stand at the end of every reply that ran it."""
 
     finish_reason: FinishReason | None = Field(None, description="Absent where an enhance did not ask the model.")
     reasoning: str | None = Field(None, description="The think block, where `enable_thinking` was sent.")
     usage: Usage
-    sampling: Sampling = Field(description="How tokens were drawn, every field as it was applied.")
+    sampling: Sampling = Field(description="The sampling fields as they were applied.")
     logprobs: tuple[DrawnLogprob, ...] | None = Field(
         None, description="Where `logprobs` was sent: one for each completion token."
     )

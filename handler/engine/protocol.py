@@ -1,4 +1,4 @@
-"""What an engine promises: token ids in, a stream of events out. Knows no operation, no template and no tensor."""
+"""The interface of an engine: token ids in, a stream of events out. Knows no operation, no template and no tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ MAX_TOP_LOGPROBS = 5
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model reads, to the token."""
+    """The token ids that the model reads."""
 
     token_ids: tuple[int, ...]
 

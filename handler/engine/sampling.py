@@ -1,4 +1,4 @@
-"""How tokens are drawn: the one list of sampling fields, with their bounds, words and neutral values.
+"""The one list of sampling fields, with their bounds, words and neutral values.
 
 The engine, requests, replies and packs all take the fields from here.
 """
@@ -20,7 +20,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, description="Same request and seed, 
 
 
 class Distribution(Value):
-    """What shapes the probabilities of the next token. Each field defaults to the value that changes nothing."""
+    """The fields that shape the probabilities of the next token. Each defaults to the value that changes nothing."""
 
     #: 0 takes the likeliest token; 1 leaves the distribution as it is
     temperature: Temperature = 1.0
@@ -39,12 +39,12 @@ class Distribution(Value):
 
     @property
     def penalises(self) -> bool:
-        """Whether the text so far changes what is drawn next."""
+        """Whether tokens of prompt or completion change the probabilities of the next one."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
 
 
 class Sampling(Distribution):
-    """How one completion is drawn; a reply echoes it as it was applied."""
+    """The sampling of one completion; a reply echoes it as it was applied."""
 
     max_tokens: MaxTokens
     #: a draw depends on logits, seed and position alone

@@ -1,4 +1,4 @@
-"""What an answer took of the engine."""
+"""The tokens and the time that an answer took in the engine."""
 
 from dataclasses import dataclass, replace
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from handler.errors import EngineFailed, WorkerError
 
-#: what ended a request: an end token or stop string, `max_tokens`, its deadline, or its caller
+#: the end of a request: by an end token or stop string, `max_tokens`, its deadline, or its caller
 FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 
 

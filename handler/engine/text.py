@@ -1,13 +1,13 @@
-"""Token ids to text, as they come: no character is split, stop strings are found across tokens. Pure, no model."""
+"""Turns token ids into text as they come: splits no character, finds stop strings across tokens. Knows no model."""
 
 import codecs
 from collections.abc import Callable
 
 
 class Detokenizer:
-    """Turns tokens into text one at a time, holding back bytes that do not yet make a character.
+    """Turns tokens into text one at a time, and holds back bytes that do not make a character yet.
 
-    The pieces join to what decoding all tokens at once gives, U+FFFD for bytes that never make one included.
+    The pieces join to the text of all tokens decoded at once, with U+FFFD for bytes that never make a character.
     """
 
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
@@ -18,7 +18,7 @@ class Detokenizer:
         return self._decoder.decode(self._token_bytes(token_id))
 
     def flush(self) -> str:
-        """What is still held, at the end of the answer."""
+        """The text that is still held back, at the end of the answer."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -52,7 +52,7 @@ class StopStrings:
         return text[: len(text) - held]
 
     def flush(self) -> str:
-        """What is still held, at the end of the answer."""
+        """The text that is still held back, at the end of the answer."""
         held, self._held = self._held, ""
         return held
 

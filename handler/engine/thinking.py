@@ -1,4 +1,4 @@
-"""An answer that may begin with a think block, split while it grows. Pure, knows no model."""
+"""Splits an answer that may begin with a think block, while it grows. Knows no model."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ class Thinking:
         return cls(prompt.rstrip().endswith(cls.OPEN))
 
     def push(self, text: str) -> tuple[str, str]:
-        """Add text; returns what is surely (reasoning, answer)."""
+        """Add text; returns (reasoning, answer) as far as both are certain."""
         text = self._held + text
         self._held = ""
         if self._state == "before":
@@ -48,7 +48,7 @@ class Thinking:
         return reasoning, self._part(answer)
 
     def flush(self) -> tuple[str, str]:
-        """What is still held, at the end of the answer."""
+        """(reasoning, answer): the text that is still held back, at the end of the answer."""
         held, self._held = self._held, ""
         return (held, "") if self._state == "reasoning" else ("", held)
 

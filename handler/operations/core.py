@@ -1,4 +1,4 @@
-"""What the operations share: prompts, sampling, one completion, and the facts that a reply ends with.
+"""The steps that operations share: prompts, sampling, one completion, and the facts at the end of a reply.
 
 Knows no job and no SDK.
 """
@@ -238,7 +238,7 @@ class Core:
     # -- the reply's facts -------------------------------------------------------------------------------------------
 
     def run(self, spent: Spent, seconds: float, logprobs: tuple[DrawnLogprob, ...] | None = None) -> Run:
-        """How a reply came about. `seconds`: in the worker, from the job's start."""
+        """The facts of one run. `seconds`: in the worker, from the job's start."""
         usage, timing = spent.usage, spent.timing
         generating = timing.total_s - timing.queue_s
         return Run(
@@ -315,7 +315,7 @@ def system_of(messages: Sequence[Message]) -> str | None:
 
 
 def deadline(request: TextRequest, began: float) -> float | None:
-    """When to end, on the engine's clock."""
+    """The time at which the request ends, on the engine's clock."""
     return None if request.deadline_ms is None else began + request.deadline_ms / 1000
 
 

@@ -70,7 +70,7 @@ def serve(
     status = 0
 
     class Loop:
-        """What the SDK makes of its config and starts."""
+        """The loop that the SDK makes of its config and starts."""
 
         def __init__(self, config: dict[str, Any]) -> None: ...
 
