@@ -64,8 +64,8 @@ class TextRequest(Sent, Distribution):
         None,
         ge=1,
         le=604_800_000,
-        description="Milliseconds in the worker after which the answer ends with the text so far; RunPod's queue is not "
-        "counted.",
+        description="Milliseconds in the worker after which the answer ends with the text so far. "
+        "RunPod's queue is not counted.",
         examples=[20000],
     )
     enable_thinking: bool = Field(
