@@ -1,4 +1,4 @@
-"""Classifies the errors of a device: lost for this process, or short of memory. Knows CUDA's messages, uses no device."""
+"""Classifies the errors of a device: it is lost, or short of memory. Knows CUDA's messages, uses no device."""
 
 import torch
 

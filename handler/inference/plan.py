@@ -20,8 +20,8 @@ PAGE_SIZE: dict[Device, int] = {"cpu": 16, "cuda": 64}
 #: prompt tokens in one step: beside decoding rows, and where no row decodes. On a GPU the first bounds the time that
 #: decoding rows wait for a chunk (docs/decisions/0006), the second is enough to fill the device.
 PREFILL: dict[Device, tuple[int, int]] = {"cpu": (512, 512), "cuda": (256, 2048)}
-#: tokens of the contexts of all chunks of a step, where it has more than one: FlashAttention's prefill copies their keys
-#: and values in each layer. SDPA on a CPU takes one chunk after the other.
+#: tokens of the contexts of all chunks of a step, where it has more than one: FlashAttention's prefill copies their
+#: keys and values in each layer. SDPA on a CPU takes one chunk after the other.
 CONTEXTS: dict[Device, int | None] = {"cpu": None, "cuda": 64 * 1024}
 #: longest context of a CPU where MAX_MODEL_LEN is not set
 CPU_CONTEXT = 4096

@@ -121,7 +121,7 @@ class Runner:
     def capture_next(self, at_most: int) -> bool:
         """Capture the next decode graph; False where none of at most `at_most` rows is left.
 
-        Sequences may run: the steps that this takes compute padding alone, and the next `launch` uploads its rows again.
+        Sequences may run: the steps that this takes compute only padding, and the next `launch` uploads its rows again.
 
         Raises:
             Exception: see `Graphs.capture_next`.

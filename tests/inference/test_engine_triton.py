@@ -12,13 +12,12 @@ from torch import Tensor
 from handler.engine.protocol import Prompt
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Finish
-from handler.inference import runner
+from handler.inference.graphs import Captured
 from handler.inference.loop import BatchingEngine
-from handler.inference.sampler import Sampler
 from handler.ops import attention, attention_triton, sampling_triton
 from tests.inference.test_engine_equality import Ids, Said, answers, habitual, in_turn
 from tests.support import graphs, models
-from tests.support.kernels import CUDA
+from tests.support.kernels import CUDA, parts
 
 pytestmark = pytest.mark.skipif(CUDA, reason="test_engine_cuda has genuine graphs")
 
@@ -56,9 +55,7 @@ def alone() -> list[Said]:
 def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the engine take the CPU for a GPU, with as little as possible to interpret."""
     graphs.install(monkeypatch)
-    choices = {"auto": "paged_kernel", "reference": "paged_reference"}
-    monkeypatch.setattr(attention, "choose", lambda option, *_: (choices[option], "as the test sets"))
-    monkeypatch.setattr(runner, "Sampler", lambda *args, kernels: Sampler(*args, kernels=kernels is None))
+    monkeypatch.setattr(attention, "choose", lambda option, *_: parts(option == "auto", torch.float32))
     monkeypatch.setattr(attention_triton, "MOST_SPLITS", 2)
     # A search of the sampler in half as many launches, of one block each.
     for name, value in {"BLOCK": 512, "TRIED": 256, "STEPS": 4}.items():
@@ -66,8 +63,12 @@ def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyP
 
 
 def replays(engine: BatchingEngine) -> dict[int, int]:
-    """Of each graph, by its rows."""
-    return {rows: graph.replays for rows, (graph, _, _) in engine._runner._graphs.items()}  # type: ignore[attr-defined]
+    """Of each forward, by its rows."""
+    return {rows: graph.forward.replays for rows, graph in captured(engine).items()}  # type: ignore[attr-defined]
+
+
+def captured(engine: BatchingEngine) -> dict[int, Captured]:
+    return engine._runner._graphs._captured
 
 
 async def at_once(engine: BatchingEngine, some: int = len(REQUESTS)) -> list[Said]:
@@ -136,10 +137,10 @@ def test_guesses_in_graphs_change_nothing_but_the_number_of_steps() -> None:
 def test_after_a_capture_out_of_memory_larger_steps_run_without_a_graph(alone: list[Said]) -> None:
     steps, plain = count(), models.served("demo").forward
 
-    def forward(*step: Any) -> Tensor:
+    def forward(*step: Any, **out: Any) -> Tensor:
         if next(steps) == 3:  # once before each capture, and once in it
             raise torch.OutOfMemoryError("no room")
-        return plain(*step)
+        return plain(*step, **out)
 
     with models.serving(forward=forward, **GPU) as engine:
         assert engine.warm_up(60)

@@ -29,7 +29,8 @@ from handler.errors import (
     Overloaded,
     WorkerError,
 )
-from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
+from handler.inference.graphs import FIRST_GRAPHS
+from handler.inference.loop import BatchingEngine
 from handler.inference.request import Event, Request
 from handler.inference.runner import Runner
 from handler.ops.pages import KVPages, Layout
