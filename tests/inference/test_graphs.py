@@ -24,7 +24,7 @@ def _graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Rig:
-    """Graphs whose calls are noted: 0 prepares, 1 is the forward and 2 the draw before a capture, 3 and 4 those in it."""
+    """Graphs whose calls may fail: 0 prepares, 1 is the forward and 2 the draw before a capture, 3 and 4 are in it."""
 
     def __init__(self, fails: Callable[[int, int], Exception | None] = lambda rows, call: None) -> None:
         self.graphs = Graphs(BUCKETS, 10, torch.float32, torch.device("cpu"))
