@@ -253,7 +253,7 @@ def test_the_contexts_of_a_steps_chunks_have_a_budget_but_one_chunk_may_be_longe
     long = sequence([9] * 300)
     for one in (*others, long):
         s.add(one)
-    steps = []
+    steps: list[list[tuple[int, int]]] = []
     while len(steps) < 6:
         step = s.schedule()
         steps.append(chunks(step))
@@ -269,7 +269,7 @@ def test_half_the_work_is_half_the_contexts_until_relaxed() -> None:
 
     def prefilled() -> int:
         s.restart()
-        sizes = []
+        sizes: list[int] = []
         while not sizes or sizes[-1]:
             step = s.schedule()
             sizes.append(len(step.chunks))
