@@ -104,8 +104,7 @@ def engine_on(model: Model, rows: int, longest: int, *, guesses: int = 0) -> Ite
                      shape.vocab, shape.context_length, (), {})  # fmt: skip
     engine = BatchingEngine(model, info, lambda _: b"word ", sized)
     try:
-        while engine.status().alive and engine._runner._buckets:  # the larger graphs wait for an idle engine
-            time.sleep(0.01)
+        engine.settled(600)
         yield engine
     finally:
         engine.close()

@@ -42,11 +42,9 @@ class Step:
 
     def __init__(self, model: Model, rows: int) -> None:
         self._model, device, width = model, model.device, -(-CONTEXT // PAGE)
-        name, _ = attention.choose("auto", device, model.shape.head_dim)
+        parts = attention.choose("auto", device, model.shape.head_dim, model.dtype)
         shape, size = model.shape, (rows * width + 1, PAGE)
-        self._pages = KVPages(
-            shape.layers, *size, shape.kv_heads, shape.head_dim, model.dtype, device, kernels=name == "paged_kernel"
-        )
+        self._pages = KVPages(shape.layers, *size, shape.kv_heads, shape.head_dim, model.dtype, device, parts=parts)
         tables = torch.arange(1, rows * width + 1, device=device).view(rows, width)
         self._positions = torch.full((rows,), CONTEXT - 1, device=device)
         self._ids = torch.arange(rows, device=device)

@@ -69,10 +69,14 @@ class FreeModel:
     dtype: torch.dtype = torch.float32
     device: torch.device = CPU
 
-    def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+    def forward(
+        self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages,
+        out: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         if layout.decode_rows == self.rows and keep is None:
             self.clock.note()
-        return self.logits[: len(ids) if keep is None else len(keep)]
+        logits = self.logits[: len(ids) if keep is None else len(keep)]
+        return logits if out is None else out.copy_(logits)
 
 
 def ours(rows: int, steps: int, overlap: bool) -> tuple[float, float]:

@@ -155,7 +155,7 @@ async def serve(engine: BatchingEngine, all_asked: Iterable[Asked], at_once: int
 def settle(engine: BatchingEngine) -> None:
     """Wait until nothing runs and all graphs are captured; a minute is enough for what ends at all."""
     until = time.monotonic() + 60
-    while time.monotonic() < until and (engine._open or engine._launched or engine._runner._buckets):
+    while time.monotonic() < until and (engine._open or engine._launched or not engine.settled(0)):
         time.sleep(0.05)
     turned = threading.Event()  # a turn later no frame of the engine's thread holds a request
     engine._command(turned.set)
@@ -185,9 +185,15 @@ def start(bench: Bench, loaded: weights.Loaded) -> tuple[BatchingEngine, EngineC
     config = plan(EngineOptions(), model.shape, device="cuda" if cuda else "cpu", free_bytes=free)
     step = model.shape.step_bytes(config.prefill_alone + config.rows, config.rows)
     room = int(free * HEAD_ROOM_SHARE) + HEAD_ROOM_BYTES if cuda else 0
+    if cuda:
+        graphs = config.graph_buckets
+        step += model.shape.attention_bytes(max(config.prefill_contexts or 0, config.max_model_len), config.rows)
+        room += model.shape.graph_bytes(max(graphs), len(graphs)) + model.shape.history_bytes(config.rows + 1)
     cache = config.pages * config.page_size * config.token_bytes
     full = config.pages > config.rows * -(-config.max_model_len // config.page_size)
-    table = bench.table("The plan, GiB", ["free", "one step", "head room", "KV cache", "% of free", "limited by"])
+    table = bench.table(
+        "The plan, GiB", ["free", "one step", "graphs and head room", "KV cache", "% of free", "limited by"]
+    )
     limit = "rows and context" if full else "memory"
     table.add(*(figure / GIB for figure in (free, step, room, cache)), 100 * cache / free, limit)
     engine = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)

@@ -34,8 +34,11 @@ class Scripted(Qwen):
     #: int64 [positions]
     script: Tensor
 
-    def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
-        logits = super().forward(ids, positions, keep, layout, pages)
+    def forward(
+        self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages,
+        out: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        logits = super().forward(ids, positions, keep, layout, pages, out)
         says = self.script[(positions if keep is None else positions[keep]) + 1]
         return logits.scatter_(1, says[:, None], 1e4)
 

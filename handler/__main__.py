@@ -74,6 +74,7 @@ def _serve(worker: Worker, settings: Settings, report: Report) -> int:
         streams=streams,
         slots=worker.config.rows,
         fault=Watchdog(worker.engine, settings.step_timeout_s),
+        settled=worker.engine.settled,
         health=report,
         grace_s=settings.shutdown_grace_s,
     )

@@ -55,6 +55,8 @@ class EngineConfig:
     speculative_tokens: int = 0
     #: bytes of keys and values of one token in all layers
     token_bytes: int = 0
+    #: tokens of the contexts of all chunks of a step, where it has more than one; None for any number
+    prefill_contexts: int | None = None
 
     def describe(self) -> dict[str, JsonValue]:
         """The values for the start-up ledger and `info`, by public names."""

@@ -1,4 +1,6 @@
-"""Tells the errors after which this process cannot use the device any more. Knows CUDA's messages, uses no device."""
+"""Classifies the errors of a device: it is lost, or short of memory. Knows CUDA's messages, uses no device."""
+
+import torch
 
 #: Messages of `cudaGetErrorString`: for the errors after which, by CUDA's documentation, "the process must be
 #: terminated and relaunched" (700 to 719), and for a device that is broken or gone (100, 214, 220, 999). Out of memory
@@ -27,3 +29,16 @@ def device_is_lost(error: Exception) -> bool:
     """
     message = str(error)
     return isinstance(error, RuntimeError) and "CUDA" in message and any(words in message for words in LOST)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """True where a call to the device failed for lack of memory, and can succeed once there is more.
+
+    Each source has an error of its own: torch's allocator an OutOfMemoryError; a launch, a graph or pinned memory an
+    AcceleratorError "CUDA error: out of memory"; Triton a RuntimeError "Triton Error [CUDA]: out of memory"; cuBLAS a
+    RuntimeError "CUBLAS_STATUS_ALLOC_FAILED". torch's two are subclasses of RuntimeError.
+    """
+    message = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in message or "ALLOC_FAILED" in message)
+    )

@@ -86,6 +86,14 @@ class KVCache:
                 self._fingerprint_of[table.pages[index]] = fingerprint
         table.published = max(table.published, full)
 
+    def withdraw(self, table: BlockTable, length: int) -> None:
+        """Undo `publish` for the pages after the first `length` tokens: the step that was to compute them failed."""
+        full = length // self.page_size
+        for page in table.pages[full:]:
+            if fingerprint := self._fingerprint_of.pop(page, None):
+                del self._page_of[fingerprint]
+        table.published = min(table.published, full)
+
     def release(self, table: BlockTable) -> None:
         """Take all pages back. The last page of a prefix becomes idle first, so it is also evicted first."""
         for page in reversed(table.pages):

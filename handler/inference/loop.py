@@ -17,10 +17,11 @@ from handler.engine.protocol import ModelInfo, Prompt, Status
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream
 from handler.engine.text import TextStream
-from handler.errors import EngineFailed, OutOfMemory, Overloaded, WorkerError
+from handler.errors import EngineFailed, OutOfMemory, Overloaded, StartError, WorkerError
 from handler.inference.config import EngineConfig
 from handler.inference.draws import Draws
-from handler.inference.faults import device_is_lost
+from handler.inference.faults import device_is_lost, out_of_memory
+from handler.inference.graphs import FIRST_GRAPHS
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.pace import Pace
@@ -28,14 +29,15 @@ from handler.inference.request import Outbox, Request, check
 from handler.inference.runner import Runner
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Step
+from handler.ops.parts import Parts
 
 #: failed steps, caused by no single request, that end the engine. After fewer it goes on with fresh state. A lost
 #: device ends it at once.
 FATAL_FAILURES = 2
 #: seconds between two heartbeats of an idle engine
 IDLE_S = 1.0
-#: decode graphs up to this many rows are captured before the first request, larger ones while the engine is idle
-FIRST_GRAPHS = 8
+#: steps between two captures while requests run; an idle engine captures one graph after the other
+STEPS_TO_CAPTURE = 8
 #: successful steps after running out of memory before steps may be large again
 STEPS_TO_RELAX = 64
 
@@ -63,11 +65,14 @@ class BatchingEngine:
         config: EngineConfig,
         *,
         tokens_in_vocab: int | None = None,
+        check: Callable[[Parts], Parts] | None = None,
     ) -> None:
         """Start the engine thread.
 
         `token_bytes` gives the bytes that a token id adds to the text. `tokens_in_vocab` is how many ids have a token;
-        None means every row of the model's vocabulary.
+        None means every row of the model's vocabulary. `check` gets the implementation of each part of a step and
+        returns the one that runs; it is called once on the engine thread, in inference mode, before the first capture,
+        and an error that it raises ends the start.
         """
         self._info = info
         self._token_bytes = token_bytes
@@ -75,12 +80,17 @@ class BatchingEngine:
         self._end_ids = frozenset(info.stop_token_ids)
         self._runner = Runner(model, info, config, tokens_in_vocab=tokens_in_vocab)
         self._scheduler: Scheduler[Request] = Scheduler(
-            KVCache(config.pages, config.page_size), config.rows, config.prefill_chunk, config.prefill_alone
+            KVCache(config.pages, config.page_size),
+            config.rows,
+            config.prefill_chunk,
+            config.prefill_alone,
+            config.prefill_contexts,
         )
         self._launched: deque[Draws[Request]] = deque()
         self._outbox = Outbox()
         self._pace = Pace(config.rows)
         self._steps = 0
+        self._captured_at = 0
         self._failures = 0
         self._memory_failures = 0
         self._good_steps = 0
@@ -92,7 +102,11 @@ class BatchingEngine:
         self._open: set[Request] = set()
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
+        self._check = check
+        self._check_s: float | None = None
         self._warm = threading.Event()
+        self._settled = threading.Event()
+        self._broken: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -121,11 +135,14 @@ class BatchingEngine:
         return stream
 
     def status(self) -> Status:
+        parts = self._runner.parts
         details: dict[str, JsonValue] = {
             "steps": self._steps,
             **self._scheduler.counters(),
-            "attention": self._runner.attention,
-            "attention_reason": self._runner.attention_reason,
+            "attention": "paged_kernel" if parts.decode else "paged_reference",
+            "attention_reason": parts.reasons["decode"],
+            "parts": parts.describe(),
+            "check_s": self._check_s,
             "graphs": list(self._runner.captured),
             "step_failures": self._failures,
             "out_of_memory": self._memory_failures,
@@ -135,8 +152,30 @@ class BatchingEngine:
         return Status(self._alive, running, waiting, heartbeat_age_s=age_s, details=MappingProxyType(details))
 
     def warm_up(self, timeout_s: float) -> bool:
-        """Wait until the first graphs are captured; False after `timeout_s` seconds. Requests may arrive before."""
-        return self._warm.wait(timeout_s)
+        """Wait until the first graphs are captured; False after `timeout_s` seconds. Requests may arrive before.
+
+        Raises:
+            StartError: the engine failed before that; its cause is the error.
+        """
+        warm = self._warm.wait(timeout_s)
+        match self._broken:
+            case None:
+                return warm
+            case StartError():
+                raise self._broken
+            case error:
+                first, *_ = str(error).splitlines() or [""]  # quotes no caller: no request has run
+                raise StartError(
+                    f"the engine failed in its warm-up ({type(error).__name__}: {first}): start another worker; if all "
+                    "fail, set ATTENTION=reference"
+                ) from error
+
+    def settled(self, timeout_s: float) -> bool:
+        """Wait until no graph is left to capture, or the engine has ended; False after `timeout_s` seconds.
+
+        No other thread may synchronise the device before that: CUDA forbids it while a graph is captured.
+        """
+        return self._settled.wait(timeout_s)
 
     def close(self) -> None:
         with self._admission:
@@ -156,14 +195,29 @@ class BatchingEngine:
     def _run(self) -> None:
         try:
             with torch.inference_mode():
-                while self._runner.capture_next(FIRST_GRAPHS):
-                    self._heartbeat = time.monotonic()
+                self._warm_up()
                 self._warm.set()
                 while not self._closing and self._failures < FATAL_FAILURES:
                     self._guarded_turn()
         finally:
             self._warm.set()
             self._shut()
+            self._settled.set()
+
+    def _warm_up(self) -> None:
+        """Check the parts and capture the first graphs; an error ends the engine, for no step would do better."""
+        try:
+            if self._check is not None:
+                begin = time.monotonic()
+                self._runner.use(self._check(self._runner.parts))
+                self._check_s = round(time.monotonic() - begin, 3)
+            while not self._closing and self._runner.capture_next(FIRST_GRAPHS):
+                self._heartbeat = time.monotonic()
+        except Exception as error:
+            if not isinstance(error, StartError):
+                log.defect(error)
+            self._broken = error
+            self._failures = FATAL_FAILURES
 
     def _guarded_turn(self) -> None:
         """One turn. An error that it raises belongs to no single request: all running requests fail."""
@@ -185,10 +239,13 @@ class BatchingEngine:
         while self._commands:
             self._commands.popleft()()
         if self._scheduler.idle and not self._launched:
-            if not self._runner.capture_next(self._config.rows):
+            if not self._capture():
                 self._wake.wait(IDLE_S)
                 self._wake.clear()
             return
+        # Under steady load the engine is never idle. A capture takes about as long as a few steps.
+        if self._steps - self._captured_at >= STEPS_TO_CAPTURE:
+            self._capture()
         self._expire()
         step = self._scheduler.schedule()
         if step and not self._launch(step):
@@ -196,6 +253,14 @@ class BatchingEngine:
         else:
             # A GPU is kept busy by reading a step's tokens only after the next one is launched.
             self._read(all_but=1 if step and self._config.overlap else 0)
+
+    def _capture(self) -> bool:
+        """Capture the next graph; False where none is left."""
+        self._captured_at = self._steps
+        left = self._runner.capture_next(self._config.rows)
+        if not left:
+            self._settled.set()
+        return left
 
     def _launch(self, step: Step[Request]) -> bool:
         """False where the device has too little memory for the step."""
@@ -206,12 +271,14 @@ class BatchingEngine:
                 try:
                     self._runner.assign(request)
                 except Exception as error:
-                    if isinstance(error, torch.OutOfMemoryError) or device_is_lost(error):
+                    if out_of_memory(error) or device_is_lost(error):
                         raise
                     log.defect(error, request.job_id)
                     refused.append(request)
             self._launched.append(self._runner.launch(step))
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
             return False
         # The step has computed a refused request too, and others may share its prefix. Its draw is dropped.
         for request in refused:
@@ -227,13 +294,14 @@ class BatchingEngine:
         again = self._good_steps == 0 and self._memory_failures > 0
         self._memory_failures += 1
         self._good_steps = 0
-        self._read(all_but=0)
+        self._scheduler.withdraw(step)
+        self._read(all_but=0)  # the steps before are done from here on, and their pages right
         if not again:
             self._scheduler.halve()
         elif alive := [request for request in step.sequences if not request.ended]:
             largest = max(alive, key=lambda request: request.length)
             self._end(largest, OutOfMemory(TOO_LARGE))
-        self._scheduler.restart()
+        self._scheduler.restart(forget=False)
         self._runner.free()
 
     def _read(self, all_but: int) -> None:

@@ -21,13 +21,22 @@ class Model(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        keep: Tensor | None,
+        layout: Layout,
+        pages: KVPages,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """Compute one step of packed tokens: write their keys and values into `pages`, return logits.
 
         Args:
             ids: int64 [tokens].
             positions: int64 [tokens], each in its own sequence.
             keep: int64 [draws]: tokens whose logits are needed; None for all.
+            out: gets the logits, and is returned; None for a new tensor.
 
         Returns:
             [draws, vocab], or [tokens, vocab] where `keep` is None.

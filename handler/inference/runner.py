@@ -3,20 +3,23 @@
 Knows steps, rows, pages and tensors; no text, no stream and no clock.
 """
 
+from collections.abc import Callable
+from functools import partial
 from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 
-from handler import log
 from handler.engine.protocol import ModelInfo
 from handler.inference.config import EngineConfig
 from handler.inference.draws import Draws
+from handler.inference.graphs import Graphs
 from handler.inference.model import Model
 from handler.inference.sampler import Sampler
 from handler.inference.step import S, Sequence, Step
 from handler.ops import attention
 from handler.ops.pages import KVPages, Layout
+from handler.ops.parts import Parts
 
 
 class Runner:
@@ -37,10 +40,10 @@ class Runner:
     ) -> None:
         """Allocate the cache, `config.pages` pages, on the model's device; `tokens_in_vocab` as in `BatchingEngine`."""
         device, shape = model.device, model.shape
-        self.attention, self.attention_reason = attention.choose(config.attention, device, shape.head_dim)
-        fused = self.attention == "paged_kernel"
+        #: the implementation of each part; see `use`
+        self.parts = attention.choose(config.attention, device, shape.head_dim, model.dtype)
         cache = shape.layers, config.pages, config.page_size, shape.kv_heads, shape.head_dim
-        self._pages = KVPages(*cache, model.dtype, device, kernels=fused)
+        self._pages = KVPages(*cache, model.dtype, device, parts=self.parts)
         self._device = device
         self._cuda = device.type == "cuda"
         self._forward = model.forward
@@ -48,9 +51,7 @@ class Runner:
         self._padding = rows = config.rows
         self._width = -(-config.max_model_len // config.page_size)
         self._tokens = tokens_in_vocab or info.vocab_size
-        # ATTENTION=reference turns off the kernels of the sampler too.
-        kernels = False if config.attention == "reference" else None
-        self._sampler = Sampler(rows + 1, info.vocab_size, self._tokens, device, kernels=kernels)
+        self._sampler = Sampler(rows + 1, info.vocab_size, self._tokens, device, kernels=self.parts.sampler)
         self._last = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._lengths = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._tables = torch.zeros(rows + 1, self._width, dtype=torch.int32, device=device)
@@ -67,17 +68,22 @@ class Runner:
         #: what the device has: the rows in `_rows`, and for each row the number of pages in `_tables`
         self._decoding: list[int] = []
         self._known = [0] * (rows + 1)
-        # A graph replays only what the device decides; plain attention reads lengths on the host.
-        capturable = fused and self._sampler.capturable
-        self._buckets = [*config.graph_buckets] if capturable else []
-        #: number of rows -> the graph, and the ids and logits that it writes
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
-        self._graph_memory = torch.cuda.graph_pool_handle() if self._buckets else None
+        #: what a graph tells its draw: the position of each drawn token
+        self._drawn = torch.zeros(rows, dtype=torch.int64, device=device)
+        buckets = config.graph_buckets if self.parts.capturable else ()
+        self._graphs = Graphs(buckets, info.vocab_size, model.dtype, device)
 
     @property
     def captured(self) -> tuple[int, ...]:
         """Rows of the decode graphs that are ready."""
-        return tuple(self._graphs)
+        return self._graphs.rows
+
+    def use(self, parts: Parts) -> None:
+        """Run these parts from now on. Only before the first capture; a part whose kernels are off is not turned on."""
+        self.parts = self._pages.parts = parts
+        self._sampler.capturable = parts.sampler
+        if not parts.capturable:
+            self._graphs.clear()
 
     def assign(self, sequence: Sequence) -> None:
         """Set up the row of a sequence before its first chunk; raises torch's error for values it cannot store."""
@@ -93,14 +99,13 @@ class Runner:
         self._update_tables(step)
         self._update_rows(step)
         drawing = step.drawing
-        bucket = min((size for size in self._graphs if size >= len(drawing)), default=None)
         if step.chunks:
             ids, logits = self._mixed(step)
-        elif bucket is None:
-            ids, logits = self._decode(len(drawing), step.contexts)
+        elif graph := self._graphs.fitting(len(drawing)):
+            ids, logits = graph.replay(full_search=self._sampler.full_search)
         else:
-            graph, ids, logits = self._graphs[bucket]
-            graph.replay()
+            logits, positions = self._decode(len(drawing), self._forward, step.contexts)
+            ids = self._draw(logits, self._rows[: len(drawing)], positions, full_search=self._sampler.full_search)
         return Draws(drawing, ids[: len(drawing)], logits, self._tokens)
 
     def correct(self, sequences: list[S]) -> None:
@@ -114,26 +119,26 @@ class Runner:
         self._lengths.index_copy_(0, rows, lengths)
 
     def capture_next(self, at_most: int) -> bool:
-        """Capture the next decode graph, the smallest first; False where none of at most `at_most` rows is left.
+        """Capture the next decode graph; False where none of at most `at_most` rows is left.
 
-        Only while no sequence runs. After a capture that fails, for example for lack of memory, no other is tried:
-        larger steps run without a graph.
+        Sequences may run: the steps that this takes compute only padding, and the next `launch` uploads its rows again.
+
+        Raises:
+            Exception: see `Graphs.capture_next`.
         """
-        if not self._buckets or self._buckets[0] > at_most:
+        if not self._graphs.left(at_most):
             return False
-        rows = self._buckets.pop(0)
-        try:
-            self._update_rows(Step())
-            self._decode(rows)  # compiles kernels and lets libraries allocate, which is not allowed in a capture
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
-                ids, logits = self._decode(rows)
-        except Exception as error:
-            log.warn(f"no CUDA graph for {rows} or more rows, steps run without: {type(error).__name__}")
-            self._buckets.clear()
-            return False
-        self._graphs[rows] = graph, ids, logits
+        self._graphs.capture_next(lambda: self._update_rows(Step()), self._forward_padding, self._draw_padding)
         return True
+
+    def _forward_padding(self, out: Tensor) -> None:
+        forward = partial(self._forward, out=out)
+        _, positions = self._decode(len(out), forward)
+        self._drawn[: len(out)].copy_(positions)
+
+    def _draw_padding(self, logits: Tensor, full_search: bool) -> Tensor:
+        count = len(logits)
+        return self._draw(logits, self._rows[:count], self._drawn[:count], full_search=full_search)
 
     def free(self) -> None:
         """Give torch's cached but unused memory back to the device."""
@@ -147,8 +152,13 @@ class Runner:
         self._pages.v.clear()
         self.free()
 
-    def _decode(self, count: int, contexts_host: list[int] | None = None) -> tuple[Tensor, Tensor]:
-        """Draw the next token of the first `count` of `_rows`; plain attention needs their contexts on the host."""
+    def _decode(
+        self, count: int, forward: Callable[..., Tensor], contexts_host: list[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the last token of the first `count` of `_rows`; plain attention needs their contexts on the host.
+
+        Returns logits and the position of the next token of each.
+        """
         rows = self._rows[:count]
         ids, positions = self._last.index_select(0, rows), self._lengths.index_select(0, rows)
         if self._speculates:
@@ -164,9 +174,9 @@ class Runner:
             context_lens_host=contexts_host or [],
             decode_rows=count,
         )
-        logits = self._forward(ids, positions, None, layout, self._pages)
+        logits = forward(ids, positions, None, layout, self._pages)
         self._lengths.index_copy_(0, rows, contexts)
-        return self._draw(logits, rows, contexts)
+        return logits, contexts
 
     def _mixed(self, step: Step[S]) -> tuple[Tensor, Tensor]:
         """Compute decode rows, then chunks; draws one token for each row that draws."""
@@ -205,15 +215,15 @@ class Runner:
         ids = torch.cat((self._last[decode], ids))
         logits = self._forward(ids, positions, kept, layout, self._pages)
         self._lengths.index_copy_(0, rows, contexts)
-        return self._draw(logits, rows[drawn], contexts[drawn])
+        return self._draw(logits, rows[drawn], contexts[drawn], full_search=self._sampler.full_search), logits
 
-    def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw the tokens for `positions`; each becomes the last token of its row. Returns ids and logits."""
+    def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor, *, full_search: bool) -> Tensor:
+        """Draw the tokens for `positions`; each becomes the last token of its row. Returns ids."""
         if not len(rows):  # no chunk of the step ends its prompt, and kernels cannot run on 0 rows
-            return rows, logits
-        ids = self._sampler.sample(logits, rows, positions)
+            return rows
+        ids = self._sampler.sample(logits, rows, positions, full_search=full_search)
         self._last.index_copy_(0, rows, ids)
-        return ids, logits
+        return ids
 
     def _slots(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Flat cache slots of these positions of these rows."""

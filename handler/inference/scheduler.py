@@ -4,10 +4,32 @@ Pure: knows lengths, rows and pages, no tensor, no text and no clock.
 """
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Generic
 
 from handler.inference.kv_cache import KVCache
 from handler.inference.step import NO_ROW, Chunk, S, Step
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What a step may still prefill."""
+
+    tokens: int
+    #: tokens of the contexts of all chunks; None for any number
+    contexts: int | None
+
+    def take(self, tokens: int, context: int, *, first: bool) -> bool:
+        """Take a chunk of so many tokens off; False, and nothing is left for younger ones, where it is too much."""
+        if not tokens:
+            return False
+        if self.contexts is not None:
+            if context > self.contexts and not first:
+                self.tokens = 0
+                return False
+            self.contexts -= context
+        self.tokens -= tokens
+        return True
 
 
 class Scheduler(Generic[S]):
@@ -18,11 +40,19 @@ class Scheduler(Generic[S]):
     preempted, advances in every step and ends, and no sequence starves.
     """
 
-    def __init__(self, cache: KVCache, rows: int, prefill_chunk: int, prefill_alone: int | None = None) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        rows: int,
+        prefill_chunk: int,
+        prefill_alone: int | None = None,
+        prefill_contexts: int | None = None,
+    ) -> None:
         """At most `rows` sequences run. The cache must have room for one sequence of any admitted length.
 
         A step prefills at most `prefill_chunk` tokens beside rows that decode. Where no row decodes, none waits for the
-        step, and it prefills up to `prefill_alone` (None: the same).
+        step, and it prefills up to `prefill_alone` (None: the same). The contexts of its chunks have together at most
+        `prefill_contexts` tokens (None: any number), but one chunk may have a longer one.
         """
         self.cache = cache
         self.running: list[S] = []
@@ -35,6 +65,7 @@ class Scheduler(Generic[S]):
         self._guessing: list[S] = []
         self._rows = self._row_limit = rows
         self._prefill = self._prefill_limits = prefill_chunk, prefill_alone or prefill_chunk
+        self._contexts = self._context_limit = prefill_contexts
         self._free_rows = list(range(rows - 1, -1, -1))
 
     @property
@@ -62,15 +93,15 @@ class Scheduler(Generic[S]):
         preemptions = self.preemptions
         self._decode(step)
         beside, alone = self._prefill_limits
-        budget = beside if step.decode else alone
+        budget = _Budget(beside if step.decode else alone, self._context_limit)
         for sequence in self.running:
-            if budget and sequence.computed < sequence.target:
-                budget -= self._advance(step, sequence, budget)
+            if sequence.computed < sequence.target:
+                self._advance(step, sequence, budget)
         # No admission after a preemption: it would be the sequence just preempted, whose last token may be unread.
-        while budget and self.waiting and preemptions == self.preemptions and self._admit(self.waiting[0]):
+        while budget.tokens and self.waiting and preemptions == self.preemptions and self._admit(self.waiting[0]):
             sequence = self.waiting.popleft()
             step.admitted.append(sequence)
-            budget -= self._advance(step, sequence, budget)
+            self._advance(step, sequence, budget)
         if not step.chunks:
             self._guess(step)
         return step
@@ -104,8 +135,16 @@ class Scheduler(Generic[S]):
             self.running.remove(sequence)
             self._stop(sequence)
 
-    def restart(self) -> None:
-        """Start all sequences again from the tokens read so far: a step failed, and the cache may be wrong."""
+    def withdraw(self, step: Step[S]) -> None:
+        """Share no page that this step was to compute: it failed. Call it before any of its sequences is removed."""
+        for chunk in step.chunks:
+            self.cache.withdraw(chunk.sequence.table, chunk.start)
+
+    def restart(self, *, forget: bool = True) -> None:
+        """Start all sequences again from the tokens read so far, because a step failed.
+
+        `forget`: pages computed by earlier steps may be wrong too, and are shared no more.
+        """
         for sequence in reversed(self.running):
             self._stop(sequence)
             self.waiting.appendleft(sequence)
@@ -113,18 +152,22 @@ class Scheduler(Generic[S]):
         self._guessing.clear()
         for sequence in self.waiting:
             sequence.length = len(sequence.tokens)
-        self.cache.forget()
+        if forget:
+            self.cache.forget()
 
     def halve(self) -> None:
-        """Make steps half as large: half the rows, half the prefill."""
+        """Make steps half as large: half the rows, half the prefill, half its contexts."""
         self._row_limit = max(1, min(self._row_limit, len(self.running) or 1) // 2)
         beside, alone = self._prefill_limits
         self._prefill_limits = max(1, beside // 2), max(1, alone // 2)
+        if self._context_limit is not None:
+            self._context_limit //= 2  # one chunk is always allowed
 
     def relax(self) -> None:
         """Undo every `halve`."""
         self._row_limit = self._rows
         self._prefill_limits = self._prefill
+        self._context_limit = self._contexts
 
     def _decode(self, step: Step[S]) -> None:
         # `_grow` may shorten `running` at its end during this loop; the iterator of a list allows that.
@@ -200,20 +243,21 @@ class Scheduler(Generic[S]):
         self.running.append(sequence)
         return True
 
-    def _advance(self, step: Step[S], sequence: S, budget: int) -> int:
-        """Add the next chunk of at most `budget` tokens to the step; returns its size.
+    def _advance(self, step: Step[S], sequence: S, budget: "_Budget") -> None:
+        """Add the next chunk to the step, as large as the budget allows; none where it allows none.
 
         Its pages are shared from now on, also by later chunks of the same step: every layer writes the keys and values
         of all tokens of a step before it reads any.
         """
         start = sequence.computed
-        end = min(sequence.target, start + budget)
+        end = min(sequence.target, start + budget.tokens)
+        if not budget.take(end - start, end, first=not step.chunks):
+            return
         draws = end == sequence.target
         step.chunks.append(Chunk(sequence, start, end, draws))
         sequence.computed = end
         sequence.length += draws
         self.cache.publish(sequence.table, sequence.tokens, end)
-        return end - start
 
     def _update_capacity(self, sequence: S) -> None:
         sequence.capacity = len(sequence.table.pages) * self.cache.page_size

@@ -47,13 +47,21 @@ class Modules:
             )
         )
 
-    def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        keep: Tensor | None,
+        layout: Layout,
+        pages: KVPages,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """See `Model.forward`; all tokens of a step are packed into one row."""
         hidden = self._body(
             input_ids=ids[None], position_ids=positions[None], use_cache=False, layout=layout, pages=pages
         ).last_hidden_state[0]
         logits: Tensor = self._head(hidden if keep is None else hidden[keep])
-        return logits
+        return logits if out is None else out.copy_(logits)
 
 
 def paged_attention(

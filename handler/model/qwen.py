@@ -92,9 +92,17 @@ class Qwen:
             down=take({f"{mlp}down_proj.weight": (width, shape.intermediate)}),
         )
 
-    def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        keep: Tensor | None,
+        layout: Layout,
+        pages: KVPages,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """See `Model.forward`."""
-        ops, eps = _ops(pages.kernels), self._eps
+        ops, eps = _ops(pages.parts.layers), self._eps
         hidden, rope = self._embedding[ids], self._rope[positions]
         for index, layer in enumerate(self._layers):
             normed = ops.rms_norm(hidden, layer.input_norm, eps)
@@ -106,7 +114,8 @@ class Qwen:
             hidden.addmm_(ops.silu_mul(linear(normed, layer.gate_up)), layer.down.t())
         if keep is not None:
             hidden = hidden[keep]
-        return linear(ops.rms_norm(hidden, self._norm, eps), self._head)
+        normed = ops.rms_norm(hidden, self._norm, eps)
+        return linear(normed, self._head) if out is None else torch.mm(normed, self._head.t(), out=out)
 
 
 def _ops(kernels: bool) -> ModuleType:

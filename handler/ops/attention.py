@@ -1,10 +1,12 @@
 """Paged attention: the choice between its two implementations, and the call that runs the chosen one.
 
-`paged_reference` is plain SDPA on any device (`attention_torch`); `paged_kernel` is FlashAttention and a Triton kernel
-on CUDA (`attention_triton`). Knows no request, no scheduler and no sampling.
+Plain attention is SDPA on any device (`attention_torch`); the kernels are FlashAttention and a Triton kernel on CUDA
+(`attention_triton`). Knows no request, no scheduler and no sampling.
 """
 
+from dataclasses import replace
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -13,8 +15,7 @@ from torch import Tensor
 from handler.errors import StartError
 from handler.ops import attention_torch
 from handler.ops.pages import KVPages, Layout
-
-Name = Literal["paged_reference", "paged_kernel"]
+from handler.ops.parts import Parts
 
 
 def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout, pages: KVPages) -> Tensor:
@@ -27,7 +28,7 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout
     scaling = query.shape[-1] ** -0.5
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if rows := layout.decode_rows:
-        if pages.kernels:
+        if pages.parts.decode:
             from handler.ops.attention_triton import paged_decode
 
             tables, lengths = layout.block_tables[:rows], layout.context_lens[:rows]
@@ -35,8 +36,7 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout
         else:
             attention_torch.decode(layer, query[:rows], out[:rows], scaling, layout, pages)
     if rows < len(layout.query_lens):
-        # FlashAttention takes no float32: SDPA prefills it.
-        if pages.kernels and query.dtype.itemsize == 2:
+        if pages.parts.prefill:
             from handler.ops.attention_triton import flash_prefill
 
             flash_prefill(layer, query, key, value, out, scaling, layout, pages)
@@ -45,25 +45,33 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout
     return out
 
 
-def choose(setting: Literal["auto", "reference", "kernel"], device: torch.device, head_dim: int) -> tuple[Name, str]:
-    """The implementation that serves and the reason, which the ledger at start and `info` report.
+def choose(
+    setting: Literal["auto", "reference", "kernel"], device: torch.device, head_dim: int, dtype: torch.dtype
+) -> Parts:
+    """The implementation of each part of a step and the reason, which the ledger at start and `info` report.
 
     Raises:
         StartError: the setting is `kernel` and the kernels cannot run on this device or model.
     """
     if setting == "reference":
-        return "paged_reference", "set by ATTENTION"
+        return Parts.every(False, "set by ATTENTION")
     obstacle = None
     if device.type != "cuda":
         obstacle = f"the kernels need CUDA, not {device.type}"
     elif find_spec("triton") is None:
         obstacle = "triton is not installed"
-    elif torch.cuda.get_device_capability(device) < (8, 0):
+    sampler = obstacle is None  # which depends on no head
+    if obstacle is None and torch.cuda.get_device_capability(device) < (8, 0):
         obstacle = "the kernels need a GPU of compute capability 8.0 or later"
-    elif head_dim not in (16, 32, 64, 128, 256):
+    elif obstacle is None and head_dim not in (16, 32, 64, 128, 256):
         obstacle = f"the kernels do not support head_dim {head_dim}"
     if obstacle is None:
-        return "paged_kernel", "set by ATTENTION" if setting == "kernel" else "CUDA with Triton"
+        parts = Parts.every(True, "set by ATTENTION" if setting == "kernel" else "CUDA with Triton")
+        return parts if dtype.itemsize == 2 else parts.without({"prefill": "FlashAttention takes no float32"})
     if setting == "kernel":
         raise StartError(f"ATTENTION=kernel: {obstacle}; set ATTENTION=auto")
-    return "paged_reference", obstacle
+    parts = Parts.every(False, obstacle)
+    if not sampler:
+        return parts
+    reasons = MappingProxyType({**parts.reasons, "sampler": "CUDA with Triton"})
+    return replace(parts, sampler=True, reasons=reasons)

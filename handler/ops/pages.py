@@ -10,6 +10,8 @@ from mmap import mmap
 import torch
 from torch import Tensor
 
+from handler.ops.parts import PLAIN, Parts
+
 #: Plain attention stores larger keys and values as 0. No model computes such values, and scores of smaller ones are
 #: finite.
 HUGE = 1e30
@@ -32,18 +34,18 @@ class KVPages:
         dtype: torch.dtype,
         device: torch.device | str,
         *,
-        kernels: bool = False,
+        parts: Parts = PLAIN,
     ) -> None:
         shape = (pages, page_size, kv_heads, head_dim)
         self.page_size = page_size
-        #: True where CUDA kernels read and write the pages, False where plain torch does
-        self.kernels = kernels
+        #: what reads and writes the pages: kernels or plain torch
+        self.parts = parts
         self.k = [_zeros(shape, dtype, device) for _ in range(layers)]
         self.v = [_zeros(shape, dtype, device) for _ in range(layers)]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at the flat `slots` [tokens]."""
-        if not self.kernels:
+        if not self.parts.decode:
             key, value = finite(key), finite(value)
         self.k[layer].flatten(0, 1).index_copy_(0, slots, key)
         self.v[layer].flatten(0, 1).index_copy_(0, slots, value)

@@ -29,8 +29,9 @@ _MIX_1, _MIX_2 = tl.constexpr(0xBF58476D1CE4E5B9), tl.constexpr(0x94D049BB133111
 
 
 def draw(
-    logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, tokens: int
-) -> Tensor:
+    logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, tokens: int,
+    full_search: bool,
+) -> Tensor:  # fmt: skip
     """Draw one token for each of n rows and count it in the row's history; see `Sampler.sample`.
 
     logits [n, >= tokens], any float dtype; rows and positions int64 [n]. options float32 [all rows, 8], seeds int64

@@ -20,6 +20,7 @@ from handler.model.config import read_model_config
 from handler.model.qwen import Qwen
 from handler.model.template import Template
 from handler.ops.pages import KVPages, Layout
+from handler.ops.parts import Parts
 
 META = torch.device("meta")
 
@@ -44,7 +45,7 @@ def compile_kernels(directory: Path, rows: int = 1, width: int = 1) -> None:
     model = Qwen(config, without_memory, dtype, META)
     shape = model.shape
     size = shape.layers, rows, PAGE_SIZE["cuda"], shape.kv_heads, shape.head_dim
-    pages = KVPages(*size, model.dtype, META, kernels=True)
+    pages = KVPages(*size, model.dtype, META, parts=Parts.every(True, "compiled"))
     template = Template(tokenizer.read(directory, directory.name))
     sampler = Sampler(rows, shape.vocab, template.tokens_in_vocab, META, kernels=True)
     numbers = torch.zeros(rows, dtype=torch.int64, device=META)

@@ -52,6 +52,7 @@ def serve(
     streams: bool,
     slots: int,
     fault: Callable[[], str | None],
+    settled: Callable[[float], bool],
     health: Health,
     grace_s: float = 30.0,
     policy: RetryPolicy | None = None,
@@ -62,6 +63,7 @@ def serve(
         streams: see `Answers`.
         slots: jobs that the engine runs at a time.
         fault: why the engine cannot go on; None while it can.
+        settled: waits so many seconds until no CUDA graph is left to capture; False where one is.
         health: gets the state: ready, draining, or broken.
         grace_s: seconds that running jobs get after a stop.
         policy: how long a message is sent again.
@@ -93,6 +95,9 @@ def serve(
                 return await intake.run()
 
     def engine_works() -> None:
+        # The SDK's own checks, which come next, synchronise the device: in a capture that is an error for both.
+        while not settled(1.0) and fault() is None:
+            pass
         if reason := fault():
             raise RuntimeError(reason)
 

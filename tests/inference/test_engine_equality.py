@@ -100,12 +100,14 @@ def habitual(name: str, fails: Callable[[int, int], bool] = lambda step, tokens:
     """
     steps = count()
 
-    def forward(ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
+    def forward(
+        ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages, out: Tensor | None = None
+    ) -> Tensor:
         if fails(next(steps), len(ids)):
             raise torch.OutOfMemoryError("no room")
-        logits = models.served(name).forward(ids, positions, keep, layout, pages)
+        logits = models.served(name).forward(ids, positions, keep, layout, pages, out)
         fed = ids if keep is None else ids[keep]
-        return logits.scatter_add(1, (fed[:, None] * 5 + 1) % 11, logits.new_full((len(fed), 1), 9.0))
+        return logits.scatter_add_(1, (fed[:, None] * 5 + 1) % 11, logits.new_full((len(fed), 1), 9.0))
 
     return forward
 

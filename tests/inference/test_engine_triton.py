@@ -1,24 +1,30 @@
 """The engine as on a GPU (kernels, CUDA graphs, overlap): each request gets the answer that it gets alone on a CPU."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from itertools import count
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction
 
 from handler.engine.protocol import Prompt
 from handler.engine.sampling import Sampling
-from handler.engine.stream import Finish
-from handler.inference import runner
+from handler.engine.stream import Finish, Stream
+from handler.errors import StartError
+from handler.inference import graphs as capturing
+from handler.inference import loop
+from handler.inference.graphs import Captured
 from handler.inference.loop import BatchingEngine
-from handler.inference.sampler import Sampler
-from handler.ops import attention, attention_triton, sampling_triton
+from handler.ops import attention, attention_triton, layers_triton, sampling_triton
+from handler.ops.parts import Part
 from tests.inference.test_engine_equality import Ids, Said, answers, habitual, in_turn
 from tests.support import graphs, models
-from tests.support.kernels import CUDA
+from tests.support.kernels import CUDA, parts
 
 pytestmark = pytest.mark.skipif(CUDA, reason="test_engine_cuda has genuine graphs")
 
@@ -56,9 +62,7 @@ def alone() -> list[Said]:
 def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the engine take the CPU for a GPU, with as little as possible to interpret."""
     graphs.install(monkeypatch)
-    choices = {"auto": "paged_kernel", "reference": "paged_reference"}
-    monkeypatch.setattr(attention, "choose", lambda option, *_: (choices[option], "as the test sets"))
-    monkeypatch.setattr(runner, "Sampler", lambda *args, kernels: Sampler(*args, kernels=kernels is None))
+    monkeypatch.setattr(attention, "choose", lambda option, *_: parts(option == "auto", torch.float32))
     monkeypatch.setattr(attention_triton, "MOST_SPLITS", 2)
     # A search of the sampler in half as many launches, of one block each.
     for name, value in {"BLOCK": 512, "TRIED": 256, "STEPS": 4}.items():
@@ -66,8 +70,12 @@ def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyP
 
 
 def replays(engine: BatchingEngine) -> dict[int, int]:
-    """Of each graph, by its rows."""
-    return {rows: graph.replays for rows, (graph, _, _) in engine._runner._graphs.items()}  # type: ignore[attr-defined]
+    """Of each forward, by its rows."""
+    return {rows: graph.forward.replays for rows, graph in captured(engine).items()}  # type: ignore[attr-defined]
+
+
+def captured(engine: BatchingEngine) -> dict[int, Captured]:
+    return engine._runner._graphs._captured
 
 
 async def at_once(engine: BatchingEngine, some: int = len(REQUESTS)) -> list[Said]:
@@ -114,6 +122,9 @@ def test_requests_that_come_and_go_get_the_same_answers_as_alone(
         details = engine.status().details
         assert {*replays(engine)} == {*options["graph_buckets"]}
         assert all(replays(engine).values())
+        draws = [graph.draws for graph in captured(engine).values()]
+        for full_search in (False, True):  # only some requests have top_k and top_p
+            assert any(each[full_search][0].replays for each in draws)  # type: ignore[attr-defined]
     assert (details["pages_used"], details["step_failures"]) == (0, 0)
     assert (details["preemptions"] != 0) == ("pages" in setting)
 
@@ -136,10 +147,10 @@ def test_guesses_in_graphs_change_nothing_but_the_number_of_steps() -> None:
 def test_after_a_capture_out_of_memory_larger_steps_run_without_a_graph(alone: list[Said]) -> None:
     steps, plain = count(), models.served("demo").forward
 
-    def forward(*step: Any) -> Tensor:
+    def forward(*step: Any, **out: Any) -> Tensor:
         if next(steps) == 3:  # once before each capture, and once in it
             raise torch.OutOfMemoryError("no room")
-        return plain(*step)
+        return plain(*step, **out)
 
     with models.serving(forward=forward, **GPU) as engine:
         assert engine.warm_up(60)
@@ -148,16 +159,89 @@ def test_after_a_capture_out_of_memory_larger_steps_run_without_a_graph(alone: l
         assert engine.status().details["out_of_memory"] == 0
 
 
-def test_replays_that_run_out_of_memory_are_started_again(alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("which", ["forward", "draw"])
+def test_replays_that_run_out_of_memory_are_started_again(
+    which: str, alone: list[Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
     replay, replayed = graphs.Graph.replay, count()
+    forward = which == "forward"
 
     def short(graph: graphs.Graph) -> None:
-        if next(replayed) in (3, 4):
-            raise torch.OutOfMemoryError("no room")
+        # Each step replays its forward, then its draw.
+        if next(replayed) in ((6, 8) if forward else (7, 10)):
+            # A launch does not ask torch's allocator.
+            raise torch.AcceleratorError("CUDA error: out of memory")
         replay(graph)
 
     monkeypatch.setattr(graphs.Graph, "replay", short)
     with models.serving(**GPU) as engine:
         assert engine.warm_up(60)
         assert asyncio.run(at_once(engine, 4)) == alone[:4]
-        assert engine.status().details["out_of_memory"] == 2
+        details = engine.status().details
+        assert (details["out_of_memory"], details["step_failures"]) == (2, 0)
+
+
+@pytest.mark.parametrize("part", ["decode", "layers", "sampler"])
+def test_a_part_whose_kernels_are_off_runs_in_plain_torch_without_graphs(part: Part, alone: list[Said]) -> None:
+    kernels = {"decode": (attention_triton, "paged_decode"), "layers": (layers_triton, "rms_norm"),
+               "sampler": (sampling_triton, "draw")}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*kernels[part], None)  # a call would fail the step
+        engine = BatchingEngine(
+            models.served("demo"), models.info("demo"), models.token_bytes, models.config(**GPU),
+            check=lambda parts: parts.without({part: "a result is off"}),
+        )  # fmt: skip
+        with closing(engine):
+            assert engine.warm_up(60)
+            assert asyncio.run(at_once(engine, 4)) == alone[:4]
+            details: Any = engine.status().details
+            assert (details["graphs"], details["step_failures"]) == ([], 0)
+            assert details["parts"][part] == {"kernels": False, "reason": "a result is off"}
+            assert details["attention"] == ("paged_reference" if part == "decode" else "paged_kernel")
+
+
+def test_kernels_that_cannot_be_launched_fail_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(InterpretedFunction, "run", launch)
+    with models.serving(**GPU) as engine:
+        with pytest.raises(StartError, match="Failed to find C compiler"):
+            engine.warm_up(60)
+        assert not engine.status().alive
+
+
+def test_a_worker_that_is_never_idle_gets_all_its_graphs(alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (loop, capturing):
+        monkeypatch.setattr(module, "FIRST_GRAPHS", 1)
+    monkeypatch.setattr(loop, "STEPS_TO_CAPTURE", 2)
+    capture, sent = capturing.Graphs.capture_next, threading.Event()
+
+    def after_requests_were_sent(some: capturing.Graphs, *calls: Any) -> None:
+        assert sent.wait(60)
+        capture(some, *calls)
+
+    monkeypatch.setattr(capturing.Graphs, "capture_next", after_requests_were_sent)
+
+    async def main(engine: BatchingEngine) -> list[tuple[int, ...]]:
+        seen = []
+
+        async def read(stream: Stream) -> Said:
+            tokens, text = list[int](), ""
+            async for event in stream:
+                if isinstance(event, Finish):
+                    return Said(tuple(tokens), text, event.reason)
+                seen.append(tuple(captured(engine)))
+                tokens += event.token_ids
+                text += event.text
+            raise AssertionError("no finish")
+
+        streams = [engine.stream(Prompt(ids), sampling) for ids, sampling in REQUESTS[:4]]
+        sent.set()
+        assert await asyncio.gather(*map(read, streams)) == alone[:4]
+        return seen
+
+    with models.serving(**GPU) as engine:
+        seen = asyncio.run(main(engine))
+    assert seen[0] == (1,)
+    assert (1, 4, 2) in seen[: len(seen) // 2]

@@ -27,12 +27,16 @@ from handler.errors import (
     InvalidRequest,
     OutOfMemory,
     Overloaded,
+    StartError,
     WorkerError,
 )
-from handler.inference.loop import FIRST_GRAPHS, BatchingEngine
+from handler.inference.graphs import FIRST_GRAPHS
+from handler.inference.loop import STEPS_TO_CAPTURE, BatchingEngine
 from handler.inference.request import Event, Request
 from handler.inference.runner import Runner
 from handler.ops.pages import KVPages, Layout
+from handler.ops.parts import Parts
+from tests.inference.test_faults import SHORT
 from tests.support import models
 from tests.support.models import VOCAB, greedy, sampling, serving, unchecked
 
@@ -51,6 +55,9 @@ class Faulty:
         self._error = error
         self._at = steps
         self._forward = models.served("demo").forward
+
+    def fail_next(self) -> None:
+        self._at = (*self._at, self.steps + 1)
 
     def __call__(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         self.steps += 1
@@ -535,6 +542,35 @@ def test_out_of_memory_once_changes_no_answer(at: int, overlap: bool) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("source", SHORT)
+def test_out_of_memory_in_the_words_of_any_source_fails_no_request(source: str) -> None:
+    async def main() -> None:
+        with serving(forward=Faulty(SHORT[source], 3, 9)) as engine:
+            assert (await whole(engine.stream(Prompt(HEALTHY), sampling(20)))).token_ids == greedy("demo", HEALTHY, 20)
+            assert engine.status().details["out_of_memory"] == 2
+            assert engine.status().details["step_failures"] == 0
+
+    asyncio.run(main())
+
+
+def test_after_out_of_memory_the_pages_of_earlier_steps_are_still_shared(overlap: bool) -> None:
+    forward = Faulty(out_of_memory)
+    system = tuple(range(300))
+
+    async def main() -> None:
+        with serving(forward=forward, overlap=overlap) as engine:
+            await whole(engine.stream(Prompt(system), sampling(2)))
+            await settled(engine)
+            before = len(forward.sizes)
+            forward.fail_next()
+            prompt = (*system, 9, 8, 7)
+            assert (await whole(engine.stream(Prompt(prompt), sampling(5)))).token_ids == greedy("demo", prompt, 5)
+            assert engine.status().details["out_of_memory"] == 1
+            assert max(forward.sizes[before:]) < 32
+
+    asyncio.run(main())
+
+
 def test_out_of_memory_while_a_request_is_set_up_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         with serving() as engine:
@@ -700,7 +736,7 @@ def test_a_device_that_is_lost_while_a_request_is_set_up_is_not_taken_for_that_r
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("words", ["out of memory", "invalid argument"])
+@pytest.mark.parametrize("words", ["invalid resource handle", "invalid argument"])
 def test_a_cuda_error_that_leaves_the_device_usable_costs_one_step(words: str) -> None:
     async def main() -> None:
         with serving(forward=Faulty(lambda: torch.AcceleratorError(f"CUDA error: {words}"), 3)) as engine:
@@ -801,18 +837,106 @@ def test_an_idle_engine_rests_between_signs_of_life() -> None:
     asyncio.run(main())
 
 
-def test_an_engine_is_warm_once_its_first_graphs_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_warm_once_its_first_graphs_are_captured_and_settled_once_all_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[int] = []
-    go_on = threading.Event()
+    first, others = threading.Event(), threading.Event()
 
     def capture(self: Runner, at_most: int) -> bool:
         asked.append(at_most)
-        go_on.wait()
-        return len(asked) < 3
+        (first if at_most == FIRST_GRAPHS else others).wait()
+        return len(asked) not in (3, 6)
 
     monkeypatch.setattr(Runner, "capture_next", capture)
-    with serving() as engine:
+    with serving(rows=64) as engine:
         assert not engine.warm_up(0.01)
-        go_on.set()
+        first.set()
         assert engine.warm_up(60)
-        assert asked[:3] == [FIRST_GRAPHS] * 3
+        assert not engine.settled(0.01)
+        others.set()
+        assert engine.settled(60)
+        assert asked[:6] == [FIRST_GRAPHS] * 3 + [64] * 3
+
+
+def test_graphs_are_captured_between_the_steps_of_requests_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured: list[int] = []
+    forward = Faulty(out_of_memory)
+
+    def capture(self: Runner, at_most: int) -> bool:
+        if at_most == FIRST_GRAPHS or len(captured) == 3:
+            return False
+        captured.append(forward.steps)
+        return True
+
+    async def main() -> None:
+        monkeypatch.setattr(Runner, "capture_next", capture)
+        with serving(forward=forward) as engine:
+            with held(engine):
+                captured[:] = []  # those of the idle engine
+                stream = engine.stream(Prompt(HEALTHY), sampling(60))
+            assert (await whole(stream)).token_ids == greedy("demo", HEALTHY, 60)
+            assert [*captured] == [STEPS_TO_CAPTURE * number for number in (1, 2, 3)]
+            assert engine.settled(60)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            RuntimeError("Failed to find C compiler.\nPlease specify one"),
+            r"\(RuntimeError: Failed to find C compiler.\)",
+        ),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), "unspecified launch failure"),
+        (StartError("ATTENTION=kernel: a result is off"), "^ATTENTION=kernel: a result is off$"),
+    ],
+    ids=["kernel", "device", "setting"],
+)
+@pytest.mark.parametrize("where", ["check", "capture"])
+def test_an_engine_that_fails_before_it_is_warm_fails_the_start(
+    error: Exception, says: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    if where == "capture":
+        monkeypatch.setattr(Runner, "capture_next", fail)
+    engine = BatchingEngine(
+        models.served("demo"), models.info("demo"), models.token_bytes, models.config(),
+        check=fail if where == "check" else None,
+    )  # fmt: skip
+    with closing(engine):
+        with pytest.raises(StartError, match=says) as raised:
+            engine.warm_up(60)
+        assert error in (raised.value, raised.value.__cause__)
+        assert engine.settled(60)
+        assert not engine.status().alive
+
+
+def test_the_check_of_the_parts_runs_once_on_the_engines_thread_before_the_first_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+
+    def check(parts: Parts) -> Parts:
+        order.append(f"check on {threading.current_thread().name}, {torch.is_inference_mode_enabled()}")
+        return parts.without({"sampler": "a result is off"})
+
+    def capture(self: Runner, at_most: int) -> bool:
+        order.append("capture")
+        return False
+
+    monkeypatch.setattr(Runner, "capture_next", capture)
+    engine = BatchingEngine(
+        models.served("demo"), models.info("demo"), models.token_bytes, models.config(), check=check
+    )
+    with closing(engine):
+        assert engine.warm_up(60)
+        assert order[:2] == ["check on engine, True", "capture"]
+        assert len([entry for entry in order if entry != "capture"]) == 1
+        details: Any = engine.status().details
+        assert details["parts"]["sampler"] == {"kernels": False, "reason": "a result is off"}
+        assert details["parts"]["decode"] == {"kernels": False, "reason": "the kernels need CUDA, not cpu"}
+        assert details["check_s"] >= 0

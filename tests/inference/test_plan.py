@@ -134,6 +134,45 @@ def test_the_description_has_the_sizes_in_units_people_know() -> None:
     assert described["max_model_len"] == 32768
 
 
+#: bytes that the decode graphs of so many rows take, the largest captured first, with one tensor of logits: a model of
+#: torch's allocator, without the driver's part
+GRAPHS = {128: 207e6, 256: 376e6, 512: 726e6}
+
+
+@pytest.mark.parametrize("rows", GRAPHS)
+def test_beside_the_cache_there_is_room_for_graphs_penalties_and_a_step_with_long_contexts(rows: int) -> None:
+    free = 8.5 * GIB  # what the model leaves of 24 GB
+    config = on_gpu(EngineOptions(max_concurrent_requests=rows), free_gb=8.5)
+    assert config.max_model_len == 32768
+    left = free - config.pages * config.page_size * SEVEN_B.token_bytes
+    step = SEVEN_B.step_bytes(config.prefill_alone + rows, rows)
+    assert config.prefill_contexts == 64 * 1024
+    gathered = config.prefill_contexts * SEVEN_B.token_bytes / SEVEN_B.layers
+    history = (rows + 1) * SEVEN_B.vocab * 4
+    library_kernels, platform = 150e6, 500e6
+    assert left > step + gathered + GRAPHS[rows] + history + library_kernels + platform
+
+
+def test_more_rows_than_the_graphs_and_penalties_leave_room_for_are_refused_with_the_numbers() -> None:
+    with pytest.raises(StartError) as error:
+        on_gpu(EngineOptions(max_concurrent_requests=512), free_gb=3)
+    for part in ("holds only 0 tokens", "for 25 CUDA graphs", "0.29 GiB for penalties", "MAX_CONCURRENT_REQUESTS"):
+        assert part in str(error.value)
+    assert on_gpu(EngineOptions(max_concurrent_requests=128), free_gb=3).max_model_len > 256
+
+
+def test_without_graphs_their_memory_goes_to_the_cache() -> None:
+    with_graphs, without = (on_gpu(EngineOptions(graph_buckets=b), free_gb=8) for b in (None, ()))
+    assert without.pages - with_graphs.pages > 207e6 / (64 * SEVEN_B.token_bytes)
+    assert on_gpu(EngineOptions(attention="reference"), free_gb=8).pages == without.pages
+
+
+def test_a_cpu_bounds_no_contexts_and_plans_for_no_graphs() -> None:
+    config = on_cpu(EngineOptions(max_concurrent_requests=8, max_model_len=1000))
+    assert config.prefill_contexts is None
+    assert on_cpu(EngineOptions(kv_cache_gb=7.9, max_concurrent_requests=8, max_model_len=1000)) == config
+
+
 @pytest.mark.parametrize("free_gb", [2.5, 5, 8, 30, 60, 120])
 def test_beside_a_cache_as_large_as_it_gets_the_platforms_own_checks_find_room_on_the_gpu(free_gb: float) -> None:
     """The SDK's fitness checks run after the engine stands: a context of their own, a small product, about 1 GB."""

@@ -2,21 +2,25 @@
 
 import random
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from handler.engine.stream import Logprob
-from handler.inference import draws, runner
+from handler.inference import draws
+from handler.inference.graphs import Captured
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.runner import Runner
-from handler.inference.sampler import Sampler
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import Sequence, Step
+from handler.ops import attention
 from handler.ops.pages import KVPages, Layout
+from handler.ops.parts import PARTS, Parts
 from tests.support import models
 
 
@@ -127,27 +131,35 @@ def test_a_reused_row_keeps_nothing_of_the_request_before() -> None:
 
 
 class Replayed:
-    """A captured graph on the CPU: the same decode over the whole bucket, into the same tensor."""
+    """The captured graphs of a bucket on the CPU: the same decode over the whole bucket, into the same tensors."""
 
     def __init__(self, runner: Runner, bucket: int) -> None:
         self.runner, self.bucket = runner, bucket
         self.ids = torch.zeros(bucket, dtype=torch.int64)
         self.logits = torch.zeros(bucket, models.VOCAB)
         self.replays = 0
+        draws = {full: (self.graph(partial(self.draw, full)), self.ids) for full in (False, True)}
+        runner._graphs._captured[bucket] = Captured(self.graph(self.forward), self.logits, draws)
 
-    def replay(self) -> None:
+    def graph(self, replay: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        return cast(torch.cuda.CUDAGraph, SimpleNamespace(replay=replay))
+
+    def forward(self) -> None:
         runner, rows = self.runner, self.runner._rows[: self.bucket]
         contexts = (runner._lengths[rows] + runner._one[rows]).tolist()
-        ids, logits = runner._decode(self.bucket, contexts)
-        self.ids.copy_(ids)
+        logits, positions = runner._decode(self.bucket, runner._forward, contexts)
         self.logits.copy_(logits)
+        runner._drawn[: self.bucket].copy_(positions)
         self.replays += 1
+
+    def draw(self, full_search: bool) -> None:
+        assert full_search == self.runner._sampler.full_search
+        self.ids.copy_(self.runner._draw_padding(self.logits, full_search))
 
 
 def test_padding_a_decode_step_changes_no_row_and_the_padding_row_stays_empty() -> None:
     rig = Rig()
     graph = Replayed(rig.runner, 4)
-    rig.runner._graphs[4] = graph, graph.ids, graph.logits  # type: ignore[assignment]
     everybody = [rig.add([token] * (3 + 7 * token), max_tokens=6 + token) for token in range(6)]
     rig.run()
     for one in everybody:
@@ -163,7 +175,6 @@ def test_only_requests_that_want_them_get_raw_log_probabilities_in_every_kind_of
     rig, dice = Rig(), random.Random(9)
     if bucket:
         graph = Replayed(rig.runner, bucket)
-        rig.runner._graphs[bucket] = graph, graph.ids, graph.logits  # type: ignore[assignment]
     options: dict[str, Any] = {"temperature": 1.6, "top_k": 30, "repetition_penalty": 1.8, "frequency_penalty": 1.0}
     for number, asked in enumerate((None, 0, 5, None, 2, 5)):
         prompt = dice.choices(range(models.VOCAB), k=3 + 30 * number)
@@ -195,52 +206,19 @@ def test_a_batch_where_no_request_wants_log_probabilities_computes_none(monkeypa
     rig.run()
 
 
-@pytest.mark.parametrize(("attention", "kernels"), [("reference", False), ("auto", None)])
-def test_reference_attention_gets_a_sampler_without_kernels(
-    attention: str, kernels: bool | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[object] = []
-
-    def spy(*arguments: Any, **options: Any) -> Sampler:
-        seen.append(options["kernels"])
-        return Sampler(*arguments, **options)
-
-    monkeypatch.setattr(runner, "Sampler", spy)
-    Rig(attention=attention)
-    assert seen == [kernels]
-
-
 def test_without_cuda_no_graph_is_captured() -> None:
-    rig = Rig()
+    rig = Rig(graph_buckets=(1, 2))
     assert not rig.runner.capture_next(at_most=1000)
     assert rig.runner.captured == ()
 
 
-def test_a_failed_capture_ends_the_capturing_but_no_answer() -> None:
-    rig = Rig()
-    rig.runner._buckets = [2, 4]
-    with torch.inference_mode():
-        assert not rig.runner.capture_next(at_most=8)
-    assert rig.runner._buckets == []
-    one = rig.add([1, 2, 3])
-    rig.run()
-    assert tuple(one.tokens[3:]) == models.greedy("demo", (1, 2, 3), 8)
-
-
-def test_a_capture_without_memory_for_its_rows_is_the_last_one_and_fails_no_step(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def short(*_: object) -> None:
-        raise torch.OutOfMemoryError("no room")
-
-    rig = Rig()
-    rig.add([1, 2, 3])
-    rig.run()  # so that rows are known which are not the padding's
-    rig.runner._buckets = [2, 4]
-    with monkeypatch.context() as patch, torch.inference_mode():
-        patch.setattr(rig.runner, "_upload", short)
-        assert not rig.runner.capture_next(at_most=8)
-    assert rig.runner._buckets == []
-    one = rig.add([1, 2, 3])
-    rig.run()
-    assert tuple(one.tokens[3:]) == models.greedy("demo", (1, 2, 3), 8)
+def test_parts_that_are_off_are_off_for_pages_sampler_and_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(attention, "choose", lambda *_: Parts.every(True, "as the test sets"))
+    for part in PARTS:
+        runner = Rig(graph_buckets=(1, 2)).runner
+        runner.use(runner.parts.without({part: "a result is off"}))
+        assert runner._pages.parts == runner.parts
+        assert not getattr(runner.parts, part)
+        assert runner._sampler.capturable == (part != "sampler")
+        assert runner._graphs.left() == (part == "prefill")

@@ -228,6 +228,61 @@ def test_after_a_restart_all_begin_again_in_the_same_order_and_trust_no_page() -
     assert s.hit_tokens == 0
 
 
+def test_after_a_step_that_failed_for_itself_the_pages_of_earlier_steps_are_still_shared() -> None:
+    s = scheduler(prefill_chunk=16)
+    whole, half = sequence([1] * 9), sequence([2] * 24)
+    s.add(whole)
+    s.add(half)
+    run(s, s.schedule())  # all of one, 7 tokens of the other
+    copy = sequence([2] * 24)
+    s.add(copy)
+    failed = s.schedule()
+    assert chunks(failed)[0] == (7, 23)
+    s.withdraw(failed)
+    s.restart(forget=False)
+    assert chunks(s.schedule()) == [(8, 10), (4, 18)]  # pages of 4 tokens that the first step filled, and no other
+    assert s.cache.cached == 2 + 4
+
+
+def test_the_contexts_of_a_steps_chunks_have_a_budget_but_one_chunk_may_be_longer() -> None:
+    s: Scheduler[Sequence] = Scheduler(KVCache(300, 4), 16, 100, prefill_contexts=250)
+    first = sequence([1] * 100)
+    s.add(first)
+    run(s, s.schedule())
+    others = [sequence([1] * 100 + [2, 3, token]) for token in range(4)]
+    long = sequence([9] * 300)
+    for one in (*others, long):
+        s.add(one)
+    steps: list[list[tuple[int, int]]] = []
+    while len(steps) < 6:
+        step = s.schedule()
+        steps.append(chunks(step))
+        run(s, step, token=5)
+    assert steps == [[(100, 103)] * 2, [(100, 103)] * 2, [(0, 100)], [(100, 200)], [(200, 300)], []]
+    assert [one.cached_tokens for one in others] == [100] * 4
+
+
+def test_half_the_work_is_half_the_contexts_until_relaxed() -> None:
+    s: Scheduler[Sequence] = Scheduler(KVCache(300, 4), 8, 1000, prefill_contexts=120)
+    for number in range(8):
+        s.add(sequence([number] * 20, max_tokens=50))
+
+    def prefilled() -> int:
+        s.restart()
+        sizes: list[int] = []
+        while not sizes or sizes[-1]:
+            step = s.schedule()
+            sizes.append(len(step.chunks))
+            run(s, step)
+        return max(sizes)
+
+    assert prefilled() == 120 // 20
+    s.halve()
+    assert prefilled() == 60 // 23 == 2  # a few tokens were drawn meanwhile
+    s.relax()
+    assert prefilled() == 120 // 26 == 4
+
+
 def run_and_halve(s: Scheduler[Sequence], *prompts: list[int]) -> None:
     """All run, and a step of theirs is too large for the device."""
     for prompt in prompts:
@@ -351,12 +406,16 @@ class Engine(RuleBasedStateMachine):
 
     @initialize(
         pages=st.integers(4, 9), page_size=st.integers(1, 3), rows=st.integers(2, 4), chunk=st.integers(1, 12),
-        more_alone=st.integers(0, 6), guesses=st.integers(0, 3),
+        more_alone=st.integers(0, 6), contexts=st.none() | st.integers(1, 20), guesses=st.integers(0, 3),
     )  # fmt: skip
-    def start(self, pages: int, page_size: int, rows: int, chunk: int, more_alone: int, guesses: int) -> None:
-        self.guesses = guesses
+    def start(
+        self, pages: int, page_size: int, rows: int, chunk: int, more_alone: int, contexts: int | None, guesses: int
+    ) -> None:
+        self.guesses, self.contexts = guesses, contexts
         self.longest = (pages - 1) * page_size
-        self.scheduler: Scheduler[Sequence] = Scheduler(KVCache(pages, page_size), rows, chunk, chunk + more_alone)
+        self.scheduler: Scheduler[Sequence] = Scheduler(
+            KVCache(pages, page_size), rows, chunk, chunk + more_alone, contexts
+        )
         self.memory: dict[int, tuple[int, ...]] = {}
         self.said: dict[Sequence, list[int]] = {}
         self.flights: deque[Flight] = deque()
@@ -389,6 +448,8 @@ class Engine(RuleBasedStateMachine):
         for chunk in step.chunks:
             assert chunk.end <= len(chunk.sequence.tokens)
             written += self.write(chunk.sequence, chunk.start, chunk.end)
+        if self.contexts is not None and len(step.chunks) > 1:
+            assert sum(chunk.end for chunk in step.chunks) <= self.contexts
         assert len(written) == len(set(written)), "two wrote to one place"
         kept = {one: computed for one, computed in before.items() if one.row != NO_ROW}
         relied_on = {self.slot(one, position) for one, computed in kept.items() for position in range(computed)}
@@ -418,15 +479,21 @@ class Engine(RuleBasedStateMachine):
 
     @rule()
     def fail(self) -> None:
-        """A step that ran out of memory half way: what it wrote is anything."""
-        while self.flights:
+        """A step that ran out of memory half way, maybe beside one that is not read yet: what it wrote is anything."""
+        while self.flights and self.guesses:
             self.read()
         step = self.scheduler.schedule()
+        for one in step.decode:
+            for position in range(one.computed - 1 - len(one.guesses), one.computed):
+                self.memory[self.slot(one, position)] = (-1,)
         for chunk in step.chunks:
             for position in range(chunk.start, chunk.end):
                 self.memory[self.slot(chunk.sequence, position)] = (-1,)
+        self.scheduler.withdraw(step)
+        while self.flights:
+            self.read()
         self.scheduler.halve()
-        self.scheduler.restart()
+        self.scheduler.restart(forget=False)
         self.scheduler.relax()
 
     def slot(self, one: Sequence, position: int) -> int:

@@ -19,6 +19,7 @@ from handler.model.snapshot import DEMO
 from handler.ops import layers_torch
 from handler.ops.pages import KVPages, Layout
 from tests.support import models
+from tests.support.kernels import parts
 
 GENUINE = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
 PAGE = 16
@@ -31,9 +32,8 @@ def config_of(name: str) -> ModelConfig:
 
 def pages_of(model: Model, count: int, *, kernels: bool = False) -> KVPages:
     shape = model.shape
-    return KVPages(
-        shape.layers, count, PAGE, shape.kv_heads, shape.head_dim, model.dtype, model.device, kernels=kernels
-    )
+    runs = parts(kernels, model.dtype)
+    return KVPages(shape.layers, count, PAGE, shape.kv_heads, shape.head_dim, model.dtype, model.device, parts=runs)
 
 
 def layout_of(spans: list[tuple[int, int]], decode_rows: int, device: torch.device) -> Layout:

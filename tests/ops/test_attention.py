@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from handler.errors import StartError
 from handler.inference.shape import ModelShape
 from handler.ops import attention
 from handler.ops.pages import KVPages, Layout, finite
+from handler.ops.parts import PARTS, Part, Parts
+from tests.support.kernels import parts
 
 
 @dataclass
@@ -99,7 +102,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attend(case: Case, *, kernels: bool = False) -> Tensor:
     """Layer 1, as a model calls it."""
-    case.pages.kernels = kernels
+    case.pages.parts = parts(kernels, case.query.dtype)
     case.pages.write(1, case.layout.slots, case.key, case.value)
     return attention.attend(1, case.query, case.key, case.value, case.layout, case.pages)
 
@@ -213,8 +216,40 @@ def test_pages_cost_what_the_engine_is_sized_by() -> None:
 
 
 def test_the_choice_comes_with_its_reason() -> None:
-    cpu = torch.device("cpu")
-    assert attention.choose("auto", cpu, 128) == ("paged_reference", "the kernels need CUDA, not cpu")
-    assert attention.choose("reference", cpu, 128) == ("paged_reference", "set by ATTENTION")
+    cpu, dtype = torch.device("cpu"), torch.bfloat16
+    assert attention.choose("auto", cpu, 128, dtype) == Parts.every(False, "the kernels need CUDA, not cpu")
+    assert attention.choose("reference", cpu, 128, dtype) == Parts.every(False, "set by ATTENTION")
     with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu; set ATTENTION=auto"):
-        attention.choose("kernel", cpu, 128)
+        attention.choose("kernel", cpu, 128, dtype)
+
+
+def test_on_a_gpu_each_part_is_chosen_by_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "find_spec", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+
+    def kernels(setting: Literal["auto", "kernel"], head_dim: int, dtype: torch.dtype) -> set[str]:
+        chosen = attention.choose(setting, torch.device("cuda"), head_dim, dtype)
+        assert {*chosen.reasons} == {*PARTS}
+        return {part for part in PARTS if getattr(chosen, part)}
+
+    assert kernels("auto", 128, torch.bfloat16) == kernels("kernel", 128, torch.float16) == {*PARTS}
+    assert kernels("auto", 128, torch.float32) == {"decode", "layers", "sampler"}
+    assert kernels("auto", 80, torch.bfloat16) == {"sampler"}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert kernels("auto", 128, torch.bfloat16) == {"sampler"}
+
+
+@pytest.mark.parametrize(
+    ("off", "left"),
+    [
+        ("decode", {"prefill", "sampler"}), ("prefill", {"decode", "layers", "sampler"}),
+        ("layers", {"decode", "prefill", "sampler"}), ("sampler", {"decode", "prefill", "layers"}),
+    ],
+)  # fmt: skip
+def test_a_part_that_is_off_takes_along_those_that_need_it_and_the_graphs(off: Part, left: set[str]) -> None:
+    every = Parts.every(True, "CUDA with Triton")
+    parts = every.without({off: "a result is off"})
+    assert {part for part in PARTS if getattr(parts, part)} == left
+    assert parts.reasons[off] == "a result is off"
+    assert all((parts.reasons[part] == "CUDA with Triton") == (part in left) for part in PARTS)
+    assert (every.capturable, parts.capturable) == (True, off == "prefill")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from handler.ops import attention, attention_triton
+from handler.ops.parts import Parts
 from tests.ops.test_attention import MIXED, TOLERANCE, Case, attend, make_case
 from tests.support.kernels import CUDA, DEVICE, gpu
 
@@ -170,6 +171,7 @@ class TestOnDevice:
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
 def test_a_gpu_with_triton_is_served_by_the_kernels() -> None:
     device = torch.device("cuda")
-    assert attention.choose("auto", device, 128) == ("paged_kernel", "CUDA with Triton")
-    assert attention.choose("reference", device, 128)[0] == "paged_reference"
-    assert attention.choose("auto", device, 80) == ("paged_reference", "no kernel for head_dim 80")
+    assert attention.choose("auto", device, 128, torch.bfloat16) == Parts.every(True, "CUDA with Triton")
+    assert attention.choose("reference", device, 128, torch.bfloat16) == Parts.every(False, "set by ATTENTION")
+    other = attention.choose("auto", device, 80, torch.bfloat16)
+    assert (other.decode, other.reasons["decode"]) == (False, "the kernels do not support head_dim 80")

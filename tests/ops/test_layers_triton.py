@@ -10,7 +10,7 @@ from handler.ops import layers_torch, layers_triton
 from handler.ops.pages import KVPages
 from tests.model.test_qwen import layout_of, pages_of, steps
 from tests.support import models
-from tests.support.kernels import CUDA, DEVICE, gpu
+from tests.support.kernels import CUDA, DEVICE, gpu, parts
 
 pytestmark = pytest.mark.usefixtures("quick_interpreter")
 
@@ -69,7 +69,7 @@ def test_queries_keys_and_values_go_where_they_belong(
     slots = torch.tensor([17, 5, 40, 41, 3, 63], device=DEVICE)
     both = []
     for ops in (layers_triton, layers_torch):
-        pages = KVPages(2, 4, 16, kv_heads, head_dim, dtype, DEVICE, kernels=ops is layers_triton)
+        pages = KVPages(2, 4, 16, kv_heads, head_dim, dtype, DEVICE, parts=parts(ops is layers_triton, dtype))
         moved = ops.rotate_and_store(qkv.clone(), norms, rope, slots, 1, pages, 1e-6)
         assert not pages.k[0].any()
         assert not pages.v[0].any()

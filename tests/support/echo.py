@@ -69,6 +69,7 @@ def main() -> int:
         streams=STREAMS,
         slots=slots,
         fault=lambda: faults[0] if faults else None,
+        settled=lambda timeout_s: True,
         health=Report(),
         grace_s=float(environ.get("GRACE_S", "30")),
         policy=RetryPolicy(
