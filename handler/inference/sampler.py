@@ -47,6 +47,13 @@ class Sampler:
         self._ids = torch.arange(tokens_in_vocab, device=device)
         #: needs of the rows that need more than an argmax
         self._needs: dict[int, Needs] = {}
+        #: the rows with both top_k and top_p
+        self._cut_twice: set[int] = set()
+
+    @property
+    def needs_full_search(self) -> bool:
+        """True while a row has both top_k and top_p, so that `sample` must search in full."""
+        return bool(self._cut_twice)
 
     def assign(
         self, row: int, sampling: Sampling, prompt_ids: Sequence[int], completion_ids: Sequence[int] = ()
@@ -64,22 +71,26 @@ class Sampler:
             history[self._upload(prompt_ids, torch.int64)] = IN_PROMPT
             drawn = self._upload(completion_ids, torch.int64)
             history.index_add_(0, drawn, torch.ones_like(drawn, dtype=torch.int32))
-        if needs == _PLAIN:
-            self._needs.pop(row, None)
-        else:
+        self.release(row)
+        if needs != _PLAIN:
             self._needs[row] = needs
+        if draw and s.top_k and s.top_p < 1:
+            self._cut_twice.add(row)
 
     def release(self, row: int) -> None:
         """Forget the needs of `row` once its request has ended, so that no step computes them."""
         self._needs.pop(row, None)
+        self._cut_twice.discard(row)
 
-    def sample(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+    def sample(self, logits: Tensor, rows: Tensor, positions: Tensor, *, full_search: bool = True) -> Tensor:
         """Draw a token for each of n rows. A row without penalties may occur more than once.
 
         Args:
             logits: [n, vocab_size], any float dtype; not changed.
             rows: int64 [n].
             positions: int64 [n], the index of the drawn token in its sequence.
+            full_search: False only where `needs_full_search` is: the kernels then search in half as many launches. A
+                CUDA graph keeps the number of launches that it was captured with. Plain torch ignores it.
 
         Returns:
             int64 [n]. Where `capturable`, nothing waits for the device.
@@ -87,7 +98,9 @@ class Sampler:
         if self.capturable:
             from handler.ops.sampling_triton import draw
 
-            return draw(logits, rows, positions, self._options, self._seeds, self._history, self._tokens)
+            return draw(
+                logits, rows, positions, self._options, self._seeds, self._history, self._tokens, full_search
+            )
         logits = logits[:, : self._tokens]
         if not self._needs:
             return logits.float().argmax(-1)
