@@ -86,7 +86,8 @@ def main() -> None:
     columns = [usages(wishes.model, architecture) for architecture in ARCHITECTURES]
     for row in zip(*columns, strict=True):
         cells = [
-            f"{one.registers}{f' + {one.spilled}' if one.spilled else ''} / {one.shared:,} / {one.programs}" for one in row
+            f"{one.registers}{f' + {one.spilled}' if one.spilled else ''} / {one.shared:,} / {one.programs}"
+            for one in row
         ]
         table.add(row[0].name, *cells)
     bench.finish(wishes.save)

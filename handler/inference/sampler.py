@@ -98,9 +98,7 @@ class Sampler:
         if self.capturable:
             from handler.ops.sampling_triton import draw
 
-            return draw(
-                logits, rows, positions, self._options, self._seeds, self._history, self._tokens, full_search
-            )
+            return draw(logits, rows, positions, self._options, self._seeds, self._history, self._tokens, full_search)
         logits = logits[:, : self._tokens]
         if not self._needs:
             return logits.float().argmax(-1)

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from handler.ops.launching import launch
+
 #: tokens that one program processes
 BLOCK = 4096
 #: tokens that it has in registers at a time: in a search one for each thread, which compares its token with all keys
@@ -53,19 +55,17 @@ def draw(
     best = torch.empty(count, blocks, dtype=torch.float32, device=device)
     winners = torch.empty(count, blocks, dtype=torch.int32, device=device)
     drawn = torch.empty(count, dtype=torch.int64, device=device)
-    sizes = {"BLOCK": BLOCK, "PADDED": triton.next_power_of_2(blocks), "num_warps": 8}
-    search = {**sizes, "TRIED": TRIED, "STEPS": STEPS}
-    grid = (count, blocks)
-    _process[grid](
-        logits, scores, tops, rows, options, history, logits.stride(0), history.stride(0), tokens, BLOCK=BLOCK,
-        PART=PART, num_warps=8,
+    padded = triton.next_power_of_2(blocks)
+    grid, sizes, search = (count, blocks, 1), (tokens, blocks), (BLOCK, padded, TRIED, STEPS)
+    launch(
+        _process, grid, (logits, scores, tops, rows, options, history), (logits.stride(0), history.stride(0), tokens),
+        (), (BLOCK, PART), 8,
     )  # fmt: skip
+    searched = scores, tops, rows, options, bounds, above, mass
     for step in range(steps):
-        _narrow[grid](scores, tops, rows, options, bounds, above, mass, step, tokens, blocks, SLICE=SLICE, **search)
-    _draw[grid](
-        scores, tops, rows, positions, options, seeds, bounds, above, mass, best, winners, steps, tokens, blocks, **search
-    )
-    _pick[(count,)](best, winners, drawn, rows, history, history.stride(0), tokens, blocks, PADDED=sizes["PADDED"])
+        launch(_narrow, grid, searched, sizes, (step,), (*search, SLICE), 8)
+    launch(_draw, grid, (*searched, positions, seeds, best, winners), sizes, (steps,), search, 8)
+    launch(_pick, (count, 1, 1), (best, winners, drawn, rows, history), (history.stride(0), *sizes), (), (padded,), 4)
     return drawn
 
 
@@ -101,7 +101,7 @@ def _process(
 
 @triton.jit(do_not_specialize=["step"])
 def _narrow(
-    scores, tops, rows, row_options, bounds, above, mass, step, tokens, blocks, BLOCK: tl.constexpr,
+    scores, tops, rows, row_options, bounds, above, mass, tokens, blocks, step, BLOCK: tl.constexpr,
     PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr, SLICE: tl.constexpr,
 ):  # fmt: skip
     """One program: one step of a row's search over one block. Measures how much lies above each key that is tried.
@@ -178,7 +178,7 @@ def _bounds(
 
 @triton.jit(do_not_specialize=["steps"])
 def _draw(
-    scores, tops, rows, positions, row_options, seeds, bounds, above, mass, best, winners, steps, tokens, blocks,
+    scores, tops, rows, row_options, bounds, above, mass, positions, seeds, best, winners, tokens, blocks, steps,
     BLOCK: tl.constexpr, PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """One program: the best token of one block of one row, noise added, among the tokens that are kept."""
