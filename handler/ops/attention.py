@@ -20,9 +20,9 @@ Name = Literal["paged_reference", "paged_kernel"]
 def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout, pages: KVPages) -> Tensor:
     """Attend the new tokens of one step, whose keys and values are in `pages` already.
 
-    query is [tokens, heads, head_dim], key and value [tokens, kv_heads, head_dim]. Returns the shape of query, in memory
-    that the next layer's call overwrites. Lengths on the host decide all shapes: nothing waits for the device, and a
-    step of decode rows alone has fixed shapes, as a CUDA graph needs.
+    query is [tokens, heads, head_dim], key and value [tokens, kv_heads, head_dim]. Returns the shape of query, in
+    memory that the next layer's call overwrites. Lengths on the host decide all shapes: nothing waits for the device,
+    and a step of decode rows alone has fixed shapes, as a CUDA graph needs.
     """
     scaling = query.shape[-1] ** -0.5
     if layout.attended is None:

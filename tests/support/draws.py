@@ -1,4 +1,4 @@
-"""`python -m tests.support.draws [--rows 1000]`: the sampler's kernels beside plain torch, on random rows by the thousand.
+"""`python -m tests.support.draws [--rows 1000]`: the sampler's kernels beside plain torch, on random rows.
 
 Half of the batches have rows with both top_k and top_p and search in full, the others search in half of the launches.
 """
