@@ -46,26 +46,10 @@ def no_tf32() -> Iterator[None]:
 
 
 @pytest.fixture
-def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Triton's interpreter in half the time: it patches the language once, not at each call, and lets sums overflow."""
-    if kernels.CUDA:
+def quick_interpreter() -> Iterator[None]:
+    """See `kernels.quick_interpreter`."""
+    with kernels.quick_interpreter():
         yield
-        return
-    from triton.runtime import interpreter
-
-    patch, patched = interpreter._patch_lang, dict[int, Any]()
-
-    def once(function: Any) -> Any:
-        if id(function.__globals__) not in patched:
-            patched[id(function.__globals__)] = patch(function)
-        return interpreter._LangPatchScope()
-
-    monkeypatch.setattr(interpreter, "_patch_lang", once)
-    quick = interpreter.InterpreterOptions(sanitize_overflow=False)
-    monkeypatch.setattr(interpreter.interpreter_builder, "options", quick)
-    yield
-    for scope in reversed(patched.values()):
-        scope.restore()
 
 
 # A machine that is slow for a moment is no defect: nothing is timed.

@@ -102,10 +102,10 @@ class Runner:
         if step.chunks:
             ids, logits = self._mixed(step)
         elif graph := self._graphs.fitting(len(drawing)):
-            ids, logits = graph.replay(full_search=self._sampler.full_search)
+            ids, logits = graph.replay(full_search=self._sampler.needs_full_search)
         else:
             logits, positions = self._decode(len(drawing), self._forward, step.contexts)
-            ids = self._draw(logits, self._rows[: len(drawing)], positions, full_search=self._sampler.full_search)
+            ids = self._draw(logits, self._rows[: len(drawing)], positions, full_search=self._sampler.needs_full_search)
         return Draws(drawing, ids[: len(drawing)], logits, self._tokens)
 
     def correct(self, sequences: list[S]) -> None:
@@ -215,7 +215,7 @@ class Runner:
         ids = torch.cat((self._last[decode], ids))
         logits = self._forward(ids, positions, kept, layout, self._pages)
         self._lengths.index_copy_(0, rows, contexts)
-        return self._draw(logits, rows[drawn], contexts[drawn], full_search=self._sampler.full_search), logits
+        return self._draw(logits, rows[drawn], contexts[drawn], full_search=self._sampler.needs_full_search), logits
 
     def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor, *, full_search: bool) -> Tensor:
         """Draw the tokens for `positions`; each becomes the last token of its row. Returns ids."""

@@ -47,8 +47,13 @@ class Sampler:
         self._ids = torch.arange(tokens_in_vocab, device=device)
         #: needs of the rows that need more than an argmax
         self._needs: dict[int, Needs] = {}
-        #: rows with both top_k and top_p
-        self._twice: set[int] = set()
+        #: the rows with both top_k and top_p
+        self._cut_twice: set[int] = set()
+
+    @property
+    def needs_full_search(self) -> bool:
+        """True while a row has both top_k and top_p, so that `sample` must search in full."""
+        return bool(self._cut_twice)
 
     def assign(
         self, row: int, sampling: Sampling, prompt_ids: Sequence[int], completion_ids: Sequence[int] = ()
@@ -69,18 +74,13 @@ class Sampler:
         self.release(row)
         if needs != _PLAIN:
             self._needs[row] = needs
-        if cut[0] > 0 and cut[1] < 1:
-            self._twice.add(row)
+        if draw and s.top_k and s.top_p < 1:
+            self._cut_twice.add(row)
 
     def release(self, row: int) -> None:
         """Forget the needs of `row` once its request has ended, so that no step computes them."""
         self._needs.pop(row, None)
-        self._twice.discard(row)
-
-    @property
-    def full_search(self) -> bool:
-        """True while a row has both top_k and top_p: the kernels then search twice, by rank and then by mass."""
-        return bool(self._twice)
+        self._cut_twice.discard(row)
 
     def sample(self, logits: Tensor, rows: Tensor, positions: Tensor, *, full_search: bool = True) -> Tensor:
         """Draw a token for each of n rows. A row without penalties may occur more than once.
@@ -89,7 +89,8 @@ class Sampler:
             logits: [n, vocab_size], any float dtype; not changed.
             rows: int64 [n].
             positions: int64 [n], the index of the drawn token in its sequence.
-            full_search: False where no row has both top_k and top_p, which takes the kernels half as many launches.
+            full_search: False only where `needs_full_search` is: the kernels then search in half as many launches. A
+                CUDA graph keeps the number of launches that it was captured with. Plain torch ignores it.
 
         Returns:
             int64 [n]. Where `capturable`, nothing waits for the device.

@@ -104,14 +104,17 @@ class Qwen:
         """See `Model.forward`."""
         ops, eps = _ops(pages.parts.layers), self._eps
         hidden, rope = self._embedding[ids], self._rope[positions]
+        # Memory that all layers share, taken once.
+        normed = torch.empty_like(hidden)
+        mixed = hidden.new_empty(len(ids), self.shape.intermediate)
         for index, layer in enumerate(self._layers):
-            normed = ops.rms_norm(hidden, layer.input_norm, eps)
+            ops.rms_norm(hidden, layer.input_norm, eps, normed)
             qkv = linear(normed, layer.qkv, layer.qkv_bias).unflatten(1, (-1, self.shape.head_dim))
             query, key, value = ops.rotate_and_store(qkv, layer.norms, rope, layout.slots, index, pages, eps)
             attended = attend(index, query, key, value, layout, pages)
             hidden.addmm_(attended.flatten(1), layer.out.t())
-            normed = ops.rms_norm(hidden, layer.post_norm, eps)
-            hidden.addmm_(ops.silu_mul(linear(normed, layer.gate_up)), layer.down.t())
+            ops.rms_norm(hidden, layer.post_norm, eps, normed)
+            hidden.addmm_(ops.silu_mul(linear(normed, layer.gate_up), mixed), layer.down.t())
         if keep is not None:
             hidden = hidden[keep]
         normed = ops.rms_norm(hidden, self._norm, eps)

@@ -21,18 +21,19 @@ from handler.ops.parts import Parts
 def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout, pages: KVPages) -> Tensor:
     """Attend the new tokens of one step, whose keys and values are in `pages` already.
 
-    query is [tokens, heads, head_dim], key and value [tokens, kv_heads, head_dim]; returns the shape of query. Lengths
-    on the host decide all shapes: nothing waits for the device, and a step of decode rows alone has fixed shapes, as a
-    CUDA graph needs.
+    query is [tokens, heads, head_dim], key and value [tokens, kv_heads, head_dim]. Returns the shape of query, in
+    memory that the next layer's call overwrites. Lengths on the host decide all shapes: nothing waits for the device,
+    and a step of decode rows alone has fixed shapes, as a CUDA graph needs.
     """
     scaling = query.shape[-1] ** -0.5
-    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    if layout.attended is None:
+        layout.attended = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    out = layout.attended
     if rows := layout.decode_rows:
         if pages.parts.decode:
-            from handler.ops.attention_triton import paged_decode
+            from handler.ops.attention_triton import decode
 
-            tables, lengths = layout.block_tables[:rows], layout.context_lens[:rows]
-            paged_decode(query[:rows], pages.k[layer], pages.v[layer], tables, lengths, scaling, out[:rows])
+            decode(layer, query, out, scaling, layout, pages)
         else:
             attention_torch.decode(layer, query[:rows], out[:rows], scaling, layout, pages)
     if rows < len(layout.query_lens):

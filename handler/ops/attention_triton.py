@@ -13,12 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from handler.ops.pages import KVPages, Layout, PackedPrefill
+from handler.ops.launching import launch
+from handler.ops.pages import KVPages, Layout, PackedPrefill, Partial, SplitDecode
 
 #: positions that a program of the decode kernel attends at a time
 BLOCK = 64
-#: at most this many programs share the context of a row
-MOST_SPLITS = 32
+#: so many programs share the context of a row
+LEAST_SPLITS, MOST_SPLITS = 8, 32
 
 
 def flash_prefill(
@@ -68,41 +69,66 @@ def _packed(layout: Layout, page_size: int) -> PackedPrefill:
 def splits_for(rows: int, kv_heads: int) -> int:
     """How many programs share the context of a row: enough for two waves on 132 multiprocessors (an H100) in total.
 
-    The lengths of the contexts do not count, because they are on the device. `python -m bench.attention` compares other
-    values.
+    The lengths of the contexts do not count, because they are on the device. A step takes as long as its longest
+    program, so LEAST_SPLITS share each context however many rows there are: one row may have a long one, and programs
+    without a part of a short one end at once. `python -m bench.attention` compares other values.
     """
-    splits = 1
+    splits = LEAST_SPLITS
     while splits < MOST_SPLITS and rows * kv_heads * splits < 264:
         splits *= 2
     return splits
 
 
+def decode(layer: int, query: Tensor, out: Tensor, scaling: float, layout: Layout, pages: KVPages) -> None:
+    """Attend the decode rows of a step; query and out are [tokens, heads, head_dim] of all new tokens."""
+    queries = query[: layout.decode_rows]
+    if layout.decode is None:
+        layout.decode = _split_decode(queries, out, layout, pages.k[layer].shape[2])
+    split = layout.decode
+    paged_decode(
+        queries, pages.k[layer], pages.v[layer], split.tables, split.lengths, scaling, split.out, split.partial
+    )
+
+
+def _split_decode(queries: Tensor, out: Tensor, layout: Layout, kv_heads: int) -> SplitDecode:
+    rows = layout.decode_rows
+    partial = partial_for(queries, splits_for(rows, kv_heads))
+    return SplitDecode(layout.block_tables[:rows], layout.context_lens[:rows], out[:rows], partial)
+
+
+def partial_for(query: Tensor, splits: int) -> Partial:
+    """Memory for a query [rows, heads, head_dim] whose contexts are split so many ways, a power of two."""
+    rows, heads, head_dim = query.shape
+    values = torch.empty(rows, heads, splits, head_dim, dtype=torch.float32, device=query.device)
+    return Partial(values, torch.empty(rows, heads, splits, dtype=torch.float32, device=query.device))
+
+
 def paged_decode(
     query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, scaling: float, out: Tensor,
-    *, splits: int | None = None,
+    partial: Partial | None = None,
 ) -> None:  # fmt: skip
     """Attend one query token per row over its pages (flash-decoding: splits of a context, then their combination).
 
     query, out [rows, heads, head_dim]; keys, values [pages, page_size, kv_heads, head_dim], any page size; tables
     int32 [rows, max_pages]; lengths int32 [rows], the new token included. The result of a row of length 0 is zeros.
-    float32, float16 or bfloat16; head_dim a power of two >= 16. Softmax and sums in float32. `splits` (a power of two,
-    at most MOST_SPLITS) replaces the choice of `splits_for` in measurements.
+    float32, float16 or bfloat16; head_dim a power of two >= 16. Softmax and sums in float32. The layers of a step share
+    `partial`, which has the number of splits, at most MOST_SPLITS; None takes memory for `splits_for`.
     """
     rows, heads, head_dim = query.shape
     page_size, kv_heads = keys.shape[1:3]
     group = heads // kv_heads
-    group_padded = max(16, triton.next_power_of_2(group))  # a tensor-core tile has at least 16 rows
-    splits = splits or splits_for(rows, kv_heads)
-    partial = torch.empty(rows, kv_heads, splits, group_padded, head_dim, dtype=torch.float32, device=query.device)
-    lse = torch.empty(rows, kv_heads, splits, group_padded, dtype=torch.float32, device=query.device)
-    _attend_split[(rows, kv_heads, splits)](
-        query, keys, values, tables, lengths, partial, lse, query.stride(0), query.stride(1), keys.stride(0),
-        keys.stride(1), keys.stride(2), tables.stride(0), splits, scaling, kv_heads, GROUP=group, PADDED=group_padded,
-        HEAD_DIM=head_dim, PAGE=page_size, BLOCK=BLOCK, num_warps=4,
+    if partial is None:
+        partial = partial_for(query, splits_for(rows, kv_heads))
+    splits = partial.lse.shape[2]
+    padded = max(16, triton.next_power_of_2(group))  # a tensor-core tile has at least 16 rows
+    launch(
+        _attend_split, (rows, kv_heads, splits), (query, keys, values, tables, lengths, partial.values, partial.lse),
+        (*query.stride()[:2], *keys.stride()[:3], heads, scaling), (tables.stride(0), splits),
+        (group, padded, head_dim, page_size, BLOCK), 4,
     )  # fmt: skip
-    _combine[(rows, heads)](
-        partial, lse, out, out.stride(0), out.stride(1), splits, kv_heads, GROUP=group, PADDED=group_padded,
-        HEAD_DIM=head_dim, MOST=MOST_SPLITS, num_warps=4,
+    launch(
+        _combine, (rows, heads, 1), (partial.values, partial.lse, out), (*out.stride()[:2], heads), (splits,),
+        (head_dim, MOST_SPLITS), 4,
     )  # fmt: skip
 
 
@@ -110,11 +136,14 @@ def paged_decode(
 # (1, multiples of 16) while requests wait.
 @triton.jit(do_not_specialize=["t_row", "splits"])
 def _attend_split(
-    query, keys, values, tables, lengths, partial, lse, q_row, q_head, c_page, c_token, c_head, t_row, splits, scaling,
-    kv_heads, GROUP: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
+    query, keys, values, tables, lengths, partial, lse, q_row, q_head, c_page, c_token, c_head, heads, scaling, t_row,
+    splits, GROUP: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program: one row, one key head with the query heads that share it, one split of the context."""
+    """One program: one row, one key head with the query heads that share it, one split of the context.
+
+    A split without a token stores its lse alone, -inf: most splits of short contexts are empty.
+    """
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
     per_split = tl.cdiv(tl.cdiv(length, splits), BLOCK) * BLOCK
@@ -145,26 +174,25 @@ def _attend_split(
         acc = acc * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         best = new_best
     some = tl.where(total > 0, total, 1.0)
-    base = ((row * kv_heads + head) * splits + split) * PADDED
-    tl.store(partial + (base + member)[:, None] * HEAD_DIM + dim[None, :], acc / some[:, None])
-    tl.store(lse + base + member, tl.where(total > 0, best + tl.log(some), float("-inf")))
+    own = member < GROUP
+    at = (row * heads + head * GROUP + member) * splits + split
+    if begin < end:
+        tl.store(partial + at[:, None] * HEAD_DIM + dim[None, :], acc / some[:, None], mask=own[:, None])
+    tl.store(lse + at, tl.where(total > 0, best + tl.log(some), float("-inf")), mask=own)
 
 
 @triton.jit(do_not_specialize=["splits"])
-def _combine(
-    partial, lse, out, o_row, o_head, splits, kv_heads, GROUP: tl.constexpr, PADDED: tl.constexpr,
-    HEAD_DIM: tl.constexpr, MOST: tl.constexpr,
-):  # fmt: skip
+def _combine(partial, lse, out, o_row, o_head, heads, splits, HEAD_DIM: tl.constexpr, MOST: tl.constexpr):
     """One program: one row, one query head; sums its splits, weighted by their share of the softmax."""
     row, head = tl.program_id(0), tl.program_id(1)
     dim = tl.arange(0, HEAD_DIM)
     split = tl.arange(0, MOST)
-    there = split < splits
-    base = ((row * kv_heads + head // GROUP) * splits + split) * PADDED + head % GROUP
-    part = tl.load(lse + base, mask=there, other=float("-inf"))
+    at = (row * heads + head) * splits + split
+    part = tl.load(lse + at, mask=split < splits, other=float("-inf"))
+    filled = part > float("-inf")
     best = tl.max(part, 0)
     weight = tl.exp(part - tl.where(best > float("-inf"), best, 0.0))  # an empty split, or row, has weight 0
     total = tl.sum(weight, 0)
-    values = tl.load(partial + base[:, None] * HEAD_DIM + dim[None, :], mask=there[:, None], other=0.0)
+    values = tl.load(partial + at[:, None] * HEAD_DIM + dim[None, :], mask=filled[:, None], other=0.0)
     result = tl.sum(values * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
     tl.store(out + row * o_row + head * o_head + dim, result.to(out.dtype.element_ty))

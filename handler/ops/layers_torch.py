@@ -10,9 +10,12 @@ from torch.nn import functional
 from handler.ops.pages import KVPages
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMS norm of the last dimension, in float32 and rounded to the dtype of `x`; then times `weight`."""
-    return functional.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype).mul_(weight)
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
+    """RMS norm of the last dimension, in float32 and rounded to the dtype of `x`; then times `weight`.
+
+    `out` is memory for the result, which layers share; None takes new memory.
+    """
+    return torch.mul(functional.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype), weight, out=out)
 
 
 def rotate_and_store(
@@ -39,10 +42,10 @@ def rotate_and_store(
     return query, key, value
 
 
-def silu_mul(gate_up: Tensor) -> Tensor:
-    """[tokens, 2 * n] to [tokens, n]: silu of the first half, times the second half."""
+def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
+    """[tokens, 2 * n] to [tokens, n]: silu of the first half, times the second half; `out` as in `rms_norm`."""
     gate, up = gate_up.chunk(2, -1)
-    return functional.silu(gate).mul_(up)
+    return torch.mul(functional.silu(gate), up, out=out)
 
 
 def rope_table(positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -12,20 +12,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from handler.ops.launching import launch
 from handler.ops.pages import KVPages
 
 #: elements of a row that one program of `silu_mul` computes
 BLOCK = 1024
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
     """See `layers_torch.rms_norm`; x is [tokens, n]."""
     tokens, size = x.shape
-    out = torch.empty_like(x)
+    if out is None:
+        out = torch.empty_like(x)
     width = triton.next_power_of_2(size)
-    _rms_norm[(tokens,)](
-        x, weight, out, x.stride(0), out.stride(0), eps, SIZE=size, WIDTH=width, num_warps=8 if width > 2048 else 4
-    )
+    numbers = x.stride(0), out.stride(0), eps
+    launch(_rms_norm, (tokens, 1, 1), (x, weight, out), numbers, (), (size, width), 8 if width > 2048 else 4)
     return out
 
 
@@ -34,21 +35,23 @@ def rotate_and_store(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `layers_torch.rotate_and_store`; changes qkv in place and returns queries, keys and values as views of it."""
     tokens, every, head_dim = qkv.shape
-    kv_heads = pages.k[layer].shape[2]
+    keys, values = pages.k[layer], pages.v[layer]
+    kv_heads = keys.shape[2]
     heads = every - 2 * kv_heads
-    _rotate_and_store[(tokens, every)](
-        qkv, rope if norms is None else norms, rope, slots, pages.k[layer], pages.v[layer], qkv.stride(0), heads,
-        kv_heads, eps, NORM=norms is not None, HALF=head_dim // 2, num_warps=1,
+    launch(
+        _rotate_and_store, (tokens, every, 1), (qkv, rope if norms is None else norms, rope, slots, keys, values),
+        (qkv.stride(0), heads, kv_heads, eps), (), (norms is not None, head_dim // 2), 1,
     )  # fmt: skip
     query, key, value = qkv.split((heads, kv_heads, kv_heads), 1)
     return query, key, value
 
 
-def silu_mul(gate_up: Tensor) -> Tensor:
+def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     """See `layers_torch.silu_mul`."""
     tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
-    out = torch.empty(tokens, size, dtype=gate_up.dtype, device=gate_up.device)
-    _silu_mul[(tokens, triton.cdiv(size, BLOCK))](gate_up, out, size, BLOCK=BLOCK, num_warps=4)
+    if out is None:
+        out = torch.empty(tokens, size, dtype=gate_up.dtype, device=gate_up.device)
+    launch(_silu_mul, (tokens, triton.cdiv(size, BLOCK), 1), (gate_up, out), (size,), (), (BLOCK,), 4)
     return out
 
 

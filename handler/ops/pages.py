@@ -111,6 +111,29 @@ class PackedPrefill:
     slots: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """Memory for what the splits of each context leave to their combination, float32; not initialised."""
+
+    #: [rows, heads, splits, head_dim]
+    values: Tensor
+    #: [rows, heads, splits]: the logarithm of a split's softmax sum
+    lse: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SplitDecode:
+    """All decode rows in the form that the decode kernel takes, and the memory that it uses again in each layer."""
+
+    #: int32 [rows, max_pages]
+    tables: Tensor
+    #: int32 [rows]
+    lengths: Tensor
+    #: [rows, heads, head_dim]
+    out: Tensor
+    partial: Partial
+
+
 @dataclass(slots=True)
 class Layout:
     """The rows and tokens of one step. Its new tokens are packed in the order of the rows, decode rows (one token each)
@@ -137,3 +160,7 @@ class Layout:
     prefill_rows: list[PrefillRow] | None = field(default=None, repr=False)
     #: derived for FlashAttention
     packed: PackedPrefill | None = field(default=None, repr=False)
+    #: derived for the decode kernel
+    decode: SplitDecode | None = field(default=None, repr=False)
+    #: [tokens, heads, head_dim]: the result of attention, which each layer overwrites
+    attended: Tensor | None = field(default=None, repr=False)

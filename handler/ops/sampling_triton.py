@@ -15,8 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from handler.ops.launching import launch
+
 #: tokens that one program processes
-BLOCK = 2048
+BLOCK = 4096
+#: tokens that it has in registers at a time: in a search one for each thread, which compares its token with all keys
+PART, SLICE = 2048, 256
 #: thresholds tried in one step of a search, which leaves a sixteenth of the range: 8 steps cover all of float32
 TRIED, STEPS = 16, 8
 
@@ -35,69 +39,77 @@ def draw(
     """Draw one token for each of n rows and count it in the row's history; see `Sampler.sample`.
 
     logits [n, >= tokens], any float dtype; rows and positions int64 [n]. options float32 [all rows, 8], seeds int64
-    [all rows] and history int32 [all rows, vocab] are the buffers of the sampler. Returns int64 [n].
+    [all rows] and history int32 [all rows, vocab] are the buffers of the sampler. A search has STEPS launches, with
+    `full_search` twice as many: rows with both top_k and top_p need the second half. Returns int64 [n].
     """
     count, blocks, device = len(rows), triton.cdiv(tokens, BLOCK), logits.device
+    steps = 2 * STEPS if full_search else STEPS
     scores = torch.empty(count, tokens, dtype=torch.float32, device=device)
     tops = torch.empty(count, blocks, dtype=torch.float32, device=device)
     # Buffers of a search: `bounds`, the keys between which the threshold lies before each step; `above`, the count or
     # mass that each block has above the keys tried in the last two steps; `mass`, the mass of each block, of which
     # top_p is a share.
-    bounds = torch.empty(2 * STEPS, count, 2, dtype=torch.int64, device=device)
+    bounds = torch.empty(steps, count, 2, dtype=torch.int64, device=device)
     above = torch.empty(2, count, blocks, TRIED, dtype=torch.float64, device=device)
     mass = torch.empty(count, blocks, dtype=torch.float64, device=device)
     best = torch.empty(count, blocks, dtype=torch.float32, device=device)
     winners = torch.empty(count, blocks, dtype=torch.int32, device=device)
     drawn = torch.empty(count, dtype=torch.int64, device=device)
-    sizes = {"BLOCK": BLOCK, "PADDED": triton.next_power_of_2(blocks), "num_warps": 8}
-    search = {**sizes, "TRIED": TRIED, "STEPS": STEPS}
-    grid = (count, blocks)
-    _process[grid](
-        logits, scores, tops, rows, options, history, logits.stride(0), history.stride(0), tokens, BLOCK=BLOCK,
-        num_warps=8,
+    padded = triton.next_power_of_2(blocks)
+    grid, sizes, search = (count, blocks, 1), (tokens, blocks), (BLOCK, padded, TRIED, STEPS)
+    launch(
+        _process, grid, (logits, scores, tops, rows, options, history), (logits.stride(0), history.stride(0), tokens),
+        (), (BLOCK, PART), 8,
     )  # fmt: skip
-    for step in range(2 * STEPS):
-        _narrow[grid](scores, tops, rows, options, bounds, above, mass, step, tokens, blocks, **search)
-    _draw[grid](
-        scores, tops, rows, positions, options, seeds, bounds, above, mass, best, winners, tokens, blocks, **search
-    )
-    _pick[(count,)](best, winners, drawn, rows, history, history.stride(0), tokens, blocks, PADDED=sizes["PADDED"])
+    searched = scores, tops, rows, options, bounds, above, mass
+    for step in range(steps):
+        launch(_narrow, grid, searched, sizes, (step,), (*search, SLICE), 8)
+    launch(_draw, grid, (*searched, positions, seeds, best, winners), sizes, (steps,), search, 8)
+    launch(_pick, (count, 1, 1), (best, winners, drawn, rows, history), (history.stride(0), *sizes), (), (padded,), 4)
     return drawn
 
 
 @triton.jit
-def _process(logits, scores, tops, rows, row_options, history, l_row, h_row, tokens, BLOCK: tl.constexpr):
+def _process(
+    logits, scores, tops, rows, row_options, history, l_row, h_row, tokens, BLOCK: tl.constexpr, PART: tl.constexpr
+):
     """One program: the scores of one block of one row after penalties and temperature, and the best of them."""
-    at = tl.program_id(0).to(tl.int64)
+    at, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = tl.load(rows + at)
     option = row_options + row * _COLUMNS
-    token = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    valid = token < tokens
-    x = tl.load(logits + at * l_row + token, mask=valid, other=float("-inf")).to(tl.float32)
     repetition = tl.load(option + _REPETITION)
     presence = tl.load(option + _PRESENCE)
     frequency = tl.load(option + _FREQUENCY)
-    if (repetition != 1.0) | (presence != 0.0) | (frequency != 0.0):
-        seen = tl.load(history + row * h_row + token, mask=valid, other=0)
-        times = seen & (_IN_PROMPT - 1)
-        x = tl.where(seen != 0, tl.where(x < 0, x * repetition, tl.div_rn(x, repetition)), x)
-        x = x - frequency * times.to(tl.float32)
-        x = x - tl.where(times > 0, presence, 0.0)
-    x = tl.div_rn(x, tl.load(option + _TEMPERATURE))
-    tl.store(scores + at * tokens + token, x, mask=valid)
-    tl.store(tops + at * tl.num_programs(1) + tl.program_id(1), tl.max(x, 0))
+    temperature = tl.load(option + _TEMPERATURE)
+    penalised = (repetition != 1.0) | (presence != 0.0) | (frequency != 0.0)
+    best = tl.full([PART], float("-inf"), tl.float32)
+    for start in tl.range(0, BLOCK, PART, num_stages=1):
+        token = block * BLOCK + start + tl.arange(0, PART)
+        valid = token < tokens
+        x = tl.load(logits + at * l_row + token, mask=valid, other=float("-inf")).to(tl.float32)
+        if penalised:
+            seen = tl.load(history + row * h_row + token, mask=valid, other=0)
+            times = seen & (_IN_PROMPT - 1)
+            x = tl.where(seen != 0, tl.where(x < 0, x * repetition, tl.div_rn(x, repetition)), x)
+            x = x - frequency * times.to(tl.float32)
+            x = x - tl.where(times > 0, presence, 0.0)
+        x = tl.div_rn(x, temperature)
+        tl.store(scores + at * tokens + token, x, mask=valid)
+        best = tl.maximum(best, x)
+    tl.store(tops + at * tl.num_programs(1) + block, tl.max(best, 0))
 
 
 @triton.jit(do_not_specialize=["step"])
 def _narrow(
-    scores, tops, rows, row_options, bounds, above, mass, step, tokens, blocks, BLOCK: tl.constexpr,
-    PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr,
+    scores, tops, rows, row_options, bounds, above, mass, tokens, blocks, step, BLOCK: tl.constexpr,
+    PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr, SLICE: tl.constexpr,
 ):  # fmt: skip
     """One program: one step of a row's search over one block. Measures how much lies above each key that is tried.
 
-    The search finds the smallest key with less than a target above it, so that all tokens tied there are kept. The
-    first STEPS steps search by rank, for top_k; the others by the mass of the tokens that top_k leaves, for top_p. Keys
-    are integers in the order of the floats, so that the search ends at an exact value.
+    The search finds the smallest key with less than a target above it, so that all tokens tied there are kept. STEPS
+    steps search by rank, for top_k; STEPS steps by the mass of the tokens that top_k leaves, for top_p. A row with one
+    of the two begins with it, and a row with both searches by mass in the second half. Keys are integers in the order
+    of the floats, so that the search ends at an exact value.
     """
     at, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     option = row_options + tl.load(rows + at) * _COLUMNS
@@ -107,21 +119,27 @@ def _narrow(
     if block == 0:
         tl.store(bounds + (step * tl.num_programs(0) + at) * 2, low)
         tl.store(bounds + (step * tl.num_programs(0) + at) * 2 + 1, high)
-    by_mass = step >= STEPS
-    first_by_mass = step == STEPS
-    if _searches(by_mass, top_k, top_p, tokens) & ((low < high) | first_by_mass):
+    first = _first_by_mass(top_k, tokens, STEPS)
+    by_mass = step >= first
+    first_by_mass = step == first
+    if _searches(by_mass, top_p) & ((low < high) | first_by_mass):
         here = at * blocks + block
         part = tl.zeros([TRIED], tl.float64)
         # Most blocks have no token above the lower bound of the search.
         if (_ordered(tl.load(tops + here)) > low) | first_by_mass:
-            token = block * BLOCK + tl.arange(0, BLOCK)
-            x = tl.load(scores + at * tokens + token, mask=token < tokens, other=float("-inf"))
-            key = _ordered(x)
-            weight = tl.exp(x - top) if by_mass else tl.where(token < tokens, 1.0, 0.0)
-            counts = key[:, None] > _tried(low, high, TRIED)[None, :]
-            part = tl.sum(tl.where(counts, weight[:, None], 0.0), 0).to(tl.float64)
+            tried = _tried(low, high, TRIED)
+            sums = tl.zeros([SLICE, TRIED], tl.float32)
+            own = tl.zeros([SLICE], tl.float32)
+            for start in tl.range(0, BLOCK, SLICE, num_stages=1):
+                token = block * BLOCK + start + tl.arange(0, SLICE)
+                x = tl.load(scores + at * tokens + token, mask=token < tokens, other=float("-inf"))
+                key = _ordered(x)
+                weight = tl.exp(x - top) if by_mass else tl.where(token < tokens, 1.0, 0.0)
+                sums += tl.where(key[:, None] > tried[None, :], weight[:, None], 0.0)
+                own += tl.where(key >= low, weight, 0.0)
+            part = tl.sum(sums, 0).to(tl.float64)
             if first_by_mass:
-                tl.store(mass + here, tl.sum(tl.where(key >= low, weight, 0.0), 0).to(tl.float64))
+                tl.store(mass + here, tl.sum(own, 0).to(tl.float64))
         tl.store(above + (step % 2 * tl.num_programs(0) * blocks + here) * TRIED + tl.arange(0, TRIED), part)
 
 
@@ -136,8 +154,9 @@ def _bounds(
     if step > 0:
         before = bounds + ((step - 1) * tl.num_programs(0) + at) * 2
         low, high = tl.load(before), tl.load(before + 1)
-        by_mass = step > STEPS
-        if _searches(by_mass, top_k, top_p, tokens) & (low < high):
+        first = _first_by_mass(top_k, tokens, STEPS)
+        by_mass = step > first
+        if _searches(by_mass, top_p) & (low < high):
             block = tl.arange(0, PADDED)
             some = block < blocks
             target = top_k.to(tl.float64)
@@ -152,14 +171,14 @@ def _bounds(
             tried = _tried(low, high, TRIED)
             low = tl.maximum(low, tl.max(tl.where(enough, tried + 1, low), 0))
             high = tl.minimum(high, tl.min(tl.where(enough, high, tried), 0))
-        if step == STEPS:
+        if step == first:
             high = _ordered(top)
     return low, high
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def _draw(
-    scores, tops, rows, positions, row_options, seeds, bounds, above, mass, best, winners, tokens, blocks,
+    scores, tops, rows, row_options, bounds, above, mass, positions, seeds, best, winners, tokens, blocks, steps,
     BLOCK: tl.constexpr, PADDED: tl.constexpr, TRIED: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """One program: the best token of one block of one row, noise added, among the tokens that are kept."""
@@ -168,8 +187,9 @@ def _draw(
     option = row_options + row * _COLUMNS
     top_k, top_p, min_p = tl.load(option + _TOP_K), tl.load(option + _TOP_P), tl.load(option + _MIN_P)
     top = _top(tops, at, blocks, PADDED)
-    threshold, _ = _bounds(top, top_k, top_p, bounds, above, mass, 2 * STEPS, at, tokens, blocks, PADDED, TRIED, STEPS)
-    least = tl.where(min_p > 0, top + tl.log(tl.maximum(min_p, 1e-38)), float("-inf"))
+    threshold, _ = _bounds(top, top_k, top_p, bounds, above, mass, steps, at, tokens, blocks, PADDED, TRIED, STEPS)
+    # A smaller literal than 1e-37 is below the smallest normal float32: Triton would compute in float64.
+    least = tl.where(min_p > 0, top + tl.log(tl.maximum(min_p, 1e-37)), float("-inf"))
     value = float("-inf")
     winner = block * BLOCK
     own_top = tl.load(tops + at * blocks + block)
@@ -201,9 +221,15 @@ def _pick(best, winners, drawn, rows, history, h_row, tokens, blocks, PADDED: tl
 
 
 @triton.jit
-def _searches(by_mass, top_k, top_p, tokens):
-    """True where the options of a row need the search by mass (top_p), or the one by rank (top_k)."""
-    return (by_mass & (top_p < 1.0)) | ((by_mass == 0) & (top_k > 0) & (top_k < tokens))
+def _first_by_mass(top_k, tokens, STEPS: tl.constexpr):
+    """The step in which the search of a row by mass begins: after that by rank, where the row has a top_k."""
+    return tl.where((top_k > 0) & (top_k < tokens), STEPS, 0)
+
+
+@triton.jit
+def _searches(by_mass, top_p):
+    """True where a row searches: in each step before its search by mass, and in that one where it has a top_p."""
+    return (by_mass == 0) | (top_p < 1.0)
 
 
 @triton.jit
@@ -239,6 +265,6 @@ def _gumbel(stream, token):
     """`sampling_torch.gumbel`; -log1p(-u) as its series where u is small and 1 - u would lose its digits."""
     bits = _mix(stream + token.to(tl.uint64) * _GOLDEN) >> 11
     u = tl.minimum((bits.to(tl.int64).to(tl.float32) + 0.5) * 1.1102230246251565e-16, 1 - 5.9604644775390625e-08)
-    series = u * (1 + u * (1 / 2 + u * (1 / 3 + u * (1 / 4 + u * (1 / 5 + u / 6)))))
+    series = u * (1 + u * (1 / 2 + u * (1 / 3 + u * (1 / 4 + u * (1 / 5 + u * (1 / 6))))))
     exponential = tl.where(u < 0.0625, series, -tl.log(1 - u))
     return -tl.log(exponential)

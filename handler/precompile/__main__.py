@@ -16,7 +16,7 @@ from handler.errors import StartError
 from handler.inference.plan import PAGE_SIZE
 from handler.inference.sampler import Sampler
 from handler.model import tokenizer
-from handler.model.config import read_model_config
+from handler.model.config import ModelConfig, read_model_config
 from handler.model.qwen import Qwen
 from handler.model.template import Template
 from handler.ops.pages import KVPages, Layout
@@ -25,11 +25,8 @@ from handler.ops.parts import Parts
 META = torch.device("meta")
 
 
-def compile_kernels(directory: Path, rows: int = 1, width: int = 1) -> None:
-    """Run a decode step of the checkpoint in `directory`. Reads its configuration and tokenizer, and no weights.
-
-    Call it inside `cache.compiling_for`. The kernels depend neither on `rows`, the rows of the step, nor on `width`,
-    the pages in a row's block table; tests vary the two to prove it.
+def read_checkpoint(directory: Path) -> tuple[ModelConfig, int]:
+    """The configuration of the checkpoint in `directory` and the ids that its tokenizer has; reads no weights.
 
     Raises:
         StartError: the directory holds no checkpoint, or one that transformers' modules compute.
@@ -37,6 +34,15 @@ def compile_kernels(directory: Path, rows: int = 1, width: int = 1) -> None:
     config = read_model_config(directory, directory.name)
     if reason := config.beyond_merged():
         raise StartError(f"{directory.name} runs on transformers' modules ({reason}), which do not use our kernels")
+    return config, Template(tokenizer.read(directory, directory.name)).tokens_in_vocab
+
+
+def compile_kernels(config: ModelConfig, tokens: int, rows: int = 1, width: int = 1) -> None:
+    """Run a decode step of a model whose tokenizer has `tokens` ids, on tensors without memory.
+
+    Call it inside `cache.compiling_for`. The kernels depend neither on `rows`, the rows of the step, nor on `width`,
+    the pages in a row's block table; tests vary the two to prove it.
+    """
     dtype = getattr(torch, config.dtype or "bfloat16")
 
     def without_memory(names: Mapping[str, tuple[int, ...]]) -> Tensor:
@@ -46,8 +52,7 @@ def compile_kernels(directory: Path, rows: int = 1, width: int = 1) -> None:
     shape = model.shape
     size = shape.layers, rows, PAGE_SIZE["cuda"], shape.kv_heads, shape.head_dim
     pages = KVPages(*size, model.dtype, META, parts=Parts.every(True, "compiled"))
-    template = Template(tokenizer.read(directory, directory.name))
-    sampler = Sampler(rows, shape.vocab, template.tokens_in_vocab, META, kernels=True)
+    sampler = Sampler(rows, shape.vocab, tokens, META, kernels=True)
     numbers = torch.zeros(rows, dtype=torch.int64, device=META)
     layout = Layout(
         slots=numbers,

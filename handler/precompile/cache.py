@@ -37,17 +37,21 @@ class _AbsentGPU:
 
 
 @contextmanager
-def compiling_for(architecture: int) -> Iterator[None]:
-    """In this block, a call of a kernel compiles it for the architecture and does not launch it."""
-    run = JITFunction.run
+def compiling_for(architecture: int) -> Iterator[list[Any]]:
+    """In this block, a call of a kernel compiles it for the architecture and does not launch it.
+
+    The list that the block is given gets Triton's `CompiledKernel` of each call.
+    """
+    run, kernels = JITFunction.run, list[Any]()
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-        return run(self, *args, grid=grid, warmup=True, **options)
+        kernels.append(run(self, *args, grid=grid, warmup=True, **options))
+        return kernels[-1]
 
     driver.set_active(_AbsentGPU(architecture))
     JITFunction.run = compile_only
     try:
-        yield
+        yield kernels
     finally:
         JITFunction.run = run
         driver._active = None  # `reset_active` would look for a GPU

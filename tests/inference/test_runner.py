@@ -153,7 +153,7 @@ class Replayed:
         self.replays += 1
 
     def draw(self, full_search: bool) -> None:
-        assert full_search == self.runner._sampler.full_search
+        assert full_search == self.runner._sampler.needs_full_search
         self.ids.copy_(self.runner._draw_padding(self.logits, full_search))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from handler.ops import attention, attention_triton
+from handler.ops.pages import Partial
 from handler.ops.parts import Parts
 from tests.ops.test_attention import MIXED, TOLERANCE, Case, attend, make_case
 from tests.support.kernels import CUDA, DEVICE, gpu
@@ -39,13 +40,16 @@ def bfloat16_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
 
 
-def decode(case: Case) -> Tensor:
+def decode(case: Case, split: int | Partial | None = None) -> Tensor:
+    """`split`: so many ways, or into this memory."""
     layout, pages = case.layout, case.pages
+    partial = attention_triton.partial_for(case.query, split) if isinstance(split, int) else split
     pages.write(1, layout.slots, case.key, case.value)
     out = torch.full_like(case.query, float("nan"))
     attention_triton.paged_decode(
-        case.query, pages.k[1], pages.v[1], layout.block_tables, layout.context_lens, case.query.shape[-1] ** -0.5, out
-    )
+        case.query, pages.k[1], pages.v[1], layout.block_tables, layout.context_lens, case.query.shape[-1] ** -0.5, out,
+        partial,
+    )  # fmt: skip
     return out
 
 
@@ -71,11 +75,50 @@ def test_pages_may_be_smaller_or_larger_than_a_block(page_size: int) -> None:
     torch.testing.assert_close(decode(case).double().cpu(), case.expected, atol=2e-6, rtol=2e-6)
 
 
-@pytest.mark.parametrize(("rows", "longest"), [(1, 3000), (33, 300), (66, 150)])
-def test_contexts_split_many_ways_or_none_come_out_the_same(rows: int, longest: int) -> None:
-    lengths = [longest * row // rows for row in range(1, rows + 1)]  # in 32 splits, in two, in one
-    case = make_case([(1, n) for n in lengths], heads=4, kv_heads=4, head_dim=16, page_size=16, device=DEVICE)
-    torch.testing.assert_close(decode(case).double().cpu(), case.expected, atol=2e-6, rtol=2e-6)
+#: an empty row, one token, the edges of a page and of a block, and one long context
+LENGTHS = [0, 1, 16, 17, 64, 65, 200, 3000]
+
+
+@pytest.mark.parametrize("splits", [1, 2, 8, 32])
+def test_contexts_split_many_ways_or_none_come_out_the_same(splits: int) -> None:
+    case = make_case(
+        [(1, n - 1) if n else (0, 0) for n in LENGTHS], heads=4, kv_heads=4, head_dim=16, page_size=16, device=DEVICE
+    )
+    torch.testing.assert_close(decode(case, splits).double().cpu(), case.expected, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 33, 64, 66, 128, 512])
+@pytest.mark.parametrize("kv_heads", [2, 4, 8])
+def test_many_programs_share_a_context_however_many_rows_there_are(rows: int, kv_heads: int) -> None:
+    """A step lasts as long as its longest program, and any row may have a long context."""
+    assert 8 <= attention_triton.splits_for(rows, kv_heads) <= attention_triton.MOST_SPLITS
+
+
+def test_a_row_has_the_same_bits_alone_and_among_others_where_its_context_is_split_alike() -> None:
+    case = make_case(
+        [(1, n - 1) if n else (0, 0) for n in LENGTHS], heads=6, kv_heads=2, head_dim=16, page_size=16, device=DEVICE
+    )
+    together = decode(case, 8)
+    for row in range(len(LENGTHS)):
+        alone = torch.empty_like(together[:1])
+        here = slice(row, row + 1)
+        attention_triton.paged_decode(
+            case.query[here], case.pages.k[1], case.pages.v[1], case.layout.block_tables[here],
+            case.layout.context_lens[here], 0.25, alone, attention_triton.partial_for(case.query[here], 8),
+        )  # fmt: skip
+        assert torch.equal(alone, together[here])
+
+
+def test_a_split_without_a_token_writes_one_number_for_each_head() -> None:
+    """Most splits of a short context are empty; writing their zeros would cost more than the context itself."""
+    case = make_case([(1, 64), (1, 199), (0, 0)], heads=4, kv_heads=2, head_dim=16, page_size=16, device=DEVICE)
+    partial = attention_triton.partial_for(case.query, 8)
+    partial.values.fill_(float("nan"))
+    got = decode(case, partial).double().cpu()
+    torch.testing.assert_close(got, case.expected, atol=2e-6, rtol=2e-6)
+    filled = torch.tensor([[split < count for split in range(8)] for count in (2, 4, 0)], device=DEVICE)
+    assert torch.equal(partial.values.isnan().all(-1), ~filled[:, None].expand(-1, 4, -1))
+    assert torch.equal(partial.lse == float("-inf"), ~filled[:, None].expand(-1, 4, -1))
 
 
 def test_garbage_in_unwritten_slots_does_not_reach_the_output() -> None:

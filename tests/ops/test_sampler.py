@@ -20,6 +20,7 @@ from handler.engine.sampling import Sampling
 from handler.inference.sampler import Sampler
 from handler.ops import sampling_torch
 from handler.ops.sampling_torch import gumbel, threshold
+from tests.support.draws import random_sampling
 from tests.support.models import changed
 
 NEUTRAL = Sampling(max_tokens=1, seed=0)
@@ -27,24 +28,6 @@ NEUTRAL = Sampling(max_tokens=1, seed=0)
 
 def sampling(**fields: float) -> Sampling:
     return changed(NEUTRAL, **fields)
-
-
-def random_sampling(chance: random.Random) -> Sampling:
-    """Each option on half of the time, greedy one time in four."""
-
-    def maybe(value: float, neutral: float) -> float:
-        return value if chance.random() < 0.5 else neutral
-
-    return sampling(
-        temperature=maybe(chance.choice([0.0, chance.uniform(0.2, 2)]), 1.0),
-        top_p=maybe(chance.uniform(0.05, 0.99), 1.0),
-        top_k=int(maybe(chance.choice([1, 5, 50, 900, 10**6]), 0)),
-        min_p=maybe(chance.uniform(0.001, 0.5), 0.0),
-        repetition_penalty=maybe(chance.uniform(0.5, 2), 1.0),
-        presence_penalty=maybe(chance.uniform(-2, 2), 0.0),
-        frequency_penalty=maybe(chance.uniform(-2, 2), 0.0),
-        seed=chance.randrange(2**63),
-    )
 
 
 def reference(scores: Tensor, s: Sampling, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:

@@ -1,59 +1,73 @@
 """The CUDA kernels draw what plain torch draws: in Triton's interpreter where there is no GPU."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from handler.engine.sampling import Sampling
 from handler.inference.sampler import Sampler
-from tests.ops.test_sampler import random_sampling, sampling
+from handler.ops import sampling_triton
+from tests.ops.test_sampler import sampling
+from tests.support.draws import differing, random_sampling, samplers
 from tests.support.kernels import DEVICE, gpu
 
 pytestmark = pytest.mark.usefixtures("quick_interpreter")
 
 
-def samplers(vocab: int, tokens: int, options: list[Sampling]) -> tuple[Sampler, Sampler]:
-    """One that draws with torch, one that draws by kernels, rows assigned alike."""
-    pair = (
-        Sampler(len(options), vocab, tokens, DEVICE, kernels=False),
-        Sampler(len(options), vocab, tokens, DEVICE, kernels=True),
-    )
-    for row, option in enumerate(options):
-        for sampler in pair:
-            sampler.assign(row, option, [row % tokens, 7 % tokens, 3], [5, 5, row % tokens])
-    return pair[0], pair[1]
-
-
 @pytest.mark.parametrize(
-    ("scale", "vocab", "dtype"),
-    [(3.0, 5000, torch.bfloat16), (0.3, 2000, torch.float32), (1.0, 40, torch.float32), (1.0, 40, torch.bfloat16)],
+    ("vocab", "dtype", "full"),
+    [
+        (4105, torch.bfloat16, True),
+        (2000, torch.float32, False),
+        (40, torch.float32, True),
+        (40, torch.bfloat16, False),
+    ],
 )
-def test_kernels_draw_what_torch_draws(scale: float, vocab: int, dtype: torch.dtype) -> None:
-    """Random options, two steps, so that penalty counts grow; ties by the dozen in bfloat16."""
-    chance, g = random.Random(vocab), torch.Generator().manual_seed(vocab)
-    options, tokens = [random_sampling(chance) for _ in range(12)], vocab - 9
-    plain, fused = samplers(vocab, tokens, options)
-    assert fused.capturable
-    rows = torch.randperm(12, generator=g).to(DEVICE)
-    for step in range(2):
-        logits = (torch.randn(12, vocab, generator=g) * scale).to(dtype).to(DEVICE)
-        logits[:, tokens:] = 1000.0
-        at = torch.full((12,), 6 + step, device=DEVICE)
-        expected = plain.sample(logits, rows, at)
-        assert torch.equal(fused.sample(logits, rows, at), expected)
+def test_kernels_draw_what_torch_draws(vocab: int, dtype: torch.dtype, full: bool) -> None:
+    """Random options, two steps, so that penalty counts grow; ties by the dozen in bfloat16. `make draws` does more."""
+    assert differing(vocab, dtype, seed=vocab, full=full) == 0
 
 
-def edge(options: dict[str, float], seed: int) -> Sampling:
-    """Not checked: a top_p of 0, which no request can have, keeps the likeliest token too."""
-    values: dict[str, Any] = {"max_tokens": 1, "seed": seed, **options}
-    return Sampling.model_construct(None, **values)
+def test_rows_with_one_cut_need_half_of_the_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both numbers of launches the draws are the same."""
+    steps, narrow = list[int](), sampling_triton._narrow
+
+    class Counting:
+        def __getitem__(self, grid: object) -> Callable[..., None]:
+            def launch(*arguments: Any, **constants: Any) -> None:
+                steps.append(arguments[9])
+                narrow[grid](*arguments, **constants)
+
+            return launch
+
+    monkeypatch.setattr(sampling_triton, "_narrow", Counting())
+    _, fused = samplers(60, 60, [sampling(temperature=1.0, top_p=0.5), sampling(temperature=1.0, top_k=3)])
+    logits, rows = torch.linspace(0, 5, 60, device=DEVICE).expand(2, -1), torch.arange(2, device=DEVICE)
+    short, full = (fused.sample(logits, rows, rows, full_search=full) for full in (False, True))
+    assert steps == [*range(8), *range(16)]
+    assert torch.equal(short, full)
 
 
-@pytest.mark.parametrize("options", [{"top_p": 0.0}, {"top_k": 1}, {"min_p": 1.0}, {"temperature": 0.0}, {"top_k": 3}])
+def test_a_full_search_is_needed_while_a_row_has_top_k_and_top_p() -> None:
+    sampler, both = Sampler(3, 20, 20, DEVICE), sampling(temperature=1.0, top_k=5, top_p=0.5)
+    for row, option in enumerate([sampling(temperature=1.0, top_k=5), sampling(temperature=1.0, top_p=0.5)]):
+        sampler.assign(row, option, [1])
+    sampler.assign(2, sampling(temperature=0.0, top_k=5, top_p=0.5), [1])  # greedy: nothing is cut
+    assert not sampler.needs_full_search
+    sampler.assign(1, both, [1])
+    sampler.assign(2, both, [1])
+    assert sampler.needs_full_search
+    sampler.release(2)
+    assert sampler.needs_full_search
+    sampler.assign(1, sampling(temperature=1.0), [1])
+    assert not sampler.needs_full_search
+
+
+@pytest.mark.parametrize("options", [{"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1.0}, {"temperature": 0.0}, {"top_k": 3}])
 def test_kernels_keep_the_edges_of_each_option(options: dict[str, float]) -> None:
-    plain, fused = samplers(20, 20, [edge(options, seed) for seed in range(12)])
+    plain, fused = samplers(20, 20, [sampling(seed=seed, **options) for seed in range(12)])
     logits = torch.tensor([[1.0, 2, 2, 1, 0] * 4], device=DEVICE).expand(12, -1)
     rows = torch.arange(12, device=DEVICE)
     assert torch.equal(fused.sample(logits, rows, rows), plain.sample(logits, rows, rows))
