@@ -36,9 +36,9 @@ class Sizes:
         return numbers.to(self.dtype).to(self.device)
 
     def pages(self, count: int, dtype: torch.dtype | None = None) -> KVPages:
-        """A cache of one layer, as the kernels see it."""
+        """A cache of one layer."""
         size = self.page_size, self.kv_heads, self.head_dim
-        return KVPages(1, count, *size, dtype or self.dtype, self.device, kernels=True)
+        return KVPages(1, count, *size, dtype or self.dtype, self.device)
 
 
 class RandomStep:

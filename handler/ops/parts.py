@@ -50,3 +50,7 @@ class Parts:
     def describe(self) -> dict[str, JsonValue]:
         """For the ledger and `info`: of each part whether its kernels run, and why."""
         return {part: {"kernels": getattr(self, part), "reason": self.reasons.get(part, "")} for part in PARTS}
+
+
+#: plain torch for everything: where no kernel can run, or none is wanted
+PLAIN = Parts.every(False, "plain torch")
