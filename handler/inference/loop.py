@@ -28,6 +28,7 @@ from handler.inference.request import Outbox, Request, check
 from handler.inference.runner import Runner
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Step
+from handler.ops.parts import Parts
 
 #: failed steps, caused by no single request, that end the engine. After fewer it goes on with fresh state. A lost
 #: device ends it at once.
@@ -63,11 +64,14 @@ class BatchingEngine:
         config: EngineConfig,
         *,
         tokens_in_vocab: int | None = None,
+        check: Callable[[Parts], Parts] | None = None,
     ) -> None:
         """Start the engine thread.
 
         `token_bytes` gives the bytes that a token id adds to the text. `tokens_in_vocab` is how many ids have a token;
-        None means every row of the model's vocabulary.
+        None means every row of the model's vocabulary. `check` gets the implementation of each part of a step and
+        returns the one that runs; it is called once on the engine thread, in inference mode, before the first capture,
+        and an error that it raises ends the start.
         """
         self._info = info
         self._token_bytes = token_bytes

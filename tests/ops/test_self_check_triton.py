@@ -6,7 +6,6 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,7 +59,7 @@ def check(parts: Parts = ON_CPU, **changed: Any) -> Parts:
 
 
 def only(part: Part) -> Parts:
-    return replace(ON, **{other: other == part for other in PARTS})
+    return Parts(part == "decode", part == "prefill", part == "layers", part == "sampler", ON.reasons)
 
 
 def off(parts: Parts) -> set[Part]:
