@@ -11,11 +11,11 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from handler import log
-from handler.errors import StartError
+from handler.errors import DeviceLost, StartError
 from handler.queue.watchdog import Watchdog
 from handler.report import Report, process_age
 from handler.settings import Settings, on_runpod
-from handler.start import Worker, set_cpu_library_defaults, start
+from handler.start import Worker, restart_on_plain_torch, set_cpu_library_defaults, start
 
 
 def main() -> int:
@@ -28,7 +28,10 @@ def main() -> int:
     try:
         settings = Settings.from_environment(os.environ)
         job = _local_job()
-        worker = start(settings, report)
+        try:
+            worker = start(settings, report)
+        except DeviceLost as error:
+            restart_on_plain_torch(error, settings, os.environ)
     except Exception as error:
         if not isinstance(error, StartError):
             log.defect(error)

@@ -97,3 +97,7 @@ class Internal(WorkerError):
 
 class StartError(Exception):
     """The worker cannot start as it is set up. One line names the cause and what to do; no caller reads it."""
+
+
+class DeviceLost(StartError):
+    """The device failed during the start, and this process cannot use it any more; another process may."""

@@ -125,6 +125,15 @@ def _misspelt(name: str, known: list[str]) -> str | None:
     return None if name in known else next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.88)), None)
 
 
+#: set for a process that replaces one that lost its device; its value is the error
+LOST_DEVICE = "WORKER_LOST_DEVICE"
+
+
+def lost_device(environ: Mapping[str, str]) -> str | None:
+    """The error with which this process lost its device before it started again; None on the first start."""
+    return environ.get(LOST_DEVICE)
+
+
 def on_runpod(environ: Mapping[str, str]) -> bool:
     """True where RunPod started this process: it sets the URL from which jobs are taken."""
     return bool(environ.get("RUNPOD_WEBHOOK_GET_JOB"))

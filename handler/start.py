@@ -7,28 +7,32 @@ once, and files are read ahead and hashed while libraries load.
 import importlib
 import os
 import platform
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import JsonValue
 
 from handler import __version__, log
-from handler.errors import StartError
+from handler.errors import DeviceLost, StartError
 from handler.model import manifest
 from handler.model.download import fetch
 from handler.model.readahead import Readahead
 from handler.model.snapshot import Snapshot, find
 from handler.report import Report
-from handler.settings import Settings, on_runpod
+from handler.settings import LOST_DEVICE, Settings, lost_device, on_runpod
 
 if TYPE_CHECKING:
     from handler.enhancement.encoder import Encoders
     from handler.enhancement.packs import Packs
     from handler.enhancement.rewrite import Rewritten, Unusable
     from handler.inference.config import EngineConfig
+    from handler.inference.kernel_check import KernelCheck
     from handler.inference.loop import BatchingEngine
     from handler.job import Jobs
     from handler.model.weights import Loaded
@@ -61,6 +65,7 @@ def start(settings: Settings, report: Report) -> Worker:
 
     Raises:
         StartError: the cause and what to do, in one line.
+        DeviceLost: the device failed, and `restart_on_plain_torch` may help.
     """
     with report.phase("find"):
         snapshot = locate(settings)
@@ -79,7 +84,10 @@ def start(settings: Settings, report: Report) -> Worker:
     with report.phase("packs"):
         packs, encoders = read_packs(settings, snapshot, loaded)
     with report.phase("engine"):
-        engine, config = build_engine(settings, loaded)
+        engine, config, check = build_engine(settings, loaded)
+    if check is not None:
+        with report.phase("self-check") as facts:
+            facts |= check.wait(settings.step_timeout_s)
     with report.phase("warm-up") as facts:
         warm_up(engine, settings)
         facts |= {"graphs": engine.status().details["graphs"], "compiled": [*compiled]}
@@ -202,13 +210,16 @@ def read_packs(settings: Settings, snapshot: Snapshot, loaded: "Loaded") -> "tup
     return packs, encoder.load(directory, "demo" if snapshot.source == "demo" else "qwen", loaded.template.count)
 
 
-def build_engine(settings: Settings, loaded: "Loaded") -> "tuple[BatchingEngine, EngineConfig]":
+def build_engine(settings: Settings, loaded: "Loaded") -> "tuple[BatchingEngine, EngineConfig, KernelCheck | None]":
     """An engine of the size that the settings ask for, or else that the device and the model allow.
+
+    On a GPU its thread begins with the self-check that is returned too.
 
     Raises:
         StartError: that size does not fit.
     """
     from handler.inference.config import EngineOptions
+    from handler.inference.kernel_check import KernelCheck, sizes_of
     from handler.inference.loop import BatchingEngine
     from handler.inference.plan import plan
     from handler.machine import memory
@@ -220,17 +231,30 @@ def build_engine(settings: Settings, loaded: "Loaded") -> "tuple[BatchingEngine,
         device="cuda" if model.device.type == "cuda" else "cpu",
         free_bytes=memory.free(model.device),
     )
-    engine = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=template.tokens_in_vocab)
-    return engine, config
+    tokens, check = template.tokens_in_vocab, None
+    if model.device.type == "cuda":
+        sizes = sizes_of(model, info, config.page_size, tokens)
+        check = KernelCheck(sizes, settings.attention, lost=lost_device(os.environ))
+    engine = BatchingEngine(model, info, template.token_bytes, config, tokens_in_vocab=tokens, check=check)
+    return engine, config, check
 
 
 def warm_up(engine: "BatchingEngine", settings: Settings) -> None:
     """Wait until the engine has captured its first graphs.
 
     Raises:
-        StartError: that takes longer than a step may take.
+        StartError: that takes longer than a step may take, or the engine failed.
+        DeviceLost: it failed because its device did.
     """
-    if not engine.warm_up(settings.step_timeout_s):
+    from handler.inference.faults import device_is_lost
+
+    try:
+        warm = engine.warm_up(settings.step_timeout_s)
+    except StartError as error:
+        if isinstance(error.__cause__, Exception) and device_is_lost(error.__cause__):
+            raise DeviceLost(_first_line(error.__cause__)) from error
+        raise
+    if not warm:
         raise StartError(
             f"the engine is not warm after STEP_TIMEOUT_S={settings.step_timeout_s:g}: start another worker"
         )
@@ -266,3 +290,37 @@ def build_jobs(
     default_system = template.default_system if settings.model_default_system else None
     core = Core(engine, template, model, report, constants, enhancer, default_system)
     return Jobs(Operations(core), report, settings.streaming)
+
+
+def restart_on_plain_torch(error: DeviceLost, settings: Settings, environ: Mapping[str, str]) -> NoReturn:
+    """Replace this process, once, by one that runs the same command without kernels. Its id stays, and so does its age.
+
+    Only a new process can use the device again. It runs no kernel of ours, which may be what the device failed on.
+
+    Raises:
+        StartError: this process is that one, or the operator wants the kernels.
+    """
+    if lost_device(environ) is not None:
+        raise StartError(f"the device failed on plain torch too ({error}): start another worker")
+    if settings.attention == "kernel":
+        raise StartError(
+            f"ATTENTION=kernel, but the device failed in the warm-up ({error}): start another worker, or set "
+            "ATTENTION=auto, which starts again on plain torch"
+        )
+    log.warn(f"the device failed in the warm-up ({error}): the worker starts again, on plain torch", reason=str(error))
+    # A library may have opened the device so that a new program inherits it, and with it the memory that is in use.
+    for descriptor in os.listdir("/proc/self/fd"):
+        if int(descriptor) > 2:
+            with suppress(OSError):  # the directory's own descriptor is closed by now
+                os.set_inheritable(int(descriptor), False)
+    sys.stdout.flush()
+    os.execve(
+        sys.executable,
+        [sys.executable, *sys.orig_argv[1:]],
+        {**environ, "ATTENTION": "reference", LOST_DEVICE: str(error)},
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """`Type: message` without the lines that advise developers."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

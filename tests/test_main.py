@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from handler.errors import StartError
+from handler.errors import DeviceLost, StartError
 from handler.model import manifest
 from handler.model.snapshot import DEMO
 from handler.report import Report
 from handler.settings import Settings
-from handler.start import start
+from handler.start import restart_on_plain_torch, start
 
 CHAT = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12}
 
@@ -147,6 +147,54 @@ def test_a_start_that_fails_on_a_defect_says_where_and_what_without_a_traceback(
     assert defect["message"] == "a defect of the worker: OSError"
     assert "fail" in defect["frames"][-1]
     assert last["message"] == "cannot start: no space left"
+
+
+def lose(how: str, **environ: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+    """A start whose device is lost in the warm-up, and its log."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.losing", *given({**CHAT, "temperature": 0})],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "MODEL_PATH": "demo", "LOSE": how, **environ},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done, logged(done)
+
+
+def test_a_device_that_is_lost_in_the_warm_up_is_served_by_plain_torch_in_the_same_process_started_again() -> None:
+    done, lines = lose("kernels")
+    assert (done.returncode, json.loads(done.stdout)["success"]) == (0, True)
+    pids = [line["message"] for line in lines if line["message"].startswith("pid ")]
+    assert len(pids) == 2
+    assert pids[0] == pids[1]
+    (warning,) = (line for line in lines if line["level"] == "WARN")
+    assert warning["reason"] == "AcceleratorError: CUDA error: an illegal memory access was encountered"
+    assert "the worker starts again, on plain torch" in warning["message"]
+
+
+@pytest.mark.parametrize(
+    ("how", "environ", "cause", "starts"),
+    [
+        ("always", {}, "the device failed on plain torch too (AcceleratorError: CUDA error: an illegal", 2),
+        ("kernels", {"WORKER_LOST_DEVICE": "x", "ATTENTION": ""}, "the device failed on plain torch too", 1),
+    ],
+)
+def test_a_device_that_is_lost_a_second_time_ends_the_start(
+    how: str, environ: dict[str, str], cause: str, starts: int
+) -> None:
+    done, lines = lose(how, **environ)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert cause in lines[-1]["message"]
+    assert lines[-1]["message"].endswith("start another worker")
+    assert sum(line["message"].startswith("pid ") for line in lines) == starts
+
+
+def test_kernels_that_the_operator_wants_are_not_replaced_after_a_lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started again"))
+    with pytest.raises(StartError, match="ATTENTION=kernel, but the device failed"):
+        restart_on_plain_torch(DeviceLost("a fault"), Settings(attention="kernel"), {})
 
 
 @pytest.fixture
