@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
+from pydantic_core import PydanticCustomError
 
 from handler.api.fields import LIST, Sent
 from handler.api.reply import Reply
@@ -14,11 +15,25 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 ARCHITECTURE: Literal["pure_inference_engine"] = "pure_inference_engine"
 
 
+def _each_once(sections: tuple[Section, ...]) -> tuple[Section, ...]:
+    if len(set(sections)) < len(sections):
+        raise PydanticCustomError("twice", "has a section twice; name each once")
+    return sections
+
+
+Sections = Annotated[
+    tuple[Section, ...],
+    Field(min_length=1, max_length=len(SECTIONS), fail_fast=True, json_schema_extra={"uniqueItems": True}),
+    LIST,
+    AfterValidator(_each_once),
+]
+
+
 class InfoRequest(Sent):
     """Facts about the worker; waits for no other job."""
 
     operation: Literal["info"]
-    sections: Annotated[tuple[Section, ...], Field(min_length=1), LIST] | None = Field(
+    sections: Sections | None = Field(
         None, description="The sections to return; all of them where this is not sent.", examples=[["worker", "model"]]
     )
     clear_cache: bool = Field(

@@ -38,7 +38,10 @@ class Answers:
         self._results = ResultCache(KEPT_BYTES)
 
     async def answer(self, id_: str, job: Job) -> bytes:
-        """Run the job; returns the body of the message that ends it. Of errors only cancelling and KeyboardInterrupt pass."""
+        """Run the job; returns the body of the message that ends it.
+
+        Of errors only cancelling and KeyboardInterrupt pass.
+        """
         if body := self._results.get(id_):
             return body
         try:

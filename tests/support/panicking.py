@@ -1,4 +1,4 @@
-"""A tokenizer that panics: Oniguruma gives up on a text, and its Rust binding ends in a panic, which is no Exception."""
+"""A tokenizer that panics: where Oniguruma gives up, its Rust binding panics, and a panic is no Exception."""
 
 from dataclasses import replace
 
