@@ -122,6 +122,8 @@ Text = Annotated[str, AfterValidator(_unicode)]
 NonBlank = Annotated[Text, AfterValidator(_not_blank)]
 #: any JSON of the caller's, passed back as it came
 AnyJson = Annotated[JsonValue, json_within(MAX_ECHO_BYTES)]
+#: text that is never passed back, logged or part of an error
+CacheSalt = Annotated[Text, Field(min_length=1, max_length=128)]
 StopString = Annotated[Text, Field(min_length=1, max_length=200)]
 _ONE_STOP = {"type": "string", "minLength": 1, "maxLength": 200}
 #: one stop string, or a list of them

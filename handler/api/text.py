@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from handler.api.fields import LIST, Part, Sent, StopStrings, Text, few_fields
+from handler.api.fields import LIST, CacheSalt, Part, Sent, StopStrings, Text, few_fields
 from handler.api.reply import Reply
 from handler.engine.protocol import MAX_TOP_LOGPROBS
 from handler.engine.sampling import Distribution, MaxTokens, Sampling, Seed, Temperature, TopP
@@ -68,6 +68,11 @@ class TextRequest(Sent, Distribution):
         le=604_800_000,
         description="Answer with what there is after this time in the worker; RunPod's queue comes before it.",
         examples=[20000],
+    )
+    cache_salt: CacheSalt | None = Field(
+        None,
+        description="Share computed prefixes and kept enhancements with requests of the same salt alone (security.md).",
+        examples=["8c1f4a"],
     )
     enable_thinking: bool = Field(
         False, description="Let the model think first, where its template knows how; its thoughts come as `reasoning`."
