@@ -3,6 +3,7 @@
 Makes no JSON text: the queue and the command line do.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -66,7 +67,9 @@ class Jobs:
         except WorkerError as error:
             record = replace(record, outcome=error.code)
             yield Failure.of(error)
-        except Exception as error:
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             log.defect(error, job_id)
             record = replace(record, outcome=Internal.code)
             yield Failure.of(Internal())

@@ -24,6 +24,8 @@ def _comma_separated(value: object) -> object:
     return () if value == "off" else tuple(value.split(","))
 
 
+#: which requests share computed prefixes: all with the same `cache_salt` or none, those with a salt, no two
+PrefixSharing = Literal["all", "salted", "off"]
 #: a day at most
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -99,6 +101,16 @@ class Settings(BaseModel):
     enhance_cache_entries: PositiveInt = Field(100, description="Enhancements that the cache holds, at most.")
     enhance_cache_evict: PositiveInt = Field(
         20, description="Enhancements, the oldest ones, that are removed when the cache is full."
+    )
+    allow_clear_cache: bool = Field(
+        False,
+        description="Let callers empty the enhancement cache for all (`clear_cache`). "
+        "Unset: only for their own `cache_salt`.",
+    )
+    prefix_sharing: PrefixSharing = Field(
+        "all",
+        description="Which requests share the KV cache of a common prefix: `all` with equal `cache_salt`, sent or not; "
+        "`salted`, of these only requests that sent one; `off`, none.",
     )
 
     @classmethod

@@ -288,7 +288,17 @@ def build_jobs(
     cache: Cache[Rewritten | Unusable] = Cache(settings.enhance_cache_entries, settings.enhance_cache_evict)
     enhancer = Enhancer(packs, encoders, Rewriter(engine, cache), model)
     default_system = template.default_system if settings.model_default_system else None
-    core = Core(engine, template, model, report, constants, enhancer, default_system)
+    core = Core(
+        engine,
+        template,
+        model,
+        report,
+        constants,
+        enhancer,
+        default_system,
+        prefix_sharing=settings.prefix_sharing,
+        allow_clear_cache=settings.allow_clear_cache,
+    )
     return Jobs(Operations(core), report, settings.streaming)
 
 

@@ -15,6 +15,8 @@ from runpod_local import Platform
 
 Json = dict[str, Any]
 COMMAND = [sys.executable, "-u", "-m", "handler"]
+#: the operator lets callers empty the cache of all, as earlier versions of this worker did
+ENV = {"MODEL_PATH": "demo", "ALLOW_CLEAR_CACHE": "true"}
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who are you?"}]
 HISTORY = [
     {"sender": "user", "content": "hello", "created_at": "2025-01-01T00:00:00Z"},
@@ -201,7 +203,7 @@ def outputs() -> dict[str, Json]:
     """The finished job of each row, by one worker."""
 
     async def serve() -> dict[str, Json]:
-        async with Platform() as platform, platform.worker(COMMAND, env={"MODEL_PATH": "demo"}) as worker:
+        async with Platform() as platform, platform.worker(COMMAND, env=ENV) as worker:
             await worker.ready()
             return {name: await platform.runsync(row.request) for name, row in ROWS.items()}
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from handler.queue.output import Chunk, Failed, Output, handler
 from handler.report import JobRecord, Report
 from runpod_local import eventually
 from tests.support.fakes import ScriptedEngine
+from tests.support.panicking import FATAL, panicking_template
 
 HI: dict[str, Any] = {"operation": "chat", "messages": [{"role": "user", "content": "hi"}]}
 Line = Callable[[ScriptedEngine], Operations]
@@ -315,3 +317,25 @@ def test_a_cancelled_job_is_counted_as_cancelled(line: Line) -> None:
 
     asyncio.run(cancel())
     assert report.outcomes == {"cancelled": 1}
+
+
+def test_a_panic_of_the_tokenizer_is_answered_as_internal_and_the_next_job_runs(
+    line: Line, capfd: pytest.CaptureFixture[str]
+) -> None:
+    operations, report = line(ScriptedEngine()), Report()
+    jobs = Jobs(Operations(replace(operations.core, template=panicking_template())), report, streaming=False)
+    panicked = asyncio.run(jobs.answer({"id": "j", "input": {"operation": "chat", "message": FATAL}}))
+    assert isinstance(panicked, Failure)
+    assert (panicked.code, report.outcomes) == ("internal", {"internal": 1})
+    assert isinstance(asyncio.run(jobs.answer({"id": "k", "input": HI})), Reply)
+    assert "PanicException" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+def test_what_ends_the_process_or_the_job_is_not_answered(line: Line, ending: type[BaseException]) -> None:
+    class Ending(ScriptedEngine):
+        def stream(self, *args: object, **kwargs: object) -> Any:
+            raise ending
+
+    with pytest.raises(ending):
+        asyncio.run(Jobs(line(Ending()), Report(), streaming=False).answer({"id": "j", "input": HI}))

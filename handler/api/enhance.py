@@ -95,9 +95,10 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
     language: Language | None = Field(
         None, description="Of the result; checked by its script. Not sent: the entry's, or unchecked.", examples=["en"]
     )
-    protect: Annotated[tuple[Annotated[NonBlank, Field(max_length=500)], ...], Field(max_length=50), LIST] | None = (
-        Field(None, description="Texts that the result must hold, to the letter.", examples=[["ohwx"]])
-    )
+    protect: (
+        Annotated[tuple[Annotated[NonBlank, Field(max_length=500)], ...], Field(max_length=50, fail_fast=True), LIST]
+        | None
+    ) = Field(None, description="Texts that the result must hold, to the letter.", examples=[["ohwx"]])
     negative_prompt: Text | None = Field(
         None, max_length=MAX_PROMPT, description="Passed back; else the entry's.", examples=["blurry"]
     )
@@ -126,6 +127,12 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
         return self.job_type is not None or self.target_model is not None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the model's text is the result, as it comes: neither fitted nor judged nor checked."""
+        options = (self.target, self.mode, self.language, self.protect, self.cache, self.fallback)
+        return not self.names_entry and self.n == 1 and all(option is None for option in options)
+
+    @property
     def cache_use(self) -> CacheUse:
         """`cache`, with its default."""
         return self.cache or ("off" if self.brings_messages else "use")
@@ -140,7 +147,13 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
         """The user's words: the prompt, or the last user turn."""
         if self.prompt is not None:
             return self.prompt
-        return next((message.content for message in reversed(self.messages or ()) if message.role == "user"), "")
+        return "" if self._last_user is None else self._last_user[1]
+
+    @property
+    def _last_user(self) -> tuple[int, str] | None:
+        """The number of the last user turn, and its text."""
+        turns = list(enumerate(self.messages or ()))
+        return next(((index, turn.content) for index, turn in reversed(turns) if turn.role == "user"), None)
 
     @model_validator(mode="before")
     @classmethod
@@ -169,6 +182,19 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
                     raise InvalidRequest(f"{name} needs job_type or target_model", field=name)
         elif self.system_prompt is None and self.sampling_defaults == "model":
             raise InvalidRequest("sampling_defaults: a pack's entry sets every value itself", field="sampling_defaults")
+        return self
+
+    @model_validator(mode="after")
+    def _searched_text_is_short(self) -> Self:
+        """`prompt` has its bound; the last user turn is bounded here, unless it is only passed to the model."""
+        if self._last_user is not None and not self.is_plain and len(self._last_user[1]) > MAX_PROMPT:
+            index, text = self._last_user
+            field = f"messages.{index}.content"
+            raise InvalidRequest(
+                f"{field}: has {len(text)} characters, and a prompt that is fitted, judged or checked has at most "
+                f"{MAX_PROMPT}; send less, or leave out what asks for a check",
+                field=field,
+            )
         return self
 
 

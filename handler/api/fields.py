@@ -17,7 +17,17 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from handler.api.size import MAX_FIELDS
 from handler.engine.values import Value
+
+
+def few_fields(given: object) -> object:
+    """Refuse an object with more fields than any has: each unknown one would cost an error of its own."""
+    if isinstance(given, dict) and len(given) > MAX_FIELDS:
+        raise PydanticCustomError(
+            "fields", "has {count} fields; no object has more than {limit}", {"count": len(given), "limit": MAX_FIELDS}
+        )
+    return given
 
 
 class Sent(Value):
@@ -29,6 +39,7 @@ class Sent(Value):
     @model_validator(mode="before")
     @classmethod
     def _null_is_not_sent(cls, given: object) -> object:
+        few_fields(given)
         if not isinstance(given, dict):
             return given
         fields = cls.model_fields
@@ -111,12 +122,14 @@ Text = Annotated[str, AfterValidator(_unicode)]
 NonBlank = Annotated[Text, AfterValidator(_not_blank)]
 #: any JSON of the caller's, passed back as it came
 AnyJson = Annotated[JsonValue, json_within(MAX_ECHO_BYTES)]
+#: text that is never passed back, logged or part of an error
+CacheSalt = Annotated[Text, Field(min_length=1, max_length=128)]
 StopString = Annotated[Text, Field(min_length=1, max_length=200)]
 _ONE_STOP = {"type": "string", "minLength": 1, "maxLength": 200}
 #: one stop string, or a list of them
 StopStrings = Annotated[
     tuple[StopString, ...],
-    Field(max_length=16),
+    Field(max_length=16, fail_fast=True),
     LIST,
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     WithJsonSchema({"anyOf": [_ONE_STOP, {"type": "array", "maxItems": 16, "items": _ONE_STOP}]}),

@@ -1,12 +1,14 @@
 """info: facts about the worker and its state."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
-from handler.api.fields import LIST, Sent
+from handler.api.fields import LIST, CacheSalt, Sent
 from handler.api.reply import Reply
 from handler.engine.values import Value
+from handler.errors import InvalidRequest
 
 Section = Literal["worker", "model", "health", "memory", "enhancement", "startup"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -14,16 +16,43 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 ARCHITECTURE: Literal["pure_inference_engine"] = "pure_inference_engine"
 
 
+def _each_once(sections: tuple[Section, ...]) -> tuple[Section, ...]:
+    if len(set(sections)) < len(sections):
+        raise PydanticCustomError("twice", "has a section twice; name each once")
+    return sections
+
+
+Sections = Annotated[
+    tuple[Section, ...],
+    Field(min_length=1, max_length=len(SECTIONS), fail_fast=True, json_schema_extra={"uniqueItems": True}),
+    LIST,
+    AfterValidator(_each_once),
+]
+
+
 class InfoRequest(Sent):
     """Facts about the worker; waits for no other job."""
 
     operation: Literal["info"]
-    sections: Annotated[tuple[Section, ...], Field(min_length=1), LIST] | None = Field(
+    sections: Sections | None = Field(
         None, description="The sections to return; all of them where this is not sent.", examples=[["worker", "model"]]
     )
     clear_cache: bool = Field(
-        False, description="Empty the enhancement cache; the reply then has only that and the sections asked for."
+        False,
+        description="Empty the enhancement cache; needs `cache_salt`, or a worker with `ALLOW_CLEAR_CACHE=true`. The "
+        "reply then has only that and the sections asked for.",
     )
+    cache_salt: CacheSalt | None = Field(
+        None,
+        description="With `clear_cache`: remove only the enhancements of requests with this salt.",
+        examples=["8c1f4a"],
+    )
+
+    @model_validator(mode="after")
+    def _salt_is_of_what_is_cleared(self) -> Self:
+        if self.cache_salt is not None and not self.clear_cache:
+            raise InvalidRequest("cache_salt needs clear_cache: true", field="cache_salt")
+        return self
 
 
 class Capabilities(Value):
@@ -172,4 +201,6 @@ class InfoReply(Reply):
     enhancement: EnhancementSection | None = None
     startup: dict[str, JsonValue] | None = Field(None, description="The ledger of the start, in seconds.")
     cache_cleared: int | None = Field(None, description="With `clear_cache`: entries that were removed.")
-    cache_size: int | None = Field(None, description="With `clear_cache`: entries that are left.")
+    cache_size: int | None = Field(
+        None, description="With `clear_cache`: entries that are left; with `cache_salt`, those of this salt."
+    )

@@ -10,10 +10,9 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from handler.api.requests import REQUESTS, Request
+from handler.api.size import check_size
 from handler.errors import InvalidRequest
 
-#: fields of one request, at most; no request has as many
-MAX_FIELDS = 100
 OPERATIONS = ", ".join(REQUESTS)
 #: fields of earlier versions that were removed on purpose
 REMOVED = ("unrestricted_mode", "nsfw_optimization", "enhancement_request")
@@ -29,8 +28,7 @@ def parse(payload: object) -> Request:
     """
     if not isinstance(payload, dict):
         raise InvalidRequest("a job's input is a JSON object", field="input")
-    if len(payload) > MAX_FIELDS:
-        raise InvalidRequest(f"input has {len(payload)} fields; no request has more than {MAX_FIELDS}", field="input")
+    check_size(payload)
     for name in REMOVED:
         if name in payload:
             raise InvalidRequest(

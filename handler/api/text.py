@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from handler.api.fields import LIST, Part, Sent, StopStrings, Text
+from handler.api.fields import LIST, CacheSalt, Part, Sent, StopStrings, Text, few_fields
 from handler.api.reply import Reply
 from handler.engine.protocol import MAX_TOP_LOGPROBS
 from handler.engine.sampling import Distribution, MaxTokens, Sampling, Seed, Temperature, TopP
@@ -23,6 +23,8 @@ class Message(Value):
 
     role: Literal["system", "user", "assistant"]
     content: Text = Field(description="Text; control tokens typed in it stay text. May be empty.")
+
+    _few_fields = model_validator(mode="before")(few_fields)
 
 
 Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True), LIST]
@@ -67,6 +69,11 @@ class TextRequest(Sent, Distribution):
         description="Milliseconds in the worker after which the answer ends with the text so far. "
         "RunPod's queue is not counted.",
         examples=[20000],
+    )
+    cache_salt: CacheSalt | None = Field(
+        None,
+        description="Share computed prefixes and kept enhancements with requests of the same salt alone (security.md).",
+        examples=["8c1f4a"],
     )
     enable_thinking: bool = Field(
         False, description="Let the model think first, where its template knows how; its thoughts come as `reasoning`."

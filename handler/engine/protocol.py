@@ -19,6 +19,9 @@ class Prompt:
     """The token ids that the model reads."""
 
     token_ids: tuple[int, ...]
+    #: prompts share what was computed of a common beginning only where their salts are equal; changes no answer. 64
+    #: bytes at most
+    salt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

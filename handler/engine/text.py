@@ -1,7 +1,9 @@
-"""Turns token ids into text as they come: splits no character, finds stop strings across tokens. Knows no model."""
+"""Turns token ids into text as they come: splits no character, ends at a stop string. Knows no model."""
 
 import codecs
 from collections.abc import Callable
+
+from handler.engine.stops import StopStrings
 
 
 class Detokenizer:
@@ -20,49 +22,6 @@ class Detokenizer:
     def flush(self) -> str:
         """The text that is still held back, at the end of the answer."""
         return self._decoder.decode(b"", final=True)
-
-
-class StopStrings:
-    """Cuts a growing text before the stop string that completes first (the longest, where several complete at once).
-
-    "Completes first", not "starts first": only that can be decided while the text still grows, under any chunking.
-    """
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
-        self._firsts = frozenset(stop[:1] for stop in stops)
-        self._held = ""
-        #: True once a stop string completed; what is pushed later is dropped
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """Add text; returns what can no longer be part of a stop string."""
-        if self.found:
-            return ""
-        if not self._held and self._firsts.isdisjoint(text):
-            return text  # nothing of a stop string, as nearly always
-        text = self._held + text
-        hits = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
-        if hits:
-            self.found = True
-            self._held = ""
-            return text[: min(hits)[1]]
-        held = max(overlap(text, stop) for stop in self._stops)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
-
-    def flush(self) -> str:
-        """The text that is still held back, at the end of the answer."""
-        held, self._held = self._held, ""
-        return held
-
-
-def overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if stop.startswith(text[-size:]):
-            return size
-    return 0
 
 
 class TextStream:

@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from handler.engine.text import overlap
-
 
 class Thinking:
     """Splits an answer that may begin with a think block, while it grows, into reasoning and answer.
@@ -40,7 +38,7 @@ class Thinking:
             return "", self._part(text)
         reasoning, closed, answer = text.partition(self.CLOSE)
         if not closed:
-            held = overlap(text, self.CLOSE)
+            held = _overlap(text, self.CLOSE)
             self._held = text[len(text) - held :]
             return self._part(text[: len(text) - held]), ""
         reasoning = self._part(reasoning)
@@ -57,3 +55,11 @@ class Thinking:
             text = text.lstrip("\n")
             self._fresh = not text
         return text
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Length of the longest end of `text` that begins `tag`."""
+    for size in range(min(len(text), len(tag) - 1), 0, -1):
+        if tag.startswith(text[-size:]):
+            return size
+    return 0

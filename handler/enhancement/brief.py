@@ -178,12 +178,6 @@ def _budget(request: EnhanceRequest, found: Found | None, encoders: Encoders) ->
     return TokenBudget(encoders[found.entry.encoder], budget.min_tokens, budget.max_tokens, fit=True)
 
 
-def is_plain(request: EnhanceRequest) -> bool:
-    """Whether the model's text is the result, as it comes."""
-    options = (request.target, request.mode, request.language, request.protect, request.cache, request.fallback)
-    return not request.names_entry and request.n == 1 and all(option is None for option in options)
-
-
 def messages(brief: Brief, found: Found) -> tuple[Message, ...]:
     """The messages of the pack's entry, filled for this prompt."""
     entry, pack = found.entry, found.loaded.pack

@@ -31,7 +31,7 @@ class _Pending(Generic[T]):
 
 @dataclass(slots=True)
 class Cache(Generic[T]):
-    """Answers by key; when there are too many, the oldest are removed together.
+    """Answers by owner and key; when there are too many, the oldest are removed together.
 
     Answers may be read and stored on any thread. A pending answer belongs to the event loop that it was started on.
     """
@@ -42,7 +42,7 @@ class Cache(Generic[T]):
     evict: int = 20
     hits: int = 0
     misses: int = 0
-    _answers: OrderedDict[str, T] = field(default_factory=OrderedDict)
+    _answers: OrderedDict[tuple[Hashable, str], T] = field(default_factory=OrderedDict)
     _pending: dict[Hashable, _Pending[T]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -53,50 +53,57 @@ class Cache(Generic[T]):
         *,
         use: CacheUse,
         keep: Callable[[T], bool],
-        scope: Hashable = None,
+        owner: Hashable = None,
+        alone: bool = False,
     ) -> tuple[T, bool]:
-        """The answer to a key, and whether it was in the cache. `off` asks for this caller alone.
+        """The owner's answer to a key, and whether it was in the cache. `off` asks for this caller alone.
 
-        An answer is stored where `keep` says so. Callers with the same key, use and scope share a pending answer,
-        which is cancelled when the last of them leaves. An error of `ask` reaches all of them, and nothing is stored.
+        An answer is stored where `keep` says so. Callers with the same owner, key and use share a pending answer, which
+        is cancelled when the last of them leaves; a caller who is `alone` shares none. An error of `ask` reaches all of
+        them, and nothing is stored.
         """
         if use == "off":
             return await ask(), False
+        place = (owner, key)
         if use == "use":
             with self._lock:
-                if key in self._answers:
+                if place in self._answers:
                     self.hits += 1
-                    return self._answers[key], True
+                    return self._answers[place], True
                 self.misses += 1
-        return await self._shared((key, use, scope), key, ask, keep), False
 
-    async def _shared(self, place: Hashable, key: str, ask: Callable[[], Awaitable[T]], keep: Callable[[T], bool]) -> T:
         async def make() -> T:
-            try:
-                answer = await ask()
-            finally:
-                if self._pending.get(place) is pending:
-                    del self._pending[place]
+            answer = await ask()
             if keep(answer):
-                self._store(key, answer)
+                self._store(place, answer)
             return answer
 
-        pending = self._pending.get(place)
+        return await (make() if alone else self._shared((place, use), make)), False
+
+    async def _shared(self, flight: Hashable, make: Callable[[], Awaitable[T]]) -> T:
+        async def fly() -> T:
+            try:
+                return await make()
+            finally:
+                if self._pending.get(flight) is pending:
+                    del self._pending[flight]
+
+        pending = self._pending.get(flight)
         if pending is None:
-            pending = self._pending[place] = _Pending(asyncio.get_running_loop().create_task(make()))
+            pending = self._pending[flight] = _Pending(asyncio.get_running_loop().create_task(fly()))
         pending.waiting += 1
         try:
             return await asyncio.shield(pending.task)
         finally:
             pending.waiting -= 1
             if not pending.waiting and not pending.task.done():
-                del self._pending[place]  # a caller that comes now must not get the cancelled task
+                del self._pending[flight]  # a caller that comes now must not get the cancelled task
                 pending.task.cancel()
 
-    def _store(self, key: str, answer: T) -> None:
+    def _store(self, place: tuple[Hashable, str], answer: T) -> None:
         with self._lock:
-            self._answers.pop(key, None)
-            self._answers[key] = answer
+            self._answers.pop(place, None)
+            self._answers[place] = answer
             if len(self._answers) > self.limit:
                 for _ in range(min(self.evict, self.limit)):  # at most `limit`, so that the new answer stays
                     self._answers.popitem(last=False)
@@ -107,6 +114,14 @@ class Cache(Generic[T]):
             count = len(self._answers)
             self._answers.clear()
         return count
+
+    def clear_of(self, owner: Hashable) -> int:
+        """Remove every answer of one owner; returns how many there were."""
+        with self._lock:
+            places = [place for place in self._answers if place[0] == owner]
+            for place in places:
+                del self._answers[place]
+        return len(places)
 
     @property
     def size(self) -> int:

@@ -15,6 +15,9 @@ from handler.enhancement.packs import Loaded, Packs
 from handler.enhancement.rewrite import Question, Rewriter, Rewritten
 from handler.model.template import Rendered
 
+#: the engine's queue has room for so many requests of every job that is taken, and none is refused for its neighbours
+VARIANTS_AT_ONCE = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Enhancer:
@@ -32,7 +35,7 @@ class Enhancer:
     async def answers(
         self, request: EnhanceRequest, brief: Brief, rendered: Rendered, sampling: Sampling, deadline: float | None
     ) -> tuple[Rewritten, ...]:
-        """The `n` variants in the order of their seeds; the engine runs them at the same time.
+        """The `n` variants in the order of their seeds, at most `VARIANTS_AT_ONCE` of them at a time.
 
         Args:
             deadline: on the clock of `time.monotonic`.
@@ -45,11 +48,15 @@ class Enhancer:
             replace(first, variant=index, sampling=sampling.with_seed(sampling.seed + index))
             for index in range(request.n)
         ]
+        places = asyncio.Semaphore(VARIANTS_AT_ONCE)
+
+        async def answer(question: Question) -> Rewritten:
+            async with places:
+                return await self.rewriter.answer(question, fall_back=request.falls_back)
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self.rewriter.answer(one, fall_back=request.falls_back)) for one in questions
-                ]
+                tasks = [group.create_task(answer(one)) for one in questions]
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return tuple(task.result() for task in tasks)
@@ -68,7 +75,7 @@ class Enhancer:
             cache=request.cache_use,
             model=(self.model.name, self.model.revision),
             deadline=deadline,
-            deadline_ms=request.deadline_ms,
+            salt=request.cache_salt,
         )
 
     def describe(self) -> EnhancementSection:

@@ -74,8 +74,8 @@ class Question:
     model: tuple[str, str | None]
     #: on the clock of `time.monotonic`
     deadline: float | None
-    #: the deadline as it was sent; only questions with the same one share a pending answer
-    deadline_ms: int | None
+    #: the caller's `cache_salt`; only questions with the same one share answers
+    salt: str | None
 
     @property
     def key(self) -> str:
@@ -124,7 +124,9 @@ class Rewriter:
                 lambda: self._ask(question),
                 use=question.cache,
                 keep=_may_be_cached,
-                scope=question.deadline_ms,
+                owner=question.salt,
+                # A deadline cuts the answer of the one who sent it, and of no other.
+                alone=question.deadline is not None,
             )
         except (InvalidRequest, ContextLengthExceeded, Unsupported):
             raise

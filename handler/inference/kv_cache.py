@@ -18,6 +18,8 @@ class BlockTable:
     """The pages of one sequence, in order of its tokens."""
 
     pages: list[int] = field(default_factory=list)
+    #: sequences share pages only where their salts are equal; 64 bytes at most
+    salt: bytes = b""
     #: pages at the front that are full and known to the prefix index; they are never written again
     published: int = 0
     #: fingerprint of each full page together with all pages before it, for the pages looked up so far
@@ -124,10 +126,10 @@ class KVCache:
         return page
 
     def _fingerprint(self, table: BlockTable, tokens: Sequence[int], index: int) -> bytes:
-        """Of page `index` and all pages before it: 16 bytes of blake2b, so that no two different prefixes collide."""
+        """Of page `index`, all pages before it and the salt: 16 bytes of blake2b, so that no two prefixes collide."""
         chain = table.chain
         while len(chain) <= index:
             start = len(chain) * self.page_size
             ids = array("q", tokens[start : start + self.page_size]).tobytes()
-            chain.append(blake2b(ids, key=chain[-1] if chain else b"", digest_size=16).digest())
+            chain.append(blake2b(ids, key=chain[-1] if chain else table.salt, digest_size=16).digest())
         return chain[index]

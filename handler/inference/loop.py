@@ -123,7 +123,8 @@ class BatchingEngine:
         token_ids = check(prompt, sampling, logprobs, self._info.vocab_size, self.max_model_len)
         stream = Stream(lambda: self._command(lambda: self._interrupt(request, "cancelled")))
         text = TextStream(self._token_bytes, sampling.stop)
-        request = Request.of(token_ids, sampling, logprobs, deadline, stream, text, self._config.speculative_tokens)
+        guesses = self._config.speculative_tokens
+        request = Request.of(token_ids, sampling, logprobs, deadline, stream, text, guesses, prompt.salt)
         with self._admission:
             if not self._alive:
                 raise EngineFailed(CLOSED if self._closing else FAILED)

@@ -12,6 +12,7 @@ from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream, Timing, Usage
 from handler.engine.text import TextStream
 from handler.errors import ContextLengthExceeded, InvalidRequest, WorkerError
+from handler.inference.kv_cache import BlockTable
 from handler.inference.lookup import Lookup
 from handler.inference.step import Sequence
 from handler.log import current_job
@@ -70,8 +71,12 @@ class Request(Sequence):
         stream: Stream,
         text: TextStream,
         guesses: int,
+        salt: bytes = b"",
     ) -> "Request":
-        """A request that arrives now, on the running event loop; at most `guesses` tokens are guessed at a time."""
+        """A request that arrives now, on the running event loop; at most `guesses` tokens are guessed at a time.
+
+        `salt`: the prompt's.
+        """
         return cls(
             tokens=token_ids,
             prompt_len=len(token_ids),
@@ -81,6 +86,7 @@ class Request(Sequence):
             logprobs=logprobs,
             # A penalty depends on all earlier tokens, so a draw after a guess would have to count the guess.
             lookup=Lookup(guesses) if guesses and not sampling.penalises else None,
+            table=BlockTable(salt=salt),
             stream=stream,
             loop=asyncio.get_running_loop(),
             text=text,

@@ -7,10 +7,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import blake2b
 from random import SystemRandom
+from secrets import token_bytes
 from uuid import uuid4
 
 from pydantic import JsonValue
@@ -39,9 +41,13 @@ from handler.enhancement.enhancer import Enhancer
 from handler.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from handler.model.template import Ending, Rendered, Template, Turn
 from handler.report import Report
+from handler.settings import PrefixSharing
 
 #: renders and encodes one prompt, whose tokens must not exceed the number given
 Encode = Callable[[int], Rendered]
+
+#: no two of so many bytes are equal by chance, and no salt of a caller's can be made to meet another's
+SALT_BYTES = 32
 
 
 def draw_seed() -> int:
@@ -94,6 +100,9 @@ class Core:
     enhancer: Enhancer
     #: the system turn of conversations without one, where the operator wants the model's own; None adds nothing
     default_system: str | None = None
+    prefix_sharing: PrefixSharing = "all"
+    #: whether a caller may empty the enhancement cache of all callers
+    allow_clear_cache: bool = False
     clock: Callable[[], float] = time.monotonic
     draw_seed: Callable[[], int] = draw_seed
     now: Callable[[], str] = utc_now
@@ -156,9 +165,17 @@ class Core:
             raise ContextLengthExceeded(error.message + taken, field=field) from None
         except InvalidRequest as error:
             raise InvalidRequest(error.message, field=field) from None
+        rendered = replace(rendered, prompt=replace(rendered.prompt, salt=self._salt(request)))
         room = context - len(rendered.prompt.token_ids)
         applied = partial(self.sampling, request) if sampling is None else sampling
         return Prepared(messages, rendered, applied(room))
+
+    def _salt(self, request: TextRequest) -> bytes:
+        """The salt of the request's prompt: its caller's, none, or one that no other prompt has."""
+        salt = request.cache_salt
+        if self.prefix_sharing == "off" or (self.prefix_sharing == "salted" and salt is None):
+            return token_bytes(SALT_BYTES)
+        return b"" if salt is None else blake2b(salt.encode(), digest_size=SALT_BYTES).digest()
 
     # -- sampling ----------------------------------------------------------------------------------------------------
 

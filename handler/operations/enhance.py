@@ -18,7 +18,7 @@ from handler.operations.core import Core, Prepared, deadline
 
 def enhance(core: Core, request: EnhanceRequest) -> AsyncGenerator[Piece | Reply, None]:
     """Yield the text as it comes where it is the answer as it comes; then the reply."""
-    if not briefs.is_plain(request):
+    if not request.is_plain:
         return _judged(core, request)
     messages = core.with_default_system(_own_messages(request))
 

@@ -19,6 +19,7 @@ from handler.api.info import (
 from handler.api.reply import Reply
 from handler.api.requests import REQUESTS
 from handler.engine.fold import Piece
+from handler.errors import Unsupported
 from handler.machine import gpu, memory
 from handler.operations.core import Core
 
@@ -26,14 +27,30 @@ GB = 1e9
 
 
 async def info(core: Core, request: InfoRequest) -> AsyncGenerator[Piece | Reply, None]:
-    """Yield the sections that were asked for, or all of them."""
+    """Yield the sections that were asked for, or all of them.
+
+    Raises:
+        Unsupported: the cache of all callers is to be emptied, and the operator did not allow that.
+    """
     reply = InfoReply()
     if request.clear_cache:
-        cache = core.enhancer.rewriter.cache
-        reply = InfoReply(cache_cleared=cache.clear(), cache_size=cache.size)
+        reply = _cleared(core, request.cache_salt)
     for section in request.sections or (() if request.clear_cache else SECTIONS):
         reply = _with(core, reply, section)
     yield reply
+
+
+def _cleared(core: Core, salt: str | None) -> InfoReply:
+    cache = core.enhancer.rewriter.cache
+    if salt is not None:
+        return InfoReply(cache_cleared=cache.clear_of(salt), cache_size=0)
+    if not core.allow_clear_cache:
+        raise Unsupported(
+            "clear_cache without cache_salt empties the cache of all callers, for which this worker was not started "
+            "with ALLOW_CLEAR_CACHE=true; send cache_salt to remove your own",
+            field="clear_cache",
+        )
+    return InfoReply(cache_cleared=cache.clear(), cache_size=cache.size)
 
 
 def _with(core: Core, reply: InfoReply, section: Section) -> InfoReply:

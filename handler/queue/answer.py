@@ -1,5 +1,6 @@
 """One job's answer, as messages to the platform: chunks, and then the result or the failure. Knows no HTTP."""
 
+import asyncio
 from collections import OrderedDict
 from contextlib import aclosing
 from typing import Protocol, assert_never
@@ -37,12 +38,17 @@ class Answers:
         self._results = ResultCache(KEPT_BYTES)
 
     async def answer(self, id_: str, job: Job) -> bytes:
-        """Run the job; returns the body of the message that ends it. Raises nothing but CancelledError."""
+        """Run the job; returns the body of the message that ends it.
+
+        Of errors only cancelling and KeyboardInterrupt pass.
+        """
         if body := self._results.get(id_):
             return body
         try:
             ended = await self._run(id_, job)
-        except (Exception, SystemExit) as error:  # a job must not end the worker
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a job must not end the worker; a panic of a library in Rust is no Exception
             log.defect(error, id_)
             ended = Failed.by(Internal())
         if isinstance(ended, Failed):

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from handler.api.chat import ChatRequest
-from handler.api.enhance import EnhanceRequest
+from handler.api.chat import ChatRequest, Turn
+from handler.api.enhance import MAX_PROMPT, EnhanceRequest, Target
 from handler.api.failure import Failure
 from handler.api.fields import Part, Sent
 from handler.api.generate import GenerateRequest
-from handler.api.info import InfoRequest
+from handler.api.info import SECTIONS, InfoRequest
 from handler.api.parse import parse
 from handler.api.requests import REQUESTS
+from handler.api.text import Message
 from handler.engine.values import Value
 from handler.errors import InvalidRequest
 
@@ -313,6 +315,119 @@ def test_a_million_turns_are_refused_by_their_first_fault_alone(items: list[Any]
     assert error.field is not None
     assert error.field.split(".")[0] == "messages"
     assert not re.search(r"and \d{3,} more", error.message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"messages": [{"role": "user", "content": "a", **{str(index): 1 for index in range(101)}}]}, "messages.0"),
+        ({"message": "a", "conversation_history": [dict.fromkeys(map(str, range(101)))]}, "conversation_history.0"),
+        ({**ENHANCE, "target": dict.fromkeys(map(str, range(101)))}, "target"),
+    ],
+)
+def test_an_object_with_more_fields_than_any_has_costs_one_error(fields: dict[str, Any], field: str) -> None:
+    error = refusal({"operation": "chat", **fields})
+    assert error.field == field
+    assert re.search(r"has \d+ fields; no object has more than 100$", error.message)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sections", ["x"] * 2_400_000),
+        ("protect", [1] * 1_000_000),
+        ("context", {"a": [[]] * 3_000_000}),
+        ("context", dict.fromkeys(map(str, range(800_000)))),
+        ("messages", [{"role": "user", "content": "a", **dict.fromkeys(map(str, range(500_000)))}]),
+        ("stop", [["a"] * 60_000] * 2),
+    ],
+)
+def test_more_values_than_a_request_may_have_are_refused_by_the_field_that_holds_them(field: str, value: Any) -> None:
+    error = refusal({"operation": "info", field: value, "seed": 1})
+    assert error.field == field
+    assert error.message == f"{field}: with it the input has more than 100000 values; send fewer"
+
+
+def test_the_values_of_all_fields_count_together() -> None:
+    half = [1] * 60_000
+    assert "100000 values" in refusal({**CHAT, "conversation_id": half, "project_id": half}).message
+    assert isinstance(parse({**CHAT, "conversation_id": [1] * 20_000, "project_id": [1] * 20_000}), ChatRequest)
+
+
+def test_a_field_has_at_most_64_levels() -> None:
+    deepest: Any = 1
+    for _ in range(64):
+        deepest = [deepest]
+    assert isinstance(parse({**CHAT, "conversation_id": deepest}), ChatRequest)
+    error = refusal({**CHAT, "conversation_id": [deepest]})
+    assert error.field == "conversation_id"
+    assert error.message == "conversation_id: has more than 64 levels of lists and objects; send a flatter value"
+
+
+def test_the_longest_conversation_that_is_taken_is_within_every_bound() -> None:
+    turns = [{"sender": "user", "content": "a", "created_at": "then"}] * 10_000
+    assert isinstance(parse({"operation": "chat", "message": "a", "conversation_history": turns}), ChatRequest)
+
+
+def test_every_list_of_a_request_is_bounded_and_ends_at_its_first_fault() -> None:
+    kinds: tuple[type[Value], ...] = (*REQUESTS.values(), Message, Turn, Target)
+    for kind in kinds:
+        for name, schema in kind.model_json_schema().get("properties", {}).items():
+            for form in (schema, *schema.get("anyOf", ())):
+                assert form.get("type") != "array" or "maxItems" in form, f"{kind.__name__}.{name}"
+    for field in ("sections", "protect", "stop", "messages", "conversation_history"):
+        owner = next(kind for kind in REQUESTS.values() if field in kind.model_fields)
+        with pytest.raises(ValidationError) as caught:
+            owner.model_validate({"operation": owner.__name__.removesuffix("Request").lower(), field: [1, 1]})
+        assert [error["loc"] for error in caught.value.errors() if error["loc"][1:]] == [(field, 0)]
+
+
+def test_each_section_is_asked_for_once() -> None:
+    assert isinstance(parse({"operation": "info", "sections": list(SECTIONS)}), InfoRequest)
+    for sections in (["memory", "memory"], ["memory"] * 20_000):
+        assert refusal({"operation": "info", "sections": sections}).field == "sections"
+
+
+LONG = "a" * (MAX_PROMPT + 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"prompt": LONG, "system_prompt": "x"}, "prompt"),
+        ({"original_prompt": LONG, "job_type": "sdxl_image_fast"}, "prompt"),
+        *[
+            ({"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": LONG}], **check},
+             "messages.1.content")
+            for check in (
+                {"protect": ["a"]},
+                {"target": {"encoder": "clip", "max_tokens": 75}},
+                {"mode": "append"},
+                {"language": "en"},
+                {"cache": "use"},
+                {"fallback": "original"},
+                {"n": 2},
+            )
+        ],
+    ],
+)  # fmt: skip
+def test_what_is_searched_fitted_or_judged_is_bounded_in_every_form(fields: dict[str, Any], field: str) -> None:
+    error = refusal({"operation": "enhance", **fields})
+    assert error.field == field
+    assert "20000" in error.message
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": LONG}],
+        [{"role": "system", "content": LONG}, {"role": "user", "content": "a fox"}],
+        [{"role": "user", "content": LONG}, {"role": "user", "content": "a fox"}],
+    ],
+)
+def test_messages_that_only_the_model_reads_may_be_longer(messages: list[dict[str, str]]) -> None:
+    check = {} if messages[-1]["content"] == LONG else {"protect": ["fox"]}
+    assert isinstance(parse({"operation": "enhance", "messages": messages, **check}), EnhanceRequest)
 
 
 def test_a_million_fields_are_refused_as_one() -> None:

@@ -29,7 +29,7 @@ QUESTION = Question(
     cache="use",
     model=("Qwen", "a1"),
     deadline=None,
-    deadline_ms=None,
+    salt=None,
 )
 
 OTHER_SAMPLING: dict[str, Any] = {
@@ -163,19 +163,34 @@ def test_an_error_reaches_all_who_wait_and_nothing_is_kept() -> None:
         asyncio.run(cache.get("k", fail, use="use", keep=lambda _: True))
 
 
-def test_questions_with_different_deadlines_do_not_wait_for_each_other() -> None:
+def asked_by_a_crowd(*options: dict[str, Any]) -> int:
+    """How often the same key is asked for, by callers with these options at the same time."""
     cache: Cache[str] = Cache()
-    asked: list[int] = []
+    asked = 0
 
-    async def make(deadline: int) -> str:
-        asked.append(deadline)
+    async def make() -> str:
+        nonlocal asked
+        asked += 1
         await asyncio.sleep(0.01)
         return "x"
 
     async def crowd() -> None:
-        await asyncio.gather(
-            *(cache.get("k", lambda d=d: make(d), use="use", keep=lambda _: True, scope=d) for d in (1, 2, 1))  # type: ignore[misc]
-        )
+        await asyncio.gather(*(cache.get("k", make, use="use", keep=lambda _: True, **one) for one in options))
 
     asyncio.run(crowd())
-    assert asked == [1, 2]
+    return asked
+
+
+def test_a_pending_answer_is_shared_by_callers_of_one_owner_who_are_not_alone() -> None:
+    assert asked_by_a_crowd({}, {}) == 1
+    assert asked_by_a_crowd({"owner": "a"}, {"owner": "a"}) == 1
+    assert asked_by_a_crowd({"owner": "a"}, {"owner": "b"}, {}) == 3
+    assert asked_by_a_crowd({"alone": True}, {"alone": True}, {}, {}) == 3
+
+
+def test_an_owner_finds_and_clears_its_own_answers_alone() -> None:
+    cache: Cache[str] = Cache()
+    for owner in ("a", "b", None):
+        assert ask(cache, "k", owner=owner) == ("k", False)
+    assert cache.clear_of("a") == 1
+    assert [ask(cache, "k", owner=owner)[1] for owner in ("b", None, "a")] == [True, True, False]

@@ -5,9 +5,9 @@ from handler.inference.kv_cache import SCRATCH_PAGE, BlockTable, KVCache
 TOKENS = list(range(100))
 
 
-def computed(cache: KVCache, tokens: list[int]) -> BlockTable:
+def computed(cache: KVCache, tokens: list[int], salt: bytes = b"") -> BlockTable:
     """The table of a sequence whose tokens have all been computed."""
-    table = BlockTable()
+    table = BlockTable(salt=salt)
     cache.adopt(table, tokens)
     assert cache.grow(table, len(tokens))
     cache.publish(table, tokens, len(tokens))
@@ -51,6 +51,14 @@ def test_a_prompt_whose_every_page_is_known_still_computes_its_last_token() -> N
     assert cache.adopt(BlockTable(), TOKENS[:8]) == 4
     assert cache.adopt(BlockTable(), TOKENS[:9]) == 8
     assert cache.adopt(BlockTable(), TOKENS[:1]) == 0
+
+
+def test_a_prefix_is_shared_between_equal_salts_alone() -> None:
+    for salt in (b"", b"a" * 32, b"b"):
+        cache = KVCache(pages=30, page_size=4)
+        computed(cache, TOKENS[:12], salt)
+        for other in (b"", b"a" * 32, b"b"):
+            assert cache.adopt(BlockTable(salt=other), TOKENS[:12]) == (8 if other == salt else 0)
 
 
 def test_equal_pages_after_different_beginnings_are_different() -> None:

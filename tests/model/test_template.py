@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from handler.errors import ContextLengthExceeded, StartError
+from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
 from handler.model.snapshot import DEMO
 from handler.model.template import Ending, Template, Turn
 from handler.model.tokenizer import ChatTokenizer, read
@@ -174,6 +174,12 @@ def test_ids_without_a_token_add_no_text(template: Template) -> None:
 def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(template: Template) -> None:
     with pytest.raises(ContextLengthExceeded, match=r"has \d+ tokens, and the limit is 5$"):
         template.chat([Turn("user", "one two three four")], 5)
+
+
+def test_no_text_of_more_than_four_million_characters_is_encoded_however_large_the_context(template: Template) -> None:
+    for encode in (template.raw, lambda text, room: template.chat([Turn("user", "hi"), Turn("user", text)], room)):
+        with pytest.raises(InvalidRequest, match=r"of 400000\d characters is too long to encode; 4000000 at most$"):
+            encode("x" * 4_000_001, 10**9)
 
 
 def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(template: Template) -> None:

@@ -255,6 +255,24 @@ def test_what_does_not_fit_the_context_is_refused_with_its_field_before_the_engi
     assert (caught.value.field, engine.seen) == (field, [])
 
 
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"message": "a" * 4_000_001}, "message"),
+        ({"messages": [{"role": "system", "content": "a" * 4_000_000}, *HI]}, "messages"),
+        ({"operation": "generate", "prompt": "a" * 4_000_001}, "prompt"),
+        ({"operation": "enhance", "messages": [{"role": "user", "content": "a" * 4_000_001}]}, "messages"),
+    ],
+)
+def test_a_text_that_is_too_long_to_encode_is_refused_with_its_field(
+    line: Line, fields: dict[str, Any], field: str
+) -> None:
+    engine = ScriptedEngine(max_model_len=10**9)
+    with pytest.raises(InvalidRequest, match="too long to encode") as caught:
+        run(line(engine), **{"operation": "chat", **fields})
+    assert (caught.value.field, engine.seen) == (field, [])
+
+
 def test_a_prompt_that_fits_but_for_max_tokens_is_refused_with_all_the_numbers(line: Line) -> None:
     with pytest.raises(ContextLengthExceeded, match=r"has 9 tokens, and .* 8: max_tokens takes 92 of .* 100"):
         run(line(ScriptedEngine(max_model_len=100)), operation="chat", messages=HI, max_tokens=92)

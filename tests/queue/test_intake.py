@@ -215,6 +215,25 @@ def test_jobs_whose_handing_out_has_begun_are_finished_although_the_worker_is_to
     played(scenario, at_once)
 
 
+class Panic(BaseException):
+    """What a library in Rust raises."""
+
+
+@pytest.mark.parametrize("error", [Panic, SystemExit, RuntimeError])
+def test_a_handler_that_fails_in_any_way_is_answered_as_internal(error: type[BaseException]) -> None:
+    async def fails(job: Job) -> AsyncGenerator[Output, None]:
+        raise error
+        yield Result({})
+
+    async def scenario(platform: FakePlatform, _: object) -> None:
+        platform.queue.put_nowait(job("a"))
+        await asyncio.sleep(0.05)
+        (body,) = platform.results["a"]
+        assert json.loads(json.loads(body)["error"])["code"] == "internal"
+
+    assert played(scenario, fails) == 0
+
+
 def test_a_reply_that_never_ends_does_not_keep_the_worker() -> None:
     async def scenario(platform: FakePlatform, running: "asyncio.Task[int]") -> None:
         platform.slow_body = asyncio.Event()
