@@ -4,6 +4,7 @@ Modules that need a large library are imported inside functions, once the checkp
 once, and files are read ahead and hashed while libraries load.
 """
 
+import asyncio
 import importlib
 import os
 import platform
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from handler import __version__, log
-from handler.errors import StartError
+from handler.errors import ContextLengthExceeded, StartError, WorkerError
 from handler.model import manifest
 from handler.model.download import fetch
 from handler.model.readahead import Readahead
 from handler.model.snapshot import Snapshot, find
+from handler.model.trial import Trial
 from handler.report import Report
 from handler.settings import Settings, on_runpod
 
@@ -68,9 +70,11 @@ def start(settings: Settings, report: Report) -> Worker:
     hashing = verify(snapshot, settings)
     # Libraries that are imported from here on find their files on this machine, or fail.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    trial = Trial(snapshot.path)
     with report.phase("imports"):
         for module in IMPORTS:
             importlib.import_module(module)
+        trial.wait(snapshot.name)
     with report.phase("device"):
         gpu = check_device(snapshot)
     compiled = record_compiled_kernels() if gpu else []
@@ -81,7 +85,7 @@ def start(settings: Settings, report: Report) -> Worker:
     with report.phase("engine"):
         engine, config = build_engine(settings, loaded)
     with report.phase("warm-up") as facts:
-        warm_up(engine, settings)
+        warm_up(engine, settings, loaded)
         facts |= {"graphs": engine.status().details["graphs"], "compiled": [*compiled]}
     if hashing:
         with report.phase("verify"):
@@ -224,15 +228,31 @@ def build_engine(settings: Settings, loaded: "Loaded") -> "tuple[BatchingEngine,
     return engine, config
 
 
-def warm_up(engine: "BatchingEngine", settings: Settings) -> None:
-    """Wait until the engine has captured its first graphs.
+def warm_up(engine: "BatchingEngine", settings: Settings, loaded: "Loaded") -> None:
+    """Wait until the engine has captured its first graphs, and see whether its first logits are finite.
 
     Raises:
-        StartError: that takes longer than a step may take.
+        StartError: one of the two takes longer than a step may take, the engine fails, or a logit is not finite.
     """
-    if not engine.warm_up(settings.step_timeout_s):
+    from handler.engine import probe
+    from handler.model.template import Turn
+
+    name, limit_s = loaded.info.name, settings.step_timeout_s
+    late = StartError(f"the engine is not warm after STEP_TIMEOUT_S={limit_s:g}: start another worker")
+    if not engine.warm_up(limit_s):
+        raise late
+    try:
+        prompt = loaded.template.chat([Turn("user", "Hello")], engine.max_model_len - probe.TOKENS).prompt
+        finite = asyncio.run(asyncio.wait_for(probe.computes_finite_logits(engine, prompt), limit_s))
+    except ContextLengthExceeded:
+        return  # MAX_MODEL_LEN is smaller than the shortest chat; nothing can be asked
+    except TimeoutError:
+        raise late from None
+    except WorkerError as error:
+        raise StartError(f"{name}: the engine failed at its first request; the log shows where") from error
+    if not finite:
         raise StartError(
-            f"the engine is not warm after STEP_TIMEOUT_S={settings.step_timeout_s:g}: start another worker"
+            f"{name} computes logits that are not finite: its weights or config.json are damaged; fetch it again"
         )
 
 

@@ -39,6 +39,7 @@ class Runner:
         device, shape = model.device, model.shape
         self.attention, self.attention_reason = attention.choose(config.attention, device, shape.head_dim)
         fused = self.attention == "paged_kernel"
+        model.reserve(config.max_model_len)
         cache = shape.layers, config.pages, config.page_size, shape.kv_heads, shape.head_dim
         self._pages = KVPages(*cache, model.dtype, device, kernels=fused)
         self._device = device

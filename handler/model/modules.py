@@ -47,6 +47,9 @@ class Modules:
             )
         )
 
+    def reserve(self, positions: int) -> None:
+        """See `Model.reserve`; transformers' modules keep no table of positions."""
+
     def forward(self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages) -> Tensor:
         """See `Model.forward`; all tokens of a step are packed into one row."""
         hidden = self._body(
