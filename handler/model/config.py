@@ -63,9 +63,7 @@ class ModelConfig(BaseModel, frozen=True):
     def _check_rope(self) -> "ModelConfig":
         theta = self.rope["rope_theta"]
         if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta <= sys.float_info.max:
-            raise ValueError(
-                f"rope_theta: the base of the rotary embedding is {reprlib.repr(theta)}, no number above 0"
-            )
+            raise ValueError(f"rope_theta is {reprlib.repr(theta)}; it must be a finite number above 0")
         for name, value in self.rope.items():
             numbers = value if isinstance(value, list) else [value]
             if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
@@ -159,9 +157,8 @@ def read_generation_config(directory: Path, name: str) -> GenerationConfig:
     try:
         return GenerationConfig.model_validate(content)
     except ValidationError as error:
-        wrong = {
-            str(one["loc"][0]): one["msg"] for one in error.errors() if one["loc"] and one["loc"][0] in RECOMMENDED
-        }
+        messages = {str(one["loc"][0]): one["msg"] for one in error.errors()}
+    wrong = {field: message for field, message in messages.items() if field in RECOMMENDED}
     for field, message in wrong.items():
         log.warn(f"{file}: {field}: {message} (it is {reprlib.repr(content[field])}); the value is left out")
     return _parse(GenerationConfig, {key: value for key, value in content.items() if key not in wrong}, file)

@@ -40,6 +40,6 @@ def fetch(name: str, revision: str | None, report: Callable[[str], None]) -> Pat
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), tqdm_class=Lines))
     except Exception as error:  # the library also raises errors of its network library
         raise StartError(
-            f"{name} cannot be downloaded ({reason(error)}): check MODEL_NAME, MODEL_REVISION and the network, and HF_TOKEN "
-            "for a gated model"
+            f"{name} cannot be downloaded ({reason(error)}): check MODEL_NAME, MODEL_REVISION and the network, and "
+            "HF_TOKEN for a gated model"
         ) from None

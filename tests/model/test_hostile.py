@@ -1,4 +1,4 @@
-"""A checkpoint may be careless or hostile: each one here stops the start with one line, or is served as it should be."""
+"""A checkpoint may be careless or hostile: each one here stops the start with one line, or is served as it should."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from handler.model import manifest, weights
 from handler.model.config import read_generation_config
 from handler.model.shards import find_tensors
 from handler.model.snapshot import DEMO, INDEX, find
+from handler.model.trial import Trial
 
 #: deeper than the interpreter's stack; valid JSON
 NESTED = '{"a": ' + "[" * 200_000 + "]" * 200_000 + "}"
@@ -261,33 +262,43 @@ def start(path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+LONG = r"takes longer than \d+ s to render four short messages"
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        (
-            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-            r"takes longer than \d+ s to render four short messages",
-        ),
         # one call in C, which holds the interpreter's lock
-        ("{{ 9 ** (9 ** 9) }}", r"takes longer than \d+ s to render four short messages"),
-        (
-            "{% set n = namespace(t='x') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}",
+        pytest.param("{{ 9 ** (9 ** 9) }}", LONG, id="power"),
+        pytest.param(
+            "{% set n = namespace(t='x') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
             r"fails \(MemoryError\)",
+            id="doubling",
         ),
     ],
-    ids=["loops", "power", "doubling"],
 )
-def test_a_template_that_hangs_or_explodes_ends_the_start(copy: Path, text: str, cause: str) -> None:
+def test_a_template_that_hangs_or_explodes_does_so_in_a_process_of_its_own(copy: Path, text: str, cause: str) -> None:
     template(text)(copy)
+    with pytest.raises(StartError, match=rf"^mine: the chat template {cause}; use the template of"):
+        Trial(copy).wait("mine")
+
+
+def test_a_sound_template_passes_and_damaged_files_are_left_to_their_reader(copy: Path) -> None:
+    Trial(copy).wait("mine")
+    (copy / "tokenizer_config.json").write_text("{")
+    Trial(copy).wait("mine")
+
+
+def test_a_template_that_hangs_ends_the_start(copy: Path) -> None:
+    template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")(copy)
     done = start(copy)
     assert (done.returncode, done.stdout) == (1, "")
     last = json.loads(done.stderr.splitlines()[-1])
-    assert re.fullmatch(rf"cannot start: model: the chat template {cause}; use .*", last["message"])
+    assert re.match(rf"cannot start: model: the chat template {LONG}; use ", last["message"])
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_model_whose_logits_are_not_finite_ends_the_start(copy: Path, value: float) -> None:
-    fill(copy, "model.layers.1.mlp.down_proj.weight", value)
+def test_a_model_whose_logits_are_not_finite_ends_the_start(copy: Path) -> None:
+    fill(copy, "model.layers.1.mlp.down_proj.weight", float("nan"))
     done = start(copy)
     assert (done.returncode, done.stdout) == (1, "")
     last = json.loads(done.stderr.splitlines()[-1])
