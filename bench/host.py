@@ -69,6 +69,9 @@ class FreeModel:
     dtype: torch.dtype = torch.float32
     device: torch.device = CPU
 
+    def reserve(self, positions: int) -> None:
+        """Keep nothing: no position changes a logit."""
+
     def forward(
         self, ids: Tensor, positions: Tensor, keep: Tensor | None, layout: Layout, pages: KVPages,
         out: Tensor | None = None,

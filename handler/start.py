@@ -4,6 +4,7 @@ Modules that need a large library are imported inside functions, once the checkp
 once, and files are read ahead and hashed while libraries load.
 """
 
+import asyncio
 import importlib
 import os
 import platform
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING, NoReturn
 from pydantic import JsonValue
 
 from handler import __version__, log
-from handler.errors import DeviceLost, StartError
+from handler.errors import ContextLengthExceeded, DeviceLost, StartError, WorkerError
 from handler.model import manifest
 from handler.model.download import fetch
 from handler.model.readahead import Readahead
 from handler.model.snapshot import Snapshot, find
+from handler.model.trial import Trial
 from handler.report import Report
 from handler.settings import LOST_DEVICE, Settings, lost_device, on_runpod
 
@@ -73,9 +75,11 @@ def start(settings: Settings, report: Report) -> Worker:
     hashing = verify(snapshot, settings)
     # Libraries that are imported from here on find their files on this machine, or fail.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    trial = Trial(snapshot.path)
     with report.phase("imports"):
         for module in IMPORTS:
             importlib.import_module(module)
+        trial.wait(snapshot.name)
     with report.phase("device"):
         gpu = check_device(snapshot)
     compiled = record_compiled_kernels() if gpu else []
@@ -89,7 +93,7 @@ def start(settings: Settings, report: Report) -> Worker:
         with report.phase("self-check") as facts:
             facts |= check.wait(settings.step_timeout_s)
     with report.phase("warm-up") as facts:
-        warm_up(engine, settings)
+        warm_up(engine, settings, loaded)
         facts |= {"graphs": engine.status().details["graphs"], "compiled": [*compiled]}
     if hashing:
         with report.phase("verify"):
@@ -239,24 +243,39 @@ def build_engine(settings: Settings, loaded: "Loaded") -> "tuple[BatchingEngine,
     return engine, config, check
 
 
-def warm_up(engine: "BatchingEngine", settings: Settings) -> None:
-    """Wait until the engine has captured its first graphs.
+def warm_up(engine: "BatchingEngine", settings: Settings, loaded: "Loaded") -> None:
+    """Wait until the engine has captured its first graphs, and see whether its first logits are finite.
 
     Raises:
-        StartError: that takes longer than a step may take, or the engine failed.
-        DeviceLost: it failed because its device did.
+        StartError: one of the two takes longer than a step may take, the engine fails, or a logit is not finite.
+        DeviceLost: the engine failed because its device did.
     """
+    from handler.engine import probe
     from handler.inference.faults import device_is_lost
+    from handler.model.template import Turn
 
+    name, limit_s = loaded.info.name, settings.step_timeout_s
+    late = StartError(f"the engine is not warm after STEP_TIMEOUT_S={limit_s:g}: start another worker")
     try:
-        warm = engine.warm_up(settings.step_timeout_s)
+        warm = engine.warm_up(limit_s)
     except StartError as error:
         if isinstance(error.__cause__, Exception) and device_is_lost(error.__cause__):
             raise DeviceLost(_first_line(error.__cause__)) from error
         raise
     if not warm:
+        raise late
+    try:
+        prompt = loaded.template.chat([Turn("user", "Hello")], engine.max_model_len - probe.TOKENS).prompt
+        finite = asyncio.run(asyncio.wait_for(probe.computes_finite_logits(engine, prompt), limit_s))
+    except ContextLengthExceeded:
+        return  # MAX_MODEL_LEN is smaller than the shortest chat; nothing can be asked
+    except TimeoutError:
+        raise late from None
+    except WorkerError as error:
+        raise StartError(f"{name}: the engine failed at its first request; the log shows where") from error
+    if not finite:
         raise StartError(
-            f"the engine is not warm after STEP_TIMEOUT_S={settings.step_timeout_s:g}: start another worker"
+            f"{name} computes logits that are not finite: its weights or config.json are damaged; fetch it again"
         )
 
 

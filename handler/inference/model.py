@@ -21,6 +21,14 @@ class Model(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def reserve(self, positions: int) -> None:
+        """Allocate what `forward` needs for positions 0 to `positions` - 1. An engine calls it once, before the first.
+
+        Raises:
+            RuntimeError: from torch, where memory is too small.
+        """
+        ...
+
     def forward(
         self,
         ids: Tensor,

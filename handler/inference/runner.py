@@ -42,6 +42,7 @@ class Runner:
         device, shape = model.device, model.shape
         #: the implementation of each part; see `use`
         self.parts = attention.choose(config.attention, device, shape.head_dim, model.dtype)
+        model.reserve(config.max_model_len)
         cache = shape.layers, config.pages, config.page_size, shape.kv_heads, shape.head_dim
         self._pages = KVPages(*cache, model.dtype, device, parts=self.parts)
         self._device = device

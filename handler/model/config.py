@@ -1,37 +1,48 @@
 """The configuration files of a checkpoint: config.json and generation_config.json. Knows no tensor."""
 
 import json
+import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, Field, PositiveInt, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
 
+from handler import log
+from handler.engine.sampling import MinP, RepetitionPenalty, Temperature, TopK, TopP
 from handler.errors import StartError
 from handler.inference.shape import ModelShape
+from handler.model.one_line import is_printable, reason
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+#: a dimension of a model: what fits 32 bits, as all of them do in a model that exists
+Size = Annotated[int, Field(ge=1, lt=2**31)]
+#: layers of the deepest model that is read; Qwen2.5-72B has 80
+MOST_LAYERS = 1_000
 
 
 class ModelConfig(BaseModel, frozen=True):
     """A dense Qwen2, 2.5 or 3, with the names of config.json and the defaults of transformers."""
 
     model_type: Literal["qwen2", "qwen3"]
-    vocab_size: PositiveInt
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    max_position_embeddings: PositiveInt
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    max_position_embeddings: Size
     #: set by Qwen3; None means hidden_size / num_attention_heads, as in Qwen2
-    head_dim: PositiveInt | None = None
-    rms_norm_eps: float = 1e-6
+    head_dim: Size | None = None
+    rms_norm_eps: float = Field(1e-6, ge=0, allow_inf_nan=False)
     hidden_act: str = "silu"
     attention_bias: bool = False
     tie_word_embeddings: bool = False
     #: transformers 5 writes `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`
-    rope_theta: float = 10_000.0
+    rope_theta: float = Field(10_000.0, gt=0, allow_inf_nan=False)
     rope_scaling: Mapping[str, Any] | None = None
     rope_parameters: Mapping[str, Any] | None = None
     use_sliding_window: bool = False
@@ -46,6 +57,17 @@ class ModelConfig(BaseModel, frozen=True):
             raise ValueError(
                 f"{self.num_attention_heads} attention heads do not share {self.num_key_value_heads} key heads evenly"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rope(self) -> "ModelConfig":
+        theta = self.rope["rope_theta"]
+        if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta <= sys.float_info.max:
+            raise ValueError(f"rope_theta is {reprlib.repr(theta)}; it must be a finite number above 0")
+        for name, value in self.rope.items():
+            numbers = value if isinstance(value, list) else [value]
+            if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+                raise ValueError(f"rope_parameters: {reprlib.repr(name)} is not a finite number")
         return self
 
     @property
@@ -79,21 +101,24 @@ class ModelConfig(BaseModel, frozen=True):
         return None
 
 
-class GenerationConfig(BaseModel, frozen=True):
+#: what generation_config.json may recommend, with the names and bounds of requests
+RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+class GenerationConfig(BaseModel, frozen=True, allow_inf_nan=False):
     """The sampling that the makers of the model recommend; the other fields of the file have no effect here."""
 
     do_sample: bool = False
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     eos_token_id: int | tuple[int, ...] | None = None
 
     def sampling(self) -> Mapping[str, float | int]:
         """The values by our field names, without those that are not set; `do_sample: false` gives temperature 0."""
-        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in RECOMMENDED if (value := getattr(self, name)) is not None}
         return given if self.do_sample else {**given, "temperature": 0.0}
 
 
@@ -117,9 +142,26 @@ def read_model_config(directory: Path, name: str) -> ModelConfig:
 
 
 def read_generation_config(directory: Path, name: str) -> GenerationConfig:
-    """Read generation_config.json; the defaults where the checkpoint has none."""
+    """Read generation_config.json; the defaults where the checkpoint has none.
+
+    A recommended value that a request may not send is left out, and a warning names it: an operator cannot always
+    change the file, and only requests with `sampling_defaults: "model"` use the value.
+
+    Raises:
+        StartError: the file is damaged.
+    """
     path = directory / "generation_config.json"
-    return _parse(GenerationConfig, read_json(path), f"{name}: {path.name}") if path.exists() else GenerationConfig()
+    if not path.exists():
+        return GenerationConfig()
+    content, file = read_json(path), f"{name}: {path.name}"
+    try:
+        return GenerationConfig.model_validate(content)
+    except ValidationError as error:
+        messages = {str(one["loc"][0]): one["msg"] for one in error.errors()}
+    wrong = {field: message for field, message in messages.items() if field in RECOMMENDED}
+    for field, message in wrong.items():
+        log.warn(f"{file}: {field}: {message} (it is {reprlib.repr(content[field])}); the value is left out")
+    return _parse(GenerationConfig, {key: value for key, value in content.items() if key not in wrong}, file)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -130,10 +172,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        cause = error.strerror if isinstance(error, OSError) else reason(error)
         raise StartError(
-            f"{path.name} of the model cannot be read: {reason}; check the file, or fetch the checkpoint again"
+            f"{path.name} of the model cannot be read: {cause}; check the file, or fetch the checkpoint again"
         ) from error
     if not isinstance(content, dict):
         raise StartError(f"{path.name} of the model is not a JSON object; fetch the checkpoint again")
@@ -144,7 +186,8 @@ def _quantised(config: Mapping[str, Any]) -> str | None:
     settings = config.get("quantization_config")
     if not settings:
         return None
-    return str(settings.get("quant_method", "an unnamed method")) if isinstance(settings, dict) else str(settings)
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    return method if isinstance(method, str) and is_printable(method) else "an unnamed method"
 
 
 def _parse(kind: type[Settings], content: Mapping[str, Any], file: str) -> Settings:
@@ -153,5 +196,5 @@ def _parse(kind: type[Settings], content: Mapping[str, Any], file: str) -> Setti
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        value = f" (it is {content[field]!r})" if field in content else ""
+        value = f" (it is {reprlib.repr(content[field])})" if field in content else ""
         raise StartError(f"{file}: {field + ': ' if field else ''}{first['msg']}{value}") from error

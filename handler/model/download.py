@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import StartError
+from handler.model.one_line import reason
 
 #: the files that serving reads; a repository may contain the same weights in other formats too
 FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
@@ -38,8 +39,7 @@ def fetch(name: str, revision: str | None, report: Callable[[str], None]) -> Pat
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), tqdm_class=Lines))
     except Exception as error:  # the library also raises errors of its network library
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise StartError(
-            f"{name} cannot be downloaded ({reason}): check MODEL_NAME, MODEL_REVISION and the network, and HF_TOKEN "
-            "for a gated model"
+            f"{name} cannot be downloaded ({reason(error)}): check MODEL_NAME, MODEL_REVISION and the network, and "
+            "HF_TOKEN for a gated model"
         ) from None

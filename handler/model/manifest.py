@@ -2,6 +2,7 @@
 
 import json
 import re
+import reprlib
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from handler.errors import StartError
+from handler.model.one_line import is_printable, reason
 from handler.model.readahead import chunks
 
 FILE = "manifest.json"
@@ -18,6 +20,8 @@ VERSION = 1
 ADVICE = "rebuild the image, or fetch the checkpoint again"
 #: files hashed at the same time
 THREADS = 4
+#: what reading a damaged or hostile file of JSON can raise; OverflowError is an ArithmeticError
+DAMAGES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +125,21 @@ def read(directory: Path) -> Manifest | None:
         return _parse(directory, json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StartError(f"{path} is not a manifest that this worker reads ({error}); {ADVICE}") from None
+    except (*DAMAGES, OSError) as error:
+        raise StartError(f"{path} is not a manifest that this worker reads ({reason(error)}); {ADVICE}") from None
 
 
 def _parse(directory: Path, content: Any) -> Manifest:
     if content["manifest"] != VERSION:
-        raise ValueError(f"its version is {content['manifest']!r}, not {VERSION}")
+        raise ValueError(f"its version is {reprlib.repr(content['manifest'])}, not {VERSION}")
     files = {name: Entry(int(entry["size"]), str(entry["sha256"])) for name, entry in content["files"].items()}
     for name, entry in files.items():
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not re.fullmatch("[0-9a-f]{64}", entry.sha256):
-            raise ValueError(f"the entry of {name!r} is not valid")
-    revision = content["revision"]
-    return Manifest(directory, str(content["name"]), None if revision is None else str(revision), files)
+        if not is_printable(name) or path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{reprlib.repr(name)} is not a path inside the directory")
+        if not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+            raise ValueError(f"the entry of {name!r} has no sha256")
+    name, revision = content["name"], content["revision"]
+    if not all(isinstance(text, str) and is_printable(text) for text in (name, revision or "none")):
+        raise ValueError("its name or revision is not a short line of printable characters")
+    return Manifest(directory, name, revision or None, files)

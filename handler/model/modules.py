@@ -47,6 +47,9 @@ class Modules:
             )
         )
 
+    def reserve(self, positions: int) -> None:
+        """See `Model.reserve`; transformers' modules keep no table of positions."""
+
     def forward(
         self,
         ids: Tensor,

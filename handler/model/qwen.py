@@ -48,21 +48,27 @@ class Qwen:
         #: name in a checkpoint -> the weight, a part of its merged matrix
         self.weights: dict[str, Tensor] = {}
         self._eps = config.rms_norm_eps
-        width, head = shape.hidden, shape.head_dim
+        width = shape.hidden
         take = partial(self._take, source)
         self._embedding = take({"model.embed_tokens.weight": (shape.vocab, width)})
         self._layers = [self._load_layer(take, config, index) for index in range(shape.layers)]
         self._norm = take({"model.norm.weight": (width,)})
         tied = config.tie_word_embeddings
         self._head = self._embedding if tied else take({"lm_head.weight": (shape.vocab, width)})
-        theta = float(config.rope["rope_theta"])
-        self._rope = layers_torch.rope_table(shape.context_length, head, theta, dtype, device)
+        self._theta = float(config.rope["rope_theta"])
+        #: see `layers_torch.rope_table`; `reserve` gives it positions
+        self._rope = torch.empty(0, 2, shape.head_dim, dtype=dtype, device=device)
 
     @classmethod
     def from_state(cls, config: ModelConfig, state: Mapping[str, Tensor]) -> Self:
-        """A model from a copy of these weights (by their names in a checkpoint), with their dtype and device."""
+        """A model from a copy of these weights (by their names in a checkpoint), with their dtype and device.
+
+        It is ready for all positions of the config.
+        """
         like = state["model.embed_tokens.weight"]
-        return cls(config, lambda names: torch.cat([state[name] for name in names]), like.dtype, like.device)
+        model = cls(config, lambda names: torch.cat([state[name] for name in names]), like.dtype, like.device)
+        model.reserve(config.max_position_embeddings)
+        return model
 
     def _take(self, source: Source, names: Mapping[str, tuple[int, ...]]) -> Tensor:
         """Load one merged matrix and enter its parts into `weights`."""
@@ -91,6 +97,11 @@ class Qwen:
             gate_up=take({f"{mlp}{part}_proj.weight": (shape.intermediate, width) for part in ("gate", "up")}),
             down=take({f"{mlp}down_proj.weight": (width, shape.intermediate)}),
         )
+
+    def reserve(self, positions: int) -> None:
+        """See `Model.reserve`. The config's own number of positions is only claimed: its table may not fit anywhere."""
+        if positions > len(self._rope):
+            self._rope = layers_torch.rope_table(positions, self.shape.head_dim, self._theta, self.dtype, self.device)
 
     def forward(
         self,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from handler.errors import StartError
+from handler.model.one_line import LONGEST, is_printable
 
 #: the dtypes of the format in which unquantised models store their weights
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -78,23 +79,36 @@ def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
             raise _Damaged("it ends within its header")
         try:
             header = json.loads(content.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError, MemoryError) as error:
             raise _Damaged("its header is not JSON") from error
     if not isinstance(header, dict):
         raise _Damaged("its header is not a JSON object")
     header.pop("__metadata__", None)
-    ends = [8 + length]
-    for name, entry in header.items():
-        stored, end = _read_entry(file, name, entry, 8 + length)
+    begin = 8 + length
+    found = [(name, *_read_entry(file, name, entry, begin)) for name, entry in header.items()]
+    last, reached = "", begin
+    for name, stored, end in sorted(found, key=lambda one: (one[1].offset, one[2])):
+        if stored.offset != reached:
+            raise _Damaged(_misplaced(name, stored.offset - begin, last, reached - begin))
         if end > size:
             raise _Damaged(f"it has {size} bytes, but {name} ends at byte {end}")
-        ends.append(end)
+        last, reached = name, end
         yield name, stored
-    if max(ends) != size:
-        raise _Damaged(f"it has {size} bytes, but its last tensor ends at byte {max(ends)}")
+    if reached != size:
+        raise _Damaged(f"it has {size} bytes, but its last tensor ends at byte {reached}")
+
+
+def _misplaced(name: str, first: int, before: str, end: int) -> str:
+    """Says where the tensor `name` begins, in place of `end`, at which the tensor `before` ends."""
+    begins = f"{name} begins at byte {first} of the tensors"
+    if not before:
+        return f"{begins}, not at 0"
+    return f"{begins}, inside {before}" if first < end else f"{begins}, but {before} ends at byte {end}"
 
 
 def _read_entry(file: Path, name: str, entry: Any, begin: int) -> tuple[Stored, int]:
+    if not is_printable(name):
+        raise _Damaged(f"a tensor's name is not printable, or longer than {LONGEST} characters")
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]}:
             if not all(isinstance(side, int) and side >= 0 for side in shape) or first < 0:

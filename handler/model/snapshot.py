@@ -10,6 +10,7 @@ from typing import Literal
 from handler.errors import StartError
 from handler.model import manifest
 from handler.model.manifest import Manifest
+from handler.model.one_line import is_printable
 
 #: the checkpoint in the repository
 DEMO = Path(__file__).parent / "demo"
@@ -69,8 +70,10 @@ class Snapshot:
             try:
                 files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
                 names = sorted({Path(file).name for file in files})
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except manifest.DAMAGES:
                 raise StartError(f"{INDEX} is not an index of weight files") from None
+            if not all(map(is_printable, names)):
+                raise StartError(f"{INDEX} names a weight file whose name is not printable")
         for name in ("config.json", *names):
             if not (self.path / name).is_file():
                 raise StartError(
@@ -144,6 +147,11 @@ def _complete(path: Path, source: Source, name: str | None, revision: str | None
     except StartError as error:
         where = f"MODEL_PATH={path}" if source == "path" else str(path)
         raise StartError(f"{where}: {error}; {ADVICE[source]}") from None
+    if not (is_printable(snapshot.name) and is_printable(snapshot.revision or "none")):
+        raise StartError(
+            f"the model's name {snapshot.name!r} or revision {snapshot.revision!r} is not a short line of printable "
+            "characters; set MODEL_NAME and MODEL_REVISION"
+        )
     return snapshot
 
 

@@ -17,6 +17,7 @@ from tokenizers.decoders import ByteLevel
 
 from handler.engine.protocol import Prompt
 from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
+from handler.model.one_line import reason
 from handler.model.tokenizer import ChatTokenizer
 
 #: characters of a prompt, at most, whatever the context: 4,000,000 spaces take 1.2 s and 0.6 GB, and on 11,000,000 the
@@ -52,6 +53,8 @@ class Ending:
 
 
 ANSWER = Ending()
+#: what a chat template that is no good can raise beside Jinja's own errors; ArithmeticError covers a division by 0
+BROKEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, MemoryError)
 
 
 class Template:
@@ -76,10 +79,16 @@ class Template:
         self._control = re.compile(
             "|".join(re.escape(text) for text in sorted(self._control_ids, key=len, reverse=True))
         )
+        if not {"<|im_start|>", "<|im_end|>"} <= self._control_ids.keys():
+            raise StartError(
+                "the model's tokenizer has no token <|im_start|> or <|im_end|>; use a Qwen2, 2.5 or 3 instruct model"
+            )
         self._known_bytes: dict[int, bytes] = {}
         #: ids from this one on have no token; the model's embedding may have rows for them
         self.tokens_in_vocab = backend.get_vocab_size()
-        self._longest_token = max(map(len, backend.get_vocab(with_added_tokens=False)))
+        self._longest_token = max(map(len, backend.get_vocab(with_added_tokens=False)), default=0)
+        if not self._longest_token:
+            raise StartError("the model's tokenizer has no tokens; fetch the checkpoint again")
         self._frame = lru_cache(maxsize=256)(self._render_frame)
         try:
             *_, self._turn_end = self._parts(("system", "user"), answer=False)
@@ -193,7 +202,9 @@ class Template:
         try:
             return self._tokenizer.render(conversation, add_generation_prompt=answer, enable_thinking=thinks)
         except jinja2.TemplateError as error:
-            raise InvalidRequest(f"the model's chat template refuses these roles: {error}") from error
+            raise InvalidRequest(f"the model's chat template refuses these roles: {reason(error)}") from error
+        except BROKEN as error:
+            raise InvalidRequest(f"the model's chat template fails on these roles ({type(error).__name__})") from error
 
     def _default_system(self) -> str | None:
         """The system prompt that the template adds where the caller sends none; None where it adds none."""

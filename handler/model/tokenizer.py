@@ -21,6 +21,7 @@ from tokenizers.models import BPE
 
 from handler.errors import StartError
 from handler.model.config import read_json
+from handler.model.one_line import reason
 
 #: how Qwen2, 2.5 and 3 split a text before merges, for checkpoints without tokenizer.json (transformers,
 #: Qwen2Tokenizer)
@@ -78,16 +79,21 @@ def read(directory: Path, name: str) -> ChatTokenizer:
             raise StartError(
                 f"{name}: the checkpoint has no tokenizer.json, nor vocab.json with merges.txt; fetch it again"
             )
-    except StartError:
+        backend.no_truncation()
+        backend.no_padding()
+        return ChatTokenizer(backend, *_chat_template(directory, config))
+    except (StartError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # tokenizers raises nothing narrower
+    except BaseException as error:  # tokenizers raises nothing narrower, and where it panics no Exception
         raise StartError(
-            f"{name}: the tokenizer cannot be read ({str(error).partition(chr(10))[0]}); fetch the checkpoint again"
+            f"{name}: the tokenizer cannot be read ({reason(error)}); fetch the checkpoint again"
         ) from error
-    backend.no_truncation()
-    backend.no_padding()
-    named = {key: token for key in NAMED if (token := _content(config.get(key))) is not None}
-    return ChatTokenizer(backend, _chat_template(directory, config), named)
+
+
+def read_chat_template(directory: Path) -> ChatTokenizer:
+    """The chat template of a checkpoint without its tokenizer, which takes longer to read: it can only `render`."""
+    file = directory / "tokenizer_config.json"
+    return ChatTokenizer(Tokenizer(BPE()), *_chat_template(directory, read_json(file) if file.exists() else {}))
 
 
 def _from_vocabulary(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -109,14 +115,16 @@ def _from_vocabulary(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
     return backend
 
 
-def _chat_template(directory: Path, config: Mapping[str, Any]) -> str | None:
+def _chat_template(directory: Path, config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, str]]:
+    """The chat template, None where there is none, and the tokens that it may refer to by name."""
+    named = {key: token for key in NAMED if (token := _content(config.get(key))) is not None}
     file = directory / "chat_template.jinja"
     if file.exists():
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8"), named
     template = config.get("chat_template")
     if isinstance(template, list):
         template = {one["name"]: one["template"] for one in template}.get("default")
-    return None if template is None else str(template)
+    return None if template is None else str(template), named
 
 
 def _content(token: Any) -> str | None:

@@ -11,6 +11,7 @@ from handler.inference.model import Model
 from handler.model import tokenizer
 from handler.model.checkpoint import Checkpoint, wanted
 from handler.model.config import ModelConfig, read_generation_config, read_model_config
+from handler.model.one_line import reason
 from handler.model.qwen import Qwen
 from handler.model.shards import Stored, find_tensors
 from handler.model.snapshot import Snapshot
@@ -73,7 +74,7 @@ def _load_merged(
         model = Qwen(config, checkpoint.take, dtype, device)
     except RuntimeError as error:  # from torch, where memory is too small
         raise StartError(
-            f"{snapshot.name}: no memory for the weights ({_first_line(error)}); use a device with more memory"
+            f"{snapshot.name}: no memory for the weights ({reason(error)}); use a device with more memory"
         ) from error
     checkpoint.fill()
     return model
@@ -88,9 +89,5 @@ def _load_modules(
         return Modules.load(snapshot.path, dtype, device)
     except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise StartError(
-            f"{snapshot.name}: the checkpoint cannot be loaded ({_first_line(error)}); fetch it again"
+            f"{snapshot.name}: the checkpoint cannot be loaded ({reason(error)}); fetch it again"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

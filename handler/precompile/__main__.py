@@ -49,6 +49,7 @@ def compile_kernels(config: ModelConfig, tokens: int, rows: int = 1, width: int 
         return torch.cat([torch.empty(shape, dtype=dtype, device=META) for shape in names.values()])
 
     model = Qwen(config, without_memory, dtype, META)
+    model.reserve(1)
     shape = model.shape
     size = shape.layers, rows, PAGE_SIZE["cuda"], shape.kv_heads, shape.head_dim
     pages = KVPages(*size, model.dtype, META, parts=Parts.every(True, "compiled"))

@@ -25,6 +25,7 @@ from handler.model.qwen import Qwen
 from handler.model.shards import Stored, find_tensors
 from handler.model.snapshot import DEMO, INDEX, Snapshot, find
 from tests.model.test_qwen import steps
+from tests.support import models
 
 
 @pytest.fixture
@@ -57,7 +58,8 @@ def test_a_loaded_model_keeps_the_dtype_of_the_checkpoint_and_reports_its_facts(
 
 
 def test_a_tokenizer_that_does_not_belong_to_the_model_stops_the_start(copy: Path) -> None:
-    change(copy / "tokenizer.json", added_tokens=[
+    own = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    change(copy / "tokenizer.json", added_tokens=own + [
         {"id": 10**6 + index, "content": f"<{index}>", "special": False, "single_word": False, "lstrip": False,
          "rstrip": False, "normalized": False}
         for index in range(5_000)
@@ -330,8 +332,8 @@ def test_a_file_that_shrinks_while_it_is_read_stops_the_start(copy: Path, dtype:
         (reading.fill if taken else read)()
 
 
-def test_a_model_larger_than_memory_stops_the_start(copy: Path) -> None:
-    change(copy / "config.json", max_position_embeddings=10**12)
+def test_a_model_larger_than_memory_stops_the_start(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoint, "take", lambda self, names: torch.empty(2**31, 2**20))
     with pytest.raises(StartError, match=r"no memory for the weights \(.*alloc.*; use a device with more memory"):
         weights.load(snapshot(copy), device="cpu")
 
@@ -342,10 +344,12 @@ def test_models_that_the_merged_forward_does_not_support_are_served_by_the_modul
     model, _, info = weights.load(snapshot(copy), device="cpu", dtype=torch.float32)
     assert (info.forward, info.parameters) == ("modules", 2_834_688)
     theirs = AutoModelForCausalLM.from_pretrained(copy, local_files_only=True, dtype=torch.float32)
+    model.reserve(models.CONTEXT)
     torch.testing.assert_close(steps(model), steps(Modules(theirs)))
     change(copy / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 10_000.0})
     plain = weights.load(snapshot(copy), device="cpu", dtype=torch.float32)
     assert plain.info.forward == "merged"
+    plain.model.reserve(models.CONTEXT)
     assert (steps(plain.model) - steps(model)).abs().max() > 0.1
 
 

@@ -121,6 +121,9 @@ class Changed:
     def device(self) -> torch.device:
         return self.model.device
 
+    def reserve(self, positions: int) -> None:
+        self.model.reserve(positions)
+
 
 @cache
 def greedy(name: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
