@@ -25,9 +25,9 @@ class Enhancer:
     rewriter: Rewriter
     model: ModelInfo
 
-    def brief(self, request: EnhanceRequest) -> Brief:
-        """The request as a brief; raises as `Brief.of` does."""
-        return Brief.of(request, self.packs, self.encoders)
+    async def brief(self, request: EnhanceRequest, deadline: float | None) -> Brief:
+        """The request as a brief; raises as `Brief.of` and `Rewriter.work` do."""
+        return await self.rewriter.work(deadline, Brief.of, request, self.packs, self.encoders)
 
     async def answers(
         self, request: EnhanceRequest, brief: Brief, rendered: Rendered, sampling: Sampling, deadline: float | None

@@ -3,9 +3,9 @@
 Knows the engine's protocol and no request.
 """
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import ParamSpec, TypeVar
 
 from handler import log
 from handler.api.enhance import CacheUse, Degraded, Enhanced
@@ -28,6 +28,15 @@ from handler.errors import (
     WorkerError,
 )
 from handler.model.template import Rendered
+from handler.pool import Pool
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Threads that work on texts. With more of them the event loop waits longer for its turn: they run one at a time.
+THREADS = 2
+#: Seconds after its deadline in which a request may still make a reply of what the model wrote in time
+AFTER_DEADLINE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,17 @@ class Rewriter:
 
     engine: Engine
     cache: Cache[Rewritten | Unusable] = field(default_factory=Cache)
+    #: for all work on texts, which may be a caller's own, so that no other operation waits for it
+    pool: Pool = field(default_factory=lambda: Pool("enhancement", THREADS))
+
+    async def work(self, deadline: float | None, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of work on texts, in a thread.
+
+        Raises:
+            DeadlineExceeded: it did not end `AFTER_DEADLINE_S` after the deadline.
+        """
+        until = None if deadline is None else deadline + AFTER_DEADLINE_S
+        return await self.pool.run_until(until, work, *args, **kwargs)
 
     async def answer(self, question: Question, *, fall_back: bool) -> Rewritten:
         """The model's answer, fitted and judged; where that fails and `fall_back` is set, a fallback.
@@ -121,7 +141,8 @@ class Rewriter:
             failure, code = Internal(), Internal.code
         if not fall_back:
             raise failure
-        return await asyncio.to_thread(fallback, question.brief, spent, Degraded(code=code, message=failure.message))
+        degraded = Degraded(code=code, message=failure.message)
+        return await self.work(question.deadline, fallback, question.brief, spent, degraded)
 
     async def _ask(self, question: Question) -> Rewritten | Unusable:
         """Ask the model, and once more where the rules say so."""
@@ -129,9 +150,10 @@ class Rewriter:
         spent = Spent(question.sampling)
         while True:
             text, spent = await self._complete(question, spent)
-            made = await asyncio.to_thread(draft, brief, text, spent.finish_reason or "stop")
+            made = await self.work(question.deadline, draft, brief, text, spent.finish_reason or "stop")
             if isinstance(made, Draft):
-                return Rewritten(await asyncio.to_thread(judged, brief, made, retries=spent.tries - 1), spent)
+                result = await self.work(question.deadline, judged, brief, made, retries=spent.tries - 1)
+                return Rewritten(result, spent)
             ended = spent.finish_reason in ("stop", "length")
             # A greedy model would give the same answer again.
             if spent.tries == 2 or made not in brief.rules.retry_on or not ended or not spent.sampling.temperature:

@@ -19,6 +19,9 @@ from handler.engine.protocol import Prompt
 from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
 from handler.model.tokenizer import ChatTokenizer
 
+#: turns of a conversation whose frame is kept, at most
+MAX_KEPT_TURNS = 64
+
 
 class Turn(NamedTuple):
     """One message: the role of its author, and the text."""
@@ -95,7 +98,9 @@ class Template:
         Raises:
             ContextLengthExceeded: more than `max_tokens` prompt tokens.
         """
-        frame = self._frame(tuple(turn.role for turn in turns), ending)
+        # The frame of a long conversation is large, and seldom needed again.
+        render = self._frame if len(turns) <= MAX_KEPT_TURNS else self._render_frame
+        frame = render(tuple(turn.role for turn in turns), ending)
         contents = [*(turn.content for turn in turns), ""]
         self._check_characters(sum(map(len, contents)), max_tokens)
         # The text between two control tokens of the frame is encoded as one run: white space at the start of a caller's

@@ -1,6 +1,5 @@
 """enhance: a prompt rewritten by the caller's own messages, or by those of a pack's entry."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 
 from handler.api.enhance import Enhanced, EnhanceEcho, EnhanceReply, EnhanceRequest, Variant, WorkerOptimizations
@@ -40,19 +39,18 @@ async def _judge(core: Core, request: EnhanceRequest) -> EnhanceReply | DryRunRe
     core.check(request)
     if request.logprobs:
         raise Unsupported("logprobs are of the model's own words, not of a fitted or judged text", field="logprobs")
-    brief = await asyncio.to_thread(core.enhancer.brief, request)
+    until = deadline(request, began)
+    brief = await core.enhancer.brief(request, until)
     sampling = _sampling(core, request, brief, core.engine.max_model_len)
-    answer = await asyncio.to_thread(without_asking, brief, sampling)
+    answer = await core.enhancer.rewriter.work(until, without_asking, brief, sampling)
     if answer is not None:
         if request.dry_run:
             return core.without_run(sampling)
         return _enhance_reply(core, request, brief, (answer,), began)
-    prepared = await _prepare(core, request, brief)
+    prepared = await _prepare(core, request, brief, until)
     if request.dry_run:
         return core.dry_run(prepared)
-    answers = await core.enhancer.answers(
-        request, brief, prepared.rendered, prepared.sampling, deadline(request, began)
-    )
+    answers = await core.enhancer.answers(request, brief, prepared.rendered, prepared.sampling, until)
     return _enhance_reply(core, request, brief, answers, began)
 
 
@@ -68,7 +66,7 @@ def _field(request: EnhanceRequest) -> str:
     return "prompt" if request.messages is None else "messages"
 
 
-async def _prepare(core: Core, request: EnhanceRequest, brief: Brief) -> Prepared:
+async def _prepare(core: Core, request: EnhanceRequest, brief: Brief, until: float | None) -> Prepared:
     found = brief.found if brief.by_pack else None
     messages = core.with_default_system(_own_messages(request) if found is None else briefs.messages(brief, found))
     return await core.prepare(
@@ -76,6 +74,7 @@ async def _prepare(core: Core, request: EnhanceRequest, brief: Brief) -> Prepare
         messages,
         core.conversation(request, messages),
         field=_field(request),
+        until=until,
         sampling=lambda room: _sampling(core, request, brief, room),
     )
 
