@@ -31,7 +31,18 @@ PhraseList = Annotated[tuple[Phrase, ...], Field(max_length=1000, fail_fast=True
 Weight = Annotated[float, Field(ge=0, le=100)]
 
 
-class Lexicon(Value):
+class Lists(Value):
+    """Word lists. What texts are searched with is made once for each value, and goes with it."""
+
+    def __copy__(self) -> Self:
+        """A copy, which may get other lists, makes its own."""
+        copied = super().__copy__()
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
+
+class Lexicon(Lists):
     """Words and phrases by kind; a text has one where it stands there whole, in any case."""
 
     quality: PhraseList = ()
@@ -66,8 +77,6 @@ class Lexicon(Value):
         phrases, kinds_of = self._together[kinds]
         return Counter(kind for start, end in phrases.find(text) for kind in kinds_of[folded(text[start:end])])
 
-    # What texts are searched with is kept here, so that it goes with the pack of a request.
-
     @cached_property
     def _lists(self) -> dict[Kind, Phrases]:
         return {}
@@ -77,7 +86,7 @@ class Lexicon(Value):
         return {}
 
 
-class Protect(Value):
+class Protect(Lists):
     """The user's own words that the result must keep."""
 
     counts: PhraseList = Field(default=(), description="Number words; numbers in digits are always counts.")
@@ -119,7 +128,7 @@ class Weights(Value):
         return self
 
 
-class Words(Value):
+class Words(Lists):
     """The word lists of a pack, which all its rules share."""
 
     lexicon: Lexicon = Lexicon()

@@ -3,6 +3,7 @@
 Knows the engine's protocol and no request.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
@@ -22,6 +23,7 @@ from handler.enhancement.pack import Fault
 from handler.errors import (
     BadAnswer,
     ContextLengthExceeded,
+    DeadlineExceeded,
     Internal,
     InvalidRequest,
     Unsupported,
@@ -94,6 +96,15 @@ class Question:
         )
 
 
+class Late(DeadlineExceeded):
+    """Work on texts did not end in time, so that there is no time for a fallback either."""
+
+
+def time_for_texts(deadline: float | None) -> float | None:
+    """When work on texts that begins now has to end: a little after the deadline, and where that is over, after now."""
+    return None if deadline is None else max(deadline, time.monotonic()) + AFTER_DEADLINE_S
+
+
 @dataclass(frozen=True, slots=True)
 class Rewriter:
     """Answers questions over one engine."""
@@ -103,14 +114,16 @@ class Rewriter:
     #: for all work on texts, which may be a caller's own, so that no other operation waits for it
     pool: Pool = field(default_factory=lambda: Pool("enhancement", THREADS))
 
-    async def work(self, deadline: float | None, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def work(self, until: float | None, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of work on texts, in a thread.
 
         Raises:
-            DeadlineExceeded: it did not end `AFTER_DEADLINE_S` after the deadline.
+            Late: it did not end in time; see `time_for_texts`.
         """
-        until = None if deadline is None else deadline + AFTER_DEADLINE_S
-        return await self.pool.run_until(until, work, *args, **kwargs)
+        try:
+            return await self.pool.run_until(until, work, *args, **kwargs)
+        except DeadlineExceeded as error:
+            raise Late(error.message) from None
 
     async def answer(self, question: Question, *, fall_back: bool) -> Rewritten:
         """The model's answer, fitted and judged; where that fails and `fall_back` is set, a fallback.
@@ -132,7 +145,7 @@ class Rewriter:
                 return _from_cache(got) if hit else got
             spent, code = got.spent, str(got.fault)
             failure = BadAnswer(f"the model's answer is no prompt: {_FAULTS[got.fault]}")
-        except (InvalidRequest, ContextLengthExceeded, Unsupported):
+        except (InvalidRequest, ContextLengthExceeded, Unsupported, Late):
             raise
         except WorkerError as error:
             failure, code = error, error.code
@@ -141,8 +154,13 @@ class Rewriter:
             failure, code = Internal(), Internal.code
         if not fall_back:
             raise failure
-        degraded = Degraded(code=code, message=failure.message)
-        return await self.work(question.deadline, fallback, question.brief, spent, degraded)
+        return await self.instead(
+            question.brief, spent, Degraded(code=code, message=failure.message), question.deadline
+        )
+
+    async def instead(self, brief: Brief, spent: Spent, degraded: Degraded, deadline: float | None) -> Rewritten:
+        """The result without the model; raises as `work` does."""
+        return await self.work(time_for_texts(deadline), fallback, brief, spent, degraded)
 
     async def _ask(self, question: Question) -> Rewritten | Unusable:
         """Ask the model, and once more where the rules say so."""
@@ -150,9 +168,10 @@ class Rewriter:
         spent = Spent(question.sampling)
         while True:
             text, spent = await self._complete(question, spent)
-            made = await self.work(question.deadline, draft, brief, text, spent.finish_reason or "stop")
+            until = time_for_texts(question.deadline)
+            made = await self.work(until, draft, brief, text, spent.finish_reason or "stop")
             if isinstance(made, Draft):
-                result = await self.work(question.deadline, judged, brief, made, retries=spent.tries - 1)
+                result = await self.work(until, judged, brief, made, retries=spent.tries - 1)
                 return Rewritten(result, spent)
             ended = spent.finish_reason in ("stop", "length")
             # A greedy model would give the same answer again.

@@ -96,28 +96,22 @@ class Searched:
             return found
         nouns = Phrases(span.noun for span in self._spans if span.noun is not None)
         begins = _after(negations, self._text)
-        for start, ends in nouns.places(self._text):
-            if start in begins:
-                for end in ends:
-                    found.setdefault(self._folded[start:end], []).append((begins[start], end))
+        for start, ends in nouns.places(self._text, begins):
+            for end in ends:
+                found.setdefault(self._folded[start:end], []).append((begins[start], end))
         return found
 
 
 def _after(negations: Phrases, text: str) -> dict[int, int]:
     """The places where a negated word may begin, with the start of the first negating word before each."""
     places: dict[int, int] = {}
-    known: set[int] = set()
-    for start, ends in negations.places(text):
-        for end in ends:
-            if end in known:
-                continue
-            known.add(end)
-            space = _SPACE.match(text, end)
-            for _ in range(_OTHER_WORDS + 1):
-                if space is None:
-                    break
-                places.setdefault(space.end(), start)
-                space = _OTHER_WORD.match(text, space.end())
+    for end, start in negations.ends(text):
+        space = _SPACE.match(text, end)
+        for _ in range(_OTHER_WORDS + 1):
+            if space is None:
+                break
+            places[space.end()] = min(start, places.get(space.end(), start))
+            space = _OTHER_WORD.match(text, space.end())
     return places
 
 

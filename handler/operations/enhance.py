@@ -2,16 +2,25 @@
 
 from collections.abc import AsyncGenerator
 
-from handler.api.enhance import Enhanced, EnhanceEcho, EnhanceReply, EnhanceRequest, Variant, WorkerOptimizations
+from handler.api.enhance import (
+    Degraded,
+    Enhanced,
+    EnhanceEcho,
+    EnhanceReply,
+    EnhanceRequest,
+    Variant,
+    WorkerOptimizations,
+)
 from handler.api.reply import Reply
 from handler.api.text import DryRunReply, Message, Run
 from handler.engine.fold import Piece
 from handler.engine.sampling import Sampling
+from handler.engine.spent import Spent
 from handler.enhancement import brief as briefs
 from handler.enhancement.brief import Brief
 from handler.enhancement.enhancer import best, spent_on_all
-from handler.enhancement.rewrite import Rewritten, without_asking
-from handler.errors import Unsupported
+from handler.enhancement.rewrite import Rewritten
+from handler.errors import DeadlineExceeded, Unsupported
 from handler.operations.core import Core, Prepared, deadline
 
 
@@ -42,12 +51,19 @@ async def _judge(core: Core, request: EnhanceRequest) -> EnhanceReply | DryRunRe
     until = deadline(request, began)
     brief = await core.enhancer.brief(request, until)
     sampling = _sampling(core, request, brief, core.engine.max_model_len)
-    answer = await core.enhancer.rewriter.work(until, without_asking, brief, sampling)
+    answer = await core.enhancer.without_asking(brief, sampling, until)
     if answer is not None:
         if request.dry_run:
             return core.without_run(sampling)
         return _enhance_reply(core, request, brief, (answer,), began)
-    prepared = await _prepare(core, request, brief, until)
+    try:
+        prepared = await _prepare(core, request, brief, until)
+    except DeadlineExceeded as late:
+        if not request.falls_back or request.dry_run:
+            raise
+        degraded = Degraded(code=late.code, message=late.message)
+        answer = await core.enhancer.rewriter.instead(brief, Spent(sampling), degraded, until)
+        return _enhance_reply(core, request, brief, (answer,), began)
     if request.dry_run:
         return core.dry_run(prepared)
     answers = await core.enhancer.answers(request, brief, prepared.rendered, prepared.sampling, until)
