@@ -30,6 +30,9 @@ NO_RULES = Rules(
 )
 NO_WORDS = Words()
 
+#: bytes of all phrases of a pack that a request brings, at most
+MAX_PHRASE_BYTES = 16_384
+
 #: every text fits
 UNLIMITED = Limit(lambda text: 0, 0)
 
@@ -87,7 +90,7 @@ class Brief:
 
     def stems(self, text: str) -> Set[str]:
         """The stems of a text's content words."""
-        return vocabulary.stems(text, self.words.stopwords).keys()
+        return vocabulary.stems(text, self.words.without_content).keys()
 
     @property
     def is_checked(self) -> bool:
@@ -149,7 +152,7 @@ class Brief:
 def _find(request: EnhanceRequest, packs: Packs) -> Found | None:
     if not request.names_entry:
         return None
-    searched = packs if request.pack is None else Packs((Loaded.of(request.pack),))
+    searched = packs if request.pack is None else Packs((_brought(request.pack),))
     try:
         return searched.find(request.job_type, request.target_model, request.quality)
     except NoPack as error:
@@ -157,6 +160,18 @@ def _find(request: EnhanceRequest, packs: Packs) -> Found | None:
             raise
         # The model could answer without a pack, so that only the name in the request is wrong.
         raise InvalidRequest(error.message, field=error.field) from None
+
+
+def _brought(pack: Mapping[str, JsonValue]) -> Loaded:
+    """The pack that a request brings; it is of this request alone, with all that is made of it."""
+    loaded = Loaded.of(pack)
+    if (size := loaded.pack.phrase_bytes) > MAX_PHRASE_BYTES:
+        raise InvalidRequest(
+            f"pack: its phrases take {size} bytes, and a request's own pack may have {MAX_PHRASE_BYTES}: "
+            "shorten its word lists, or have the operator add it to the worker's packs",
+            field="pack",
+        )
+    return loaded
 
 
 def _language(request: EnhanceRequest, found: Found) -> Language:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from itertools import accumulate, count
 
 from handler.api.enhance import Trimmed
-from handler.enhancement.clauses import Clause, Region, join, overlaps, separator, split, words
+from handler.enhancement.clauses import Clause, join, separator, split, words
 from handler.enhancement.pack import Kind
+from handler.enhancement.regions import Region, Regions
+from handler.pool import check_stop
 
 #: finds the regions of a text; they are searched again in the text that is left after a cut
-Regions = Callable[[str], tuple[Region, ...]]
+FindRegions = Callable[[str], tuple[Region, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Limit:
 
     def fits(self, text: str) -> bool:
         """Whether a text is within the limit."""
+        check_stop()
         return self.count(text) <= self.tokens
 
 
@@ -41,9 +44,9 @@ class Ranking:
     """The order in which clauses are kept."""
 
     #: finds protected text
-    regions: Regions
+    regions: FindRegions
     #: finds text inside which no clause ends
-    unbroken: Regions
+    unbroken: FindRegions
     kind: Callable[[str], Kind]
     #: the first kind is dropped last; kinds that are not named are dropped first
     order: tuple[Kind, ...]
@@ -56,13 +59,13 @@ class Ranking:
 
         A word of the user's counts for the first clause that has it.
         """
-        regions = self.regions(text)
+        protected = Regions(self.regions(text))
         remaining = set(self.own)
         ranks: list[tuple[int, int, int]] = []
         for index, clause in enumerate(clauses):
             own = remaining.intersection(self.stems(clause.text))
             remaining -= own
-            if overlaps((clause.start, clause.end), regions):
+            if protected.overlap((clause.start, clause.end)):
                 level, place = 0, 0
             elif own:
                 level, place = 1, 0
@@ -78,10 +81,10 @@ def fit(text: str, limit: Limit, ranking: Ranking) -> Fitted:
     tokens = limit.count(text)
     if tokens <= limit.tokens:
         return Fitted(text)
-    regions = ranking.regions(text)
+    protected_regions = Regions(ranking.regions(text))
     clauses = split(text, ranking.unbroken(text))
     order = ranking.rank(text, clauses)
-    protected = sum(overlaps((clause.start, clause.end), regions) for clause in clauses)
+    protected = sum(protected_regions.overlap((clause.start, clause.end)) for clause in clauses)
     guess = _guess(order, clauses, len(text) * limit.tokens / tokens)
     kept = _longest(order, lambda indexes: limit.fits(join(clauses[index] for index in indexes)), guess)
     if kept and len(kept) >= protected:
@@ -112,8 +115,8 @@ def append(head: str, tail: str, limit: Limit, ranking: Ranking) -> Fitted:
 
 
 def _fit_words(text: str, limit: Limit, regions: Sequence[Region]) -> str:
-    places = words(text, regions)
-    order = sorted(range(len(places)), key=lambda index: (not overlaps(places[index], regions), index))
+    places, protected = words(text, regions), Regions(regions)
+    order = sorted(range(len(places)), key=lambda index: (not protected.overlap(places[index]), index))
 
     def build(indexes: Sequence[int]) -> str:
         parts: list[str] = []

@@ -8,7 +8,7 @@ from handler.enhancement.clauses import one_line
 from handler.enhancement.clean import clean
 from handler.enhancement.pack import Rules, Words
 from handler.enhancement.scripts import foreign
-from handler.enhancement.spans import Span, any_of, missing, reversed_in
+from handler.enhancement.spans import Span, missing, reversed_in
 from handler.enhancement.vocabulary import has_word_of, stems, tokens
 
 
@@ -56,15 +56,18 @@ def _hard(candidate: Candidate) -> dict[str, Iterable[str]]:
 
 def _soft(candidate: Candidate) -> dict[str, Iterable[str]]:
     text, prompt, words = candidate.text, candidate.prompt, candidate.words
-    own, there = stems(prompt, words.stopwords), stems(text, words.stopwords)
-    styles = any_of(words.lexicon.style)
-    added = {style.casefold() for style in styles.findall(text)} - {own.casefold() for own in styles.findall(prompt)}
+    own, there = stems(prompt, words.without_content), stems(text, words.without_content)
+    added = _styles(text, words) - _styles(prompt, words)
     return {
         "words_kept": [word for stem, word in own.items() if stem not in there],
         "coverage": [kind for kind in candidate.rules.coverage if not has_word_of(text, kind, words.lexicon)],
         "repetition": _repeated(text),
         "added_style": sorted(added),
     }
+
+
+def _styles(text: str, words: Words) -> set[str]:
+    return {text[start:end].casefold() for start, end in words.lexicon.words("style").find(text)}
 
 
 def _repeated(text: str) -> list[str]:

@@ -1,20 +1,20 @@
 """Splits text into clauses and words, outside regions that stay whole. Pure; knows no word list."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-#: start and end of a part of a text
-Region = tuple[int, int]
+from handler.enhancement.regions import Region, Regions
+from handler.pool import check_stop
 
 #: scripts written without spaces, in which every character ends a word: kana, CJK, full-width forms
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 #: punctuation after which no space is written
 _MARKS = "，、；：。！？"
-_WORD = re.compile(rf"(?:[{_UNSPACED}]|[^\s{_UNSPACED}{_MARKS}]+)[{_MARKS}]*|[{_MARKS}]+")
+_WORD = re.compile(rf"(?:[{_UNSPACED}]|[^\s{_UNSPACED}{_MARKS}]++)[{_MARKS}]*+|[{_MARKS}]++")
 _CLAUSE_END = re.compile(
     # Possessive, and only from the first mark of a run, so that ten thousand marks take linear time.
-    r"(?<![,;:.!?…])[,;:.!?…]++[\"'”’)\]]*+(?:\s+|$)|[，、；：。！？]++\s*|\n\s*"
+    r"(?<![,;:.!?…])[,;:.!?…]++[\"'”’)\]]*+(?:\s++|$)|[，、；：。！？]++\s*+|\n\s*+"
 )
 #: characters that are cut off the end of a text
 SEPARATORS = " \t\r\n,;:，、；："
@@ -36,12 +36,14 @@ class Clause:
         return self.text.strip().rstrip(SEPARATORS + SENTENCE_END)
 
 
-def split(text: str, regions: Sequence[Region] = ()) -> tuple[Clause, ...]:
+def split(text: str, regions: Iterable[Region] = ()) -> tuple[Clause, ...]:
     """Split at clause ends outside the regions; the clauses joined are the text."""
+    unbroken = Regions(regions)
     clauses: list[Clause] = []
     start = 0
     for found in _CLAUSE_END.finditer(text):
-        if not _inside(found.start(), regions) and text[start : found.start()].strip():
+        check_stop()
+        if not unbroken.contain(found.start()) and text[start : found.start()].strip():
             clauses.append(Clause(start, found.end(), text[start : found.end()]))
             start = found.end()
     if text[start:]:
@@ -63,10 +65,12 @@ def separator(text: str) -> str:
 
 def concatenate(texts: Iterable[str]) -> str:
     """One text whose clauses are the given texts; empty ones are left out."""
-    whole = ""
-    for text in texts:
-        whole += (separator(whole) if whole and text else "") + text
-    return whole
+    parts: list[str] = []
+    tail = ""  # from the last text on that holds more than white space
+    for text in filter(None, texts):
+        parts += (separator(tail), text) if parts else (text,)
+        tail = text if text.strip() else tail + text
+    return "".join(parts)
 
 
 def one_line(text: str) -> str:
@@ -74,22 +78,15 @@ def one_line(text: str) -> str:
     return concatenate(" ".join(line.split()) for line in text.splitlines())
 
 
-def words(text: str, regions: Sequence[Region] = ()) -> tuple[Region, ...]:
+def words(text: str, regions: Iterable[Region] = ()) -> tuple[Region, ...]:
     """Start and end of each word; words that a region touches are one with it."""
-    found = [match.span() for match in _WORD.finditer(text)]
+    whole = Regions(regions)
     merged: list[Region] = []
-    for start, end in found:
-        if merged and any(low < merged[-1][1] and start < high for low, high in regions):
+    for found in _WORD.finditer(text):
+        check_stop()
+        start, end = found.span()
+        if merged and whole.join(merged[-1][1], start):
             merged[-1] = (merged[-1][0], end)
         else:
             merged.append((start, end))
     return tuple(merged)
-
-
-def overlaps(region: Region, others: Iterable[Region]) -> bool:
-    """Whether a region has a character in common with another."""
-    return any(start < region[1] and region[0] < end for start, end in others)
-
-
-def _inside(position: int, regions: Sequence[Region]) -> bool:
-    return any(start <= position < end for start, end in regions)

@@ -4,14 +4,16 @@ import re
 
 from handler.enhancement.clauses import one_line
 from handler.enhancement.pack import Fault, Words
-from handler.enhancement.spans import any_of
+from handler.enhancement.phrases import Phrases
 from handler.enhancement.vocabulary import tokens
+from handler.pool import check_stop
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL | re.IGNORECASE)
-_CONTROL = re.compile(r"<\|[\w ]*\|>")
-_FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
-_MARKDOWN = re.compile(r"^[ \t]*+(?:#{1,6}|[-*•]|\d+[.)])\s+|\*\*", re.MULTILINE)
-_COLON = re.compile(r":\**\s*|\n")
+_CONTROL = re.compile(r"<\|[\w ]*+\|>")
+# Of one line: white space that may begin at every line of a run of blank ones would take quadratic time.
+_FENCE = re.compile(r"^[^\S\n]*+```\w*+[^\S\n]*+$", re.MULTILINE)
+_MARKDOWN = re.compile(r"^[ \t]*+(?:#{1,6}+|[-*•]|\d++[.)])\s++|\*\*", re.MULTILINE)
+_COLON = re.compile(r":\**+\s*+|\n")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("`", "`"), ("«", "»"), ("「", "」"))
 #: characters from an opening to its colon, at most
 _OPENING_CHARACTERS = 100
@@ -20,9 +22,9 @@ _OPENING_CHARACTERS = 100
 def clean(answer: str, prompt: str, words: Words) -> tuple[str, Fault | None]:
     """The prompt in an answer, on one line; with the fault where the answer has no prompt."""
     text = _CONTROL.sub("", _THINKING.sub("", answer)).strip()
-    if _begins(text, prompt, words.refusals):
+    if _begins(text, prompt, words.refusing):
         return text, "refusal"
-    if _begins(text, prompt, words.openings):
+    if _begins(text, prompt, words.opening):
         end = _COLON.search(text, 0, _OPENING_CHARACTERS)
         if end is None or not text[end.end() :].strip():
             return text, "meta"
@@ -30,13 +32,13 @@ def clean(answer: str, prompt: str, words: Words) -> tuple[str, Fault | None]:
     text = _without_quotes(one_line(_without_closing(text, prompt, words)))
     if not tokens(text):
         return text, "empty"
-    return text, "refusal" if _begins(text, prompt, words.refusals) else None
+    return text, "refusal" if _begins(text, prompt, words.refusing) else None
 
 
 def _without_closing(text: str, prompt: str, words: Words) -> str:
     """The lines before the first one that is a closing, without markdown."""
     lines = _MARKDOWN.sub("", _FENCE.sub("", text)).strip().splitlines()
-    closings = (index for index, line in enumerate(lines) if index and _begins(line, prompt, words.closings))
+    closings = (index for index, line in enumerate(lines) if index and _begins(line, prompt, words.closing))
     return "\n".join(lines[: next(closings, len(lines))])
 
 
@@ -49,7 +51,11 @@ def _without_quotes(text: str) -> str:
     return text
 
 
-def _begins(text: str, prompt: str, phrases: tuple[str, ...]) -> bool:
+def _begins(text: str, prompt: str, phrases: Phrases) -> bool:
     """Whether a text begins with one of the phrases, and the user's prompt does not."""
-    found = any_of(phrases).match(text.lstrip(" \t\n*#\"'“`").replace("’", "'"))
-    return found is not None and not prompt.strip().casefold().startswith(found.group().casefold())
+    check_stop()
+    found = phrases.beginning(text.lstrip(" \t\n*#\"'“`").replace("’", "'"))
+    if found is None:
+        return False
+    beginning = found.casefold()
+    return not prompt.lstrip()[: len(beginning)].casefold().startswith(beginning)

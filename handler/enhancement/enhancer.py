@@ -12,7 +12,7 @@ from handler.engine.stream import Timing, Usage
 from handler.enhancement.brief import Brief
 from handler.enhancement.encoder import Encoders
 from handler.enhancement.packs import Loaded, Packs
-from handler.enhancement.rewrite import Question, Rewriter, Rewritten
+from handler.enhancement.rewrite import Question, Rewriter, Rewritten, time_for_texts, without_asking
 from handler.model.template import Rendered
 
 #: the engine's queue has room for so many requests of every job that is taken, and none is refused for its neighbours
@@ -28,9 +28,13 @@ class Enhancer:
     rewriter: Rewriter
     model: ModelInfo
 
-    def brief(self, request: EnhanceRequest) -> Brief:
-        """The request as a brief; raises as `Brief.of` does."""
-        return Brief.of(request, self.packs, self.encoders)
+    async def brief(self, request: EnhanceRequest, deadline: float | None) -> Brief:
+        """The request as a brief; raises as `Brief.of` and `Rewriter.work` do."""
+        return await self.rewriter.work(time_for_texts(deadline), Brief.of, request, self.packs, self.encoders)
+
+    async def without_asking(self, brief: Brief, sampling: Sampling, deadline: float | None) -> Rewritten | None:
+        """See `rewrite.without_asking`; raises as `Rewriter.work` does."""
+        return await self.rewriter.work(time_for_texts(deadline), without_asking, brief, sampling)
 
     async def answers(
         self, request: EnhanceRequest, brief: Brief, rendered: Rendered, sampling: Sampling, deadline: float | None

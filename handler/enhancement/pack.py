@@ -1,10 +1,13 @@
 """The format of a pack: the prompts, budgets and word lists of enhancement, as data that the operator owns.
 
-Knows no request and no model. A pack holds phrases and no patterns, so that no pack can stall the worker.
+Knows no request and no model. A pack holds phrases and no patterns, and no pattern is made of them, so that no pack can
+stall the worker.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -13,6 +16,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from handler.api.enhance import EncoderName, Language, Mode, Quality
 from handler.engine.sampling import Distribution
 from handler.engine.values import Value
+from handler.enhancement.phrases import Phrases, folded
 
 #: the kind of a clause: the word list that most of its words are in; `subject` where none of them is in a list
 Kind = Literal[
@@ -23,38 +27,89 @@ Fault = Literal["empty", "refusal", "meta", "language"]
 
 
 Phrase = Annotated[str, Field(min_length=1, max_length=200)]
-Phrases = Annotated[tuple[Phrase, ...], Field(max_length=1000)]
+PhraseList = Annotated[tuple[Phrase, ...], Field(max_length=1000, fail_fast=True)]
 Weight = Annotated[float, Field(ge=0, le=100)]
 
 
-class Lexicon(Value):
+class Lists(Value):
+    """Word lists. The patterns and tables that find their words are made once for each value, and belong to it."""
+
+    def __copy__(self) -> Self:
+        """A copy, which may get other lists, makes its own."""
+        copied = super().__copy__()
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
+
+class Lexicon(Lists):
     """Words and phrases by kind; they are found as whole words, in any case."""
 
-    quality: Phrases = ()
-    lighting: Phrases = ()
-    technical: Phrases = ()
-    resolution: Phrases = ()
-    style: Phrases = ()
-    motion: Phrases = ()
-    camera: Phrases = ()
-    temporal: Phrases = ()
-    anatomy: Phrases = ()
+    quality: PhraseList = ()
+    lighting: PhraseList = ()
+    technical: PhraseList = ()
+    resolution: PhraseList = ()
+    style: PhraseList = ()
+    motion: PhraseList = ()
+    camera: PhraseList = ()
+    temporal: PhraseList = ()
+    anatomy: PhraseList = ()
 
     def phrases(self, kind: Kind) -> tuple[str, ...]:
         """The list of one kind; none for `subject`."""
         phrases: tuple[str, ...] = () if kind == "subject" else getattr(self, kind)
         return phrases
 
+    def words(self, kind: Kind) -> Phrases:
+        """The list of one kind, to be found in texts."""
+        if kind not in self._lists:
+            self._lists[kind] = Phrases(self.phrases(kind))
+        return self._lists[kind]
 
-class Protect(Value):
+    def hits(self, text: str, kinds: tuple[Kind, ...]) -> Mapping[Kind, int]:
+        """How many phrases of each of these lists are in a text; where one phrase is a part of another, the longer."""
+        if kinds not in self._together:
+            lists: dict[str, list[Kind]] = {}
+            for kind in kinds:
+                for phrase in self.phrases(kind):
+                    lists.setdefault(folded(phrase), []).append(kind)
+            self._together[kinds] = Phrases(lists), lists
+        phrases, kinds_of = self._together[kinds]
+        return Counter(kind for start, end in phrases.find(text) for kind in kinds_of[folded(text[start:end])])
+
+    @cached_property
+    def _lists(self) -> dict[Kind, Phrases]:
+        return {}
+
+    @cached_property
+    def _together(self) -> dict[tuple[Kind, ...], tuple[Phrases, Mapping[str, Sequence[Kind]]]]:
+        return {}
+
+
+class Protect(Lists):
     """The user's own words that the result must keep."""
 
-    counts: Phrases = Field(default=(), description="Number words; numbers in digits are always counts.")
-    colours: Phrases = ()
-    negations: Phrases = Field(default=(), description="Words that negate what follows them.")
+    counts: PhraseList = Field(default=(), description="Number words; numbers in digits are always counts.")
+    colours: PhraseList = ()
+    negations: PhraseList = Field(default=(), description="Words that negate what follows them.")
     names: bool = Field(default=True, description="Capitalised words inside a sentence.")
     quoted: bool = True
     syntax: bool = Field(default=True, description="LoRA tags, weights, BREAK.")
+
+    @cached_property
+    def count_words(self) -> Phrases:
+        """`counts`, to be found in texts."""
+        return Phrases(self.counts)
+
+    @cached_property
+    def colour_words(self) -> Phrases:
+        """`colours`, to be found in texts."""
+        return Phrases(self.colours)
+
+    @cached_property
+    def negating(self) -> Phrases:
+        """`negations`, to be found in texts."""
+        return Phrases(self.negations)
 
 
 class Weights(Value):
@@ -73,17 +128,37 @@ class Weights(Value):
         return self
 
 
-class Words(Value):
+class Words(Lists):
     """The word lists of a pack, which all its rules share."""
 
     lexicon: Lexicon = Lexicon()
     protect: Protect = Protect()
-    openings: Phrases = Field(
+    openings: PhraseList = Field(
         default=(), description="An answer that begins so is cut up to its first colon or line end."
     )
-    closings: Phrases = Field(default=(), description="A later line that begins so ends the answer before it.")
-    refusals: Phrases = Field(default=(), description="An answer that begins so is a refusal.")
-    stopwords: Phrases = Field(default=(), description="Words without content of their own: articles, prepositions.")
+    closings: PhraseList = Field(default=(), description="A later line that begins so ends the answer before it.")
+    refusals: PhraseList = Field(default=(), description="An answer that begins so is a refusal.")
+    stopwords: PhraseList = Field(default=(), description="Words without content of their own: articles, prepositions.")
+
+    @cached_property
+    def opening(self) -> Phrases:
+        """`openings`, to be found in texts."""
+        return Phrases(self.openings)
+
+    @cached_property
+    def closing(self) -> Phrases:
+        """`closings`, to be found in texts."""
+        return Phrases(self.closings)
+
+    @cached_property
+    def refusing(self) -> Phrases:
+        """`refusals`, to be found in texts."""
+        return Phrases(self.refusals)
+
+    @cached_property
+    def without_content(self) -> frozenset[str]:
+        """`stopwords` without the difference of case."""
+        return frozenset(word.casefold() for word in self.stopwords)
 
 
 class Rules(Value):
@@ -173,7 +248,7 @@ class Entry(Value):
     language: Language = Field(default="same", description="Used where the request names none.")
     messages: Annotated[tuple[PackMessage, ...], Field(min_length=1, max_length=50)]
     sampling: PackSampling
-    compose: Phrases = Field(
+    compose: PhraseList = Field(
         default=(), description="Clauses that are added to the user's prompt where the model gives no usable text."
     )
     negative_prompt: Annotated[str, Field(max_length=5000)] | None = Field(
@@ -218,6 +293,16 @@ class Pack(Value):
             for quality, name in qualities.items():
                 _require(f"targets.{target}.{quality}", name, self.entries)
         return self
+
+    @property
+    def phrase_bytes(self) -> int:
+        """Bytes of all phrases in UTF-8: of the word lists, and of the clauses that entries add."""
+        words = self.words
+        lists = [
+            *(value for part in (words, words.lexicon, words.protect) for _, value in part if isinstance(value, tuple)),
+            *(entry.compose for entry in self.entries.values()),
+        ]
+        return sum(len(phrase.encode()) for phrases in lists for phrase in phrases)
 
     def is_of(self, entry: Entry, target_model: str) -> bool:
         """Whether an entry is of a target model: one of the target's entries has the same encoder and rules."""

@@ -3,9 +3,10 @@
 Knows the engine's protocol and no request.
 """
 
-import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import ParamSpec, TypeVar
 
 from handler import log
 from handler.api.enhance import CacheUse, Degraded, Enhanced
@@ -22,12 +23,22 @@ from handler.enhancement.pack import Fault
 from handler.errors import (
     BadAnswer,
     ContextLengthExceeded,
+    DeadlineExceeded,
     Internal,
     InvalidRequest,
     Unsupported,
     WorkerError,
 )
 from handler.model.template import Rendered
+from handler.pool import Pool
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Threads that work on texts. With more of them the event loop waits longer for its turn: they run one at a time.
+THREADS = 2
+#: Seconds after its deadline in which a request may still make a reply of what the model wrote in time
+AFTER_DEADLINE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +105,34 @@ class Question:
         )
 
 
+class Late(DeadlineExceeded):
+    """Work on texts did not end in time, so that there is no time for a fallback either."""
+
+
+def time_for_texts(deadline: float | None) -> float | None:
+    """When work on texts that begins now has to end: a little after the deadline, and where that is over, after now."""
+    return None if deadline is None else max(deadline, time.monotonic()) + AFTER_DEADLINE_S
+
+
 @dataclass(frozen=True, slots=True)
 class Rewriter:
     """Answers questions over one engine."""
 
     engine: Engine
     cache: Cache[Rewritten | Unusable] = field(default_factory=Cache)
+    #: for all work on texts, which may be a caller's own, so that no other operation waits for it
+    pool: Pool = field(default_factory=lambda: Pool("enhancement", THREADS))
+
+    async def work(self, until: float | None, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of work on texts, in a thread.
+
+        Raises:
+            Late: it did not end in time; see `time_for_texts`.
+        """
+        try:
+            return await self.pool.run_until(until, work, *args, **kwargs)
+        except DeadlineExceeded as error:
+            raise Late(error.message) from None
 
     async def answer(self, question: Question, *, fall_back: bool) -> Rewritten:
         """The model's answer, fitted and judged; where that fails and `fall_back` is set, a fallback.
@@ -113,7 +146,7 @@ class Rewriter:
         if not fall_back:
             raise got.error
         degraded = Degraded(code=got.code, message=got.error.message)
-        return await asyncio.to_thread(fallback, question.brief, got.spent, degraded)
+        return await self.instead(question.brief, got.spent, degraded, question.deadline)
 
     async def _try(self, question: Question) -> "Rewritten | _Failed":
         """Ask through the cache; raises only where the request itself is at fault."""
@@ -128,7 +161,7 @@ class Rewriter:
                 # A deadline cuts the answer of the one who sent it, and of no other.
                 alone=question.deadline is not None,
             )
-        except (InvalidRequest, ContextLengthExceeded, Unsupported):
+        except (InvalidRequest, ContextLengthExceeded, Unsupported, Late):
             raise
         except WorkerError as error:
             return _Failed(error, error.code, nothing)
@@ -140,15 +173,21 @@ class Rewriter:
             return _Failed(failed, got.fault, got.spent)
         return _from_cache(got) if hit else got
 
+    async def instead(self, brief: Brief, spent: Spent, degraded: Degraded, deadline: float | None) -> Rewritten:
+        """The result without the model; raises as `work` does."""
+        return await self.work(time_for_texts(deadline), fallback, brief, spent, degraded)
+
     async def _ask(self, question: Question) -> Rewritten | Unusable:
         """Ask the model, and once more where the rules say so."""
         brief = question.brief
         spent = Spent(question.sampling)
         while True:
             text, spent = await self._complete(question, spent)
-            made = await asyncio.to_thread(draft, brief, text, spent.finish_reason or "stop")
+            until = time_for_texts(question.deadline)
+            made = await self.work(until, draft, brief, text, spent.finish_reason or "stop")
             if isinstance(made, Draft):
-                return Rewritten(await asyncio.to_thread(judged, brief, made, retries=spent.tries - 1), spent)
+                result = await self.work(until, judged, brief, made, retries=spent.tries - 1)
+                return Rewritten(result, spent)
             ended = spent.finish_reason in ("stop", "length")
             # A greedy model would give the same answer again.
             if spent.tries == 2 or made not in brief.rules.retry_on or not ended or not spent.sampling.temperature:

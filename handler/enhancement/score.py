@@ -14,7 +14,7 @@ CAP = 0.49
 def score(candidate: Candidate, checks: Mapping[str, Check]) -> tuple[float, dict[str, float]]:
     """How well the rules are kept, 0 to 1, and the parts that it is the weighted mean of."""
     rules, weights = candidate.rules, candidate.rules.score.model_dump()
-    own = stems(candidate.prompt, candidate.words.stopwords)
+    own = stems(candidate.prompt, candidate.words.without_content)
     pairs = list(pairwise(word.casefold() for word in tokens(candidate.text)))
     length = (candidate.tokens or 0) / candidate.min_tokens if candidate.min_tokens else 1.0
     parts = {

@@ -1,28 +1,39 @@
 """Finds the user's own words that a result must keep: in the prompt, and again in an answer. Pure."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
+from itertools import chain
 from typing import Literal
 
-from handler.enhancement.clauses import Region, overlaps
 from handler.enhancement.pack import Protect
+from handler.enhancement.phrases import Phrases, folded, whole
+from handler.enhancement.regions import Region, Regions
+from handler.pool import check_stop
 
 SpanKind = Literal["asked", "quoted", "syntax", "count", "colour", "name", "negation"]
 
 #: spans of one prompt, at most; each is searched in every text, and with thousands that would take minutes
 MAX_SPANS = 128
 
-_QUOTED = re.compile(r"\"[^\"\n]+\"|“[^“”\n]+”|«[^«»\n]+»|「[^「」\n]+」|『[^『』\n]+』|(?<!\w)'[^'\n]+'(?!\w)")
+# A character in front of a quantifier is possessive (`++`, `*+`) wherever what follows it cannot begin with it, so that
+# a text of one character takes linear time.
+_QUOTED = re.compile(r"\"[^\"\n]++\"|“[^“”\n]++”|«[^«»\n]++»|「[^「」\n]++」|『[^『』\n]++』|(?<!\w)'[^'\n]++'(?!\w)")
 #: `<lora:name:0.8>`, `(word:1.2)`, `[from:to:0.5]`, `((word))`, BREAK: the syntax that image UIs read in a prompt
 _SYNTAX = re.compile(
-    r"<[\w-]+:[^<>|\n]+>|\([^()\n]+:\s*\d+(?:\.\d+)?\)|\[[^\[\]\n]+:\s*\d+(?:\.\d+)?\]|(?<!\()\({2,}+[^()\n]+\){2,}|\bBREAK\b"
+    r"<[\w-]++:[^<>|\n]++>|\([^()\n]+:\s*+\d++(?:\.\d++)?+\)|\[[^\[\]\n]+:\s*+\d++(?:\.\d++)?+\]"
+    r"|(?<!\()\({2,}+[^()\n]++\){2,}+|\bBREAK\b"
 )
-_NUMBER = re.compile(r"(?<![\w.])(?<!\d[.,:/])\d+(?:[.,:/]\d+)*+(?!\w)")
-_NAME = re.compile(r"(?<=[\w,;] )[A-Z]\w*[a-z][\w'’-]*(?: [A-Z]\w*[a-z][\w'’-]*)*")
+_NUMBER = re.compile(r"(?<![\w.])(?<!\d[.,:/])\d++(?:[.,:/]\d++)*+(?!\w)")
+_NAME = re.compile(r"(?<=[\w,;] )[A-Z]\w*[a-z][\w'’-]*+(?: [A-Z]\w*[a-z][\w'’-]*+)*+")
 _CAPITAL = re.compile(r"(?<!\w)[A-Z]")
-_ARTICLE = r"(?:(?:a|an|the|any|some|other|more)\s+)?"
+#: after a negating word: the word that it negates
+_NEGATED = re.compile(r"\s++(?:(?:a|an|the|any|some|other|more)\s++)?(?P<noun>[^\W\d_][\w'’-]*+)", re.IGNORECASE)
+_SPACE = re.compile(r"\s++")
+_OTHER_WORD = re.compile(r"[\w'’-]++\s++")
+#: other words that may stand between a negating word and the word that it negates, at most
+_OTHER_WORDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +42,77 @@ class Span:
 
     kind: SpanKind
     text: str
-    #: finds it in a result
-    pattern: re.Pattern[str]
-    #: only of a negation: finds the word that it negates
-    negated: re.Pattern[str] | None = None
+    #: only of a negation: the word that it negates
+    noun: str | None = None
+    #: only of a negation: the pack's negating words
+    negations: Phrases | None = None
 
 
-@lru_cache(maxsize=256)
-def any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
-    """A pattern of the phrases, each whole and in any case; without phrases it matches nothing."""
-    longest_first = sorted(phrases, key=len, reverse=True)
-    return re.compile(
-        rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!(?<=\w)\w)" if phrases else r"(?!)", re.I
-    )
+class Searched:
+    """A text in which the spans of a prompt are searched."""
+
+    def __init__(self, text: str, spans: Iterable[Span]) -> None:
+        self._text = text
+        self._spans = tuple(spans)
+
+    @cached_property
+    def _folded(self) -> str:
+        return folded(self._text)
+
+    def places(self, span: Span) -> Iterator[Region]:
+        """Where a span is; from left to right and without overlap, but for a negation."""
+        if span.kind in ("asked", "quoted", "syntax"):
+            return self._exactly(span.text)
+        if span.noun is None:
+            return whole(self._folded, folded(span.text))
+        return iter(self._negated.get(folded(span.noun), ()))
+
+    def place(self, span: Span) -> Region | None:
+        """The first place of a span; None where the text lacks it."""
+        if span.noun is None:
+            return next(self.places(span), None)
+        return min(self.places(span), key=lambda place: (place[0], -place[1]), default=None)
+
+    def affirmed(self, span: Span) -> list[Region]:
+        """Where the word of a negation is without one."""
+        if span.noun is None:
+            return []
+        negated = Regions(self.places(span))
+        return [place for place in whole(self._folded, folded(span.noun)) if not negated.contain(place[0])]
+
+    def _exactly(self, wanted: str) -> Iterator[Region]:
+        start = self._text.find(wanted)
+        while start >= 0:
+            check_stop()
+            yield start, start + len(wanted)
+            start = self._text.find(wanted, start + len(wanted))
+
+    @cached_property
+    def _negated(self) -> dict[str, list[Region]]:
+        """By noun: from each negating word to the noun, which follows it after up to `_OTHER_WORDS` others."""
+        negations = next((span.negations for span in self._spans if span.negations is not None), None)
+        found: dict[str, list[Region]] = {}
+        if negations is None:
+            return found
+        nouns = Phrases(span.noun for span in self._spans if span.noun is not None)
+        begins = _after(negations, self._text)
+        for start, ends in nouns.places(self._text, begins):
+            for end in ends:
+                found.setdefault(self._folded[start:end], []).append((begins[start], end))
+        return found
+
+
+def _after(negations: Phrases, text: str) -> dict[int, int]:
+    """The places where a negated word may begin, with the start of the first negating word before each."""
+    places: dict[int, int] = {}
+    for end, start in negations.ends(text):
+        space = _SPACE.match(text, end)
+        for _ in range(_OTHER_WORDS + 1):
+            if space is None:
+                break
+            places[space.end()] = min(start, places.get(space.end(), start))
+            space = _OTHER_WORD.match(text, space.end())
+    return places
 
 
 def find(prompt: str, protect: Protect, asked: Iterable[str], *, translated: bool = False) -> tuple[Span, ...]:
@@ -61,70 +130,71 @@ def find(prompt: str, protect: Protect, asked: Iterable[str], *, translated: boo
 
 
 def _spans(prompt: str, protect: Protect, asked: Iterable[str], translated: bool) -> Iterator[Span]:
-    def exactly(kind: SpanKind, texts: Iterable[str]) -> Iterator[Span]:
-        return (Span(kind, text, re.compile(re.escape(text))) for text in texts)
+    syntax, quoted = ([match.span() for match in pattern.finditer(prompt)] for pattern in (_SYNTAX, _QUOTED))
+    taken = Regions([*syntax, *quoted])
 
-    def outside(pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
-        return (match for match in pattern.finditer(prompt) if not overlaps((match.start(), match.start() + 1), taken))
+    def of(kind: SpanKind, regions: Iterable[Region]) -> Iterator[Span]:
+        return (Span(kind, prompt[start:end]) for start, end in regions)
 
-    def whole(kind: SpanKind, pattern: re.Pattern[str]) -> Iterator[Span]:
-        return (Span(kind, match.group(), any_of((match.group(),))) for match in outside(pattern))
+    def outside(kind: SpanKind, regions: Iterable[Region]) -> Iterator[Span]:
+        return of(kind, (region for region in regions if not taken.contain(region[0])))
 
-    syntax, quoted = tuple(_SYNTAX.finditer(prompt)), tuple(_QUOTED.finditer(prompt))
-    taken = [match.span() for match in (*syntax, *quoted)]
-    yield from exactly("asked", asked)
+    def matches(pattern: re.Pattern[str]) -> Iterator[Region]:
+        return (match.span() for match in pattern.finditer(prompt))
+
+    yield from (Span("asked", text) for text in asked)
     if protect.syntax:
-        yield from exactly("syntax", (match.group() for match in syntax))
+        yield from of("syntax", syntax)
     if protect.quoted:
-        yield from exactly("quoted", (match.group() for match in quoted))
-    yield from whole("count", _NUMBER)
+        yield from of("quoted", quoted)
+    yield from outside("count", matches(_NUMBER))
     if translated:
         return
-    yield from whole("count", any_of(protect.counts))
-    yield from whole("colour", any_of(protect.colours))
+    yield from outside("count", protect.count_words.find(prompt))
+    yield from outside("colour", protect.colour_words.find(prompt))
     if protect.names and len(_CAPITAL.findall(prompt)) * 2 <= len(prompt.split()):  # more capitals: a title
-        yield from whole("name", _NAME)
-    for match in outside(_negation(protect.negations)):
-        noun = match.group("noun")
-        yield Span("negation", match.group(), _negation(protect.negations, noun), any_of((noun,)))
+        yield from outside("name", matches(_NAME))
+    for start, end, noun in _negations(prompt, protect.negating):
+        if not taken.contain(start):
+            yield Span("negation", prompt[start:end], noun, protect.negating)
 
 
-def regions(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:
-    """The regions of a text that are the first match of each span."""
-    return tuple(found.span() for span in spans if (found := span.pattern.search(text)))
+def _negations(prompt: str, negations: Phrases) -> Iterator[tuple[int, int, str]]:
+    """Start and end of each negating word with the word that it negates, and that word; without overlap."""
+    behind = 0
+    tried: dict[int, re.Match[str] | None] = {}
+    for start, ends in negations.places(prompt):
+        if start < behind:
+            continue
+        for end in reversed(ends):
+            if end not in tried:
+                tried[end] = _NEGATED.match(prompt, end)
+            if found := tried[end]:
+                behind = found.end()
+                yield start, behind, found.group("noun")
+                break
 
 
-def unbroken(text: str, spans: Iterable[Span]) -> tuple[Region, ...]:
+def regions(text: str, spans: Sequence[Span]) -> tuple[Region, ...]:
+    """The regions of a text that are the first place of each span."""
+    searched = Searched(text, spans)
+    return tuple(place for span in spans if (place := searched.place(span)) is not None)
+
+
+def unbroken(text: str, spans: Sequence[Span]) -> tuple[Region, ...]:
     """The regions in which no clause ends: all quoted text, syntax, and texts that the request protects."""
-    patterns = (_QUOTED, _SYNTAX, *(span.pattern for span in spans if span.kind == "asked"))
-    return tuple(found.span() for pattern in patterns for found in pattern.finditer(text))
+    searched = Searched(text, spans)
+    matches = (match.span() for pattern in (_QUOTED, _SYNTAX) for match in pattern.finditer(text))
+    return (*matches, *chain.from_iterable(searched.places(span) for span in spans if span.kind == "asked"))
 
 
-def missing(text: str, spans: Iterable[Span]) -> tuple[Span, ...]:
+def missing(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
     """The spans that a text lacks."""
-    return tuple(span for span in spans if not span.pattern.search(text))
+    searched = Searched(text, spans)
+    return tuple(span for span in spans if searched.place(span) is None)
 
 
-def reversed_in(text: str, spans: Iterable[Span], prompt: str) -> tuple[Region, ...]:
+def reversed_in(text: str, spans: Sequence[Span], prompt: str) -> tuple[Region, ...]:
     """The regions of a text that name what the user negated, without a negation; none where the prompt does so, too."""
-    places: list[Region] = []
-    for span in spans:
-        if span.negated is not None and not _affirmed(prompt, span):
-            places += _affirmed(text, span)
-    return tuple(places)
-
-
-def _affirmed(text: str, span: Span) -> list[Region]:
-    assert span.negated is not None
-    negated = [match.span() for match in span.pattern.finditer(text)]
-    found = (match.span() for match in span.negated.finditer(text))
-    return [place for place in found if not any(start <= place[0] < end for start, end in negated)]
-
-
-@lru_cache(maxsize=1024)
-def _negation(negations: tuple[str, ...], noun: str | None = None) -> re.Pattern[str]:
-    """A pattern of a negating word and the word after it; with `noun`, of that word, after up to two others."""
-    lead = any_of(negations).pattern
-    if noun is None:
-        return re.compile(rf"{lead}\s+{_ARTICLE}(?P<noun>[^\W\d_][\w'’-]*)", re.I)
-    return re.compile(rf"{lead}\s+(?:[\w'’-]+\s+){{0,2}}{re.escape(noun)}(?!\w)", re.I)
+    asked, answered = Searched(prompt, spans), Searched(text, spans)
+    return tuple(place for span in spans if not asked.affirmed(span) for place in answered.affirmed(span))

@@ -23,6 +23,8 @@ from handler.model.tokenizer import ChatTokenizer
 #: characters of a prompt, at most, whatever the context: 4,000,000 spaces take 1.2 s and 0.6 GB, and on 11,000,000 the
 #: tokenizer's pattern gives up in a panic
 MAX_CHARACTERS = 4_000_000
+#: turns of a conversation whose frame is kept, at most
+MAX_KEPT_TURNS = 64
 
 
 class Turn(NamedTuple):
@@ -111,7 +113,9 @@ class Template:
         """
         contents = [*(turn.content for turn in turns), ""]
         self._check_characters(sum(map(len, contents)), max_tokens)
-        frame = self._frame(tuple(turn.role for turn in turns), ending)
+        # The frame of a long conversation is large, and seldom needed again.
+        render = self._frame if len(turns) <= MAX_KEPT_TURNS else self._render_frame
+        frame = render(tuple(turn.role for turn in turns), ending)
         # The text between two control tokens of the frame is encoded as one run: white space at the start of a caller's
         # text then merges with the frame's, as in the reference rendering of the whole template.
         controls: list[int] = []

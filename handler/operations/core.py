@@ -3,7 +3,7 @@
 Knows no job and no SDK.
 """
 
-import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -40,6 +40,7 @@ from handler.engine.thinking import Thinking
 from handler.enhancement.enhancer import Enhancer
 from handler.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from handler.model.template import Ending, Rendered, Template, Turn
+from handler.pool import Pool
 from handler.report import Report
 from handler.settings import PrefixSharing
 
@@ -107,6 +108,8 @@ class Core:
     draw_seed: Callable[[], int] = draw_seed
     now: Callable[[], str] = utc_now
     new_id: Callable[[], str] = field(default=lambda: str(uuid4()))
+    #: renders and encodes prompts, with the threads that asyncio's own pool would have
+    encoding: Pool = field(default_factory=lambda: Pool("encoding", min(32, (os.cpu_count() or 1) + 4)))
 
     # -- the prompt --------------------------------------------------------------------------------------------------
 
@@ -149,17 +152,23 @@ class Core:
         encode: Encode,
         *,
         field: str,
+        until: float | None,
         sampling: Callable[[int], Sampling] | None = None,
     ) -> Prepared:
         """Render, encode and fit to the context, in a thread: a long prompt takes a while, and other jobs go on.
 
         Args:
             field: the request's field that holds the prompt, for errors.
+            until: the deadline, on the engine's clock.
             sampling: from the completion tokens that the context leaves; the request's own where None.
+
+        Raises:
+            ContextLengthExceeded: the prompt does not fit.
+            DeadlineExceeded: it was not ready at the deadline. Encoding cannot be interrupted, and ends unread.
         """
         context, sent = self.engine.max_model_len, request.sent_max_tokens
         try:
-            rendered = await asyncio.to_thread(encode, context - (sent or 1))
+            rendered = await self.encoding.run_until(until, encode, context - (sent or 1))
         except ContextLengthExceeded as error:
             taken = "" if sent is None else f": max_tokens takes {sent} of the context's {context}"
             raise ContextLengthExceeded(error.message + taken, field=field) from None
@@ -227,28 +236,29 @@ class Core:
         """
         began = self.clock()
         self.check(request)
-        prepared = await self.prepare(request, messages, encode, field=field)
+        until = deadline(request, began)
+        prepared = await self.prepare(request, messages, encode, field=field, until=until)
         if request.dry_run:
             yield (dry_run or self.dry_run)(prepared)
             return
-        async with aclosing(self._completion(request, prepared, began)) as events:
+        async with aclosing(self._completion(request, prepared, until)) as events:
             async for event in events:
                 if isinstance(event, Piece):
                     yield event
                     continue
                 spent = Spent(prepared.sampling).plus(event, prepared.rendered.sha256)
                 # In a thread: thousands of tokens take a while, and other jobs go on.
-                logprobs = await asyncio.to_thread(self._logprobs, event) if request.logprobs else None
+                logprobs = await self.encoding.run(self._logprobs, event) if request.logprobs else None
                 yield reply(prepared, event.text, self.run(spent, self.clock() - began, logprobs))
 
     def _completion(
-        self, request: TextRequest, prepared: Prepared, began: float
+        self, request: TextRequest, prepared: Prepared, until: float | None
     ) -> AsyncGenerator[Piece | Completion, None]:
         stream = self.engine.stream(
             prepared.rendered.prompt,
             prepared.sampling,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            deadline=deadline(request, began),
+            deadline=until,
         )
         return fold(stream, Thinking.of(prepared.rendered.text) if request.enable_thinking else None)
 

@@ -1,18 +1,26 @@
 """enhance: a prompt rewritten by the caller's own messages, or by those of a pack's entry."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 
-from handler.api.enhance import Enhanced, EnhanceEcho, EnhanceReply, EnhanceRequest, Variant, WorkerOptimizations
+from handler.api.enhance import (
+    Degraded,
+    Enhanced,
+    EnhanceEcho,
+    EnhanceReply,
+    EnhanceRequest,
+    Variant,
+    WorkerOptimizations,
+)
 from handler.api.reply import Reply
 from handler.api.text import DryRunReply, Message, Run
 from handler.engine.fold import Piece
 from handler.engine.sampling import Sampling
+from handler.engine.spent import Spent
 from handler.enhancement import brief as briefs
 from handler.enhancement.brief import Brief
 from handler.enhancement.enhancer import best, spent_on_all
-from handler.enhancement.rewrite import Rewritten, without_asking
-from handler.errors import Unsupported
+from handler.enhancement.rewrite import Rewritten
+from handler.errors import DeadlineExceeded, Unsupported
 from handler.operations.core import Core, Prepared, deadline
 
 
@@ -40,19 +48,25 @@ async def _judge(core: Core, request: EnhanceRequest) -> EnhanceReply | DryRunRe
     core.check(request)
     if request.logprobs:
         raise Unsupported("logprobs are of the model's own words, not of a fitted or judged text", field="logprobs")
-    brief = await asyncio.to_thread(core.enhancer.brief, request)
+    until = deadline(request, began)
+    brief = await core.enhancer.brief(request, until)
     sampling = _sampling(core, request, brief, core.engine.max_model_len)
-    answer = await asyncio.to_thread(without_asking, brief, sampling)
+    answer = await core.enhancer.without_asking(brief, sampling, until)
     if answer is not None:
         if request.dry_run:
             return core.without_run(sampling)
         return _enhance_reply(core, request, brief, (answer,), began)
-    prepared = await _prepare(core, request, brief)
+    try:
+        prepared = await _prepare(core, request, brief, until)
+    except DeadlineExceeded as late:
+        if not request.falls_back or request.dry_run:
+            raise
+        degraded = Degraded(code=late.code, message=late.message)
+        answer = await core.enhancer.rewriter.instead(brief, Spent(sampling), degraded, until)
+        return _enhance_reply(core, request, brief, (answer,), began)
     if request.dry_run:
         return core.dry_run(prepared)
-    answers = await core.enhancer.answers(
-        request, brief, prepared.rendered, prepared.sampling, deadline(request, began)
-    )
+    answers = await core.enhancer.answers(request, brief, prepared.rendered, prepared.sampling, until)
     return _enhance_reply(core, request, brief, answers, began)
 
 
@@ -68,7 +82,7 @@ def _field(request: EnhanceRequest) -> str:
     return "prompt" if request.messages is None else "messages"
 
 
-async def _prepare(core: Core, request: EnhanceRequest, brief: Brief) -> Prepared:
+async def _prepare(core: Core, request: EnhanceRequest, brief: Brief, until: float | None) -> Prepared:
     found = brief.found if brief.by_pack else None
     messages = core.with_default_system(_own_messages(request) if found is None else briefs.messages(brief, found))
     return await core.prepare(
@@ -76,6 +90,7 @@ async def _prepare(core: Core, request: EnhanceRequest, brief: Brief) -> Prepare
         messages,
         core.conversation(request, messages),
         field=_field(request),
+        until=until,
         sampling=lambda room: _sampling(core, request, brief, room),
     )
 

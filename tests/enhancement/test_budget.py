@@ -12,6 +12,7 @@ from handler.enhancement import budget, clauses
 from handler.enhancement.brief import Brief
 from handler.enhancement.draft import Draft, composed, draft, over_budget, ranking
 from handler.enhancement.judge import judged
+from handler.enhancement.regions import Regions
 from handler.enhancement.spans import missing, regions, unbroken
 from tests.support.enhancing import PROMPTS, TEXTS, a_brief, genuine_encoders, needs_data, pack_json
 
@@ -122,7 +123,7 @@ def holds(brief: Brief, made: Draft, *sources: str) -> None:
     units = [
         prompt[start:end]
         for start, end in clauses.words(prompt, regions(prompt, brief.spans))
-        if clauses.overlaps((start, end), regions(prompt, brief.spans))
+        if Regions(regions(prompt, brief.spans)).overlap((start, end))
     ]
     if brief.limit.fits(" ".join(units)):
         assert missing(made.text, brief.spans) == ()

@@ -1,0 +1,140 @@
+"""Twice the text takes twice the time, whatever the text and the words of a pack are."""
+
+import gc
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from handler.api.enhance import EnhanceRequest, Mode, Target
+from handler.api.text import Message
+from handler.enhancement import clauses, clean
+from handler.enhancement.brief import Brief
+from handler.enhancement.draft import Draft, composed, draft, over_budget
+from handler.enhancement.judge import judged
+from handler.enhancement.packs import Loaded, Packs
+from tests.support.enhancing import pack_json, packs, word_encoders
+
+#: Twice the input may take so many times the processor time: 2, and room for a machine that is busy. Quadratic is 4.
+AT_MOST = 3.0
+#: the larger input is measured where it takes at least so many seconds
+MEASURABLE_S = 0.02
+
+Work = Callable[[], object]
+SERIAL = count()
+
+
+def enhanced(prompt: str, answer: str, pack: dict[str, Any] | None = None, **fields: Any) -> Work:
+    """Everything that is done with a prompt and its answer, beside asking the model."""
+    mode: Mode = "append" if fields.pop("append", False) else "rewrite"
+    fields = {"job_type": "sdxl_image_fast", "mode": mode, **fields}
+    # Not through the door, which refuses such lengths.
+    request = EnhanceRequest.model_construct(
+        _fields_set={"prompt", *fields}, **{**defaults(), "operation": "enhance", "prompt": prompt, **fields}
+    )
+
+    def work() -> None:
+        found = packs() if pack is None else Packs((Loaded.of(pack),))
+        brief = Brief.of(request, found, word_encoders())
+        made = draft(brief, answer, "length")
+        for one in (made, composed(brief), over_budget(brief), Draft(answer)):
+            if isinstance(one, Draft):
+                judged(brief, one)
+
+    return work
+
+
+def defaults() -> dict[str, Any]:
+    return {name: field.default for name, field in EnhanceRequest.model_fields.items() if not field.is_required()}
+
+
+def of_messages(text: str, **fields: Any) -> Work:
+    """The caller's own messages, whose last user turn is searched."""
+    return enhanced(text, text, messages=(Message(role="user", content=text),), job_type=None, **fields)
+
+
+def with_words(**lists: list[str]) -> dict[str, Any]:
+    """The default pack with other word lists."""
+    value = pack_json()
+    value["words"]["closings"] = [f"serial {next(SERIAL)}"]  # so that nothing that was kept of another pack serves it
+    for name, phrases in lists.items():
+        owner = next(part for part in (value["words"], *value["words"].values()) if name in part)
+        owner[name] = phrases
+    return value
+
+
+#: by name: the work for an input that is so many times the smallest one
+INPUTS: dict[str, Callable[[int], Work]] = {
+    "quotes that the request protects": lambda n: of_messages('"1" ' * 150 * n, protect=("1",)),
+    "lines of a fence": lambda n: lambda: clean.clean("a" + "\n" * 300 * n + "b", "a", packs().loaded[0].pack.words),
+    "blank lines in prompt and answer": lambda n: enhanced("a" + "\n" * 300 * n + "b", "a" + "\n" * 300 * n + "b"),
+    "clauses with protected parts": lambda n: enhanced(
+        "abcdefghijkl, " * 20 * n,
+        "abcdefghijkl, " * 20 * n,
+        protect=tuple("abcdefghijkl"[i:j] for i in range(10) for j in range(i + 1, 13))[:50],
+    ),
+    "phrases with one beginning": lambda n: enhanced(
+        "-" * 1000 * n,
+        "-" * 1000 * n,
+        with_words(lighting=["x", *(f"{'-' * 150}{next(SERIAL)}" for _ in range(100 * n))]),
+    ),
+    "phrases with one beginning, in words": lambda n: enhanced(
+        "a b " * 1000 * n,
+        "a b " * 1000 * n,
+        with_words(lighting=["x", *(f"a b c{next(SERIAL)}" for _ in range(100 * n))]),
+    ),
+    "nested phrases": lambda n: enhanced(
+        "a " * 100 * n, "a " * 100 * n, with_words(lighting=["a " * size + "b" for size in range(1, 99)])
+    ),
+    "negations of as many nouns": lambda n: enhanced(
+        " ".join(f"nope w{index}" for index in range(30 * n)),
+        " ".join(f"nope w{index}" for index in range(30 * n)),
+        with_words(negations=["nope", *(f"x{next(SERIAL)}" for _ in range(240 * n))]),
+    ),
+    "a negation again and again": lambda n: enhanced("no fox, " * 60 * n, "a fox, no fox, " * 60 * n),
+    "quotation marks": lambda n: enhanced("\"a' “«「" * 60 * n, "\"a' “«「" * 60 * n),
+    "brackets": lambda n: enhanced("(a:1 [b:2 <c:" * 40 * n, "(a:1 [b:2 <c:" * 40 * n),
+    "open brackets": lambda n: enhanced("(" * 300 * n, "(" * 300 * n),
+    "colons in a bracket": lambda n: enhanced("(" + "a: 1" * 100 * n, "(" + "a: 1" * 100 * n),
+    "digits": lambda n: enhanced("1,1" * 100 * n + "a", "1" * 300 * n + "a"),
+    "capitals": lambda n: enhanced("a, " + "AAAA" * 100 * n, "a, " + "AAAA" * 100 * n),
+    "names": lambda n: enhanced("the Ann at home " * 40 * n, "x Ann Bea at home " * 40 * n),
+    "marks": lambda n: enhanced(", ." * 150 * n, ", ." * 150 * n),
+    "closings": lambda n: enhanced("let me know", "a\n" + "let me know\n" * 60 * n),
+    "markdown": lambda n: enhanced("a fox", "- 1. # **\n" * 60 * n),
+    "thoughts": lambda n: enhanced("a fox", "<think></think" * 60 * n),
+    "control tokens": lambda n: enhanced("a fox", "<|a " * 100 * n),
+    "clauses of one letter, none of them the user's": lambda n: enhanced(
+        "qq" * 20_000 * n,
+        ", ".join(f"{index % 100}{chr(97 + index // 100 % 26)}" for index in range(400 * n)),
+        append=True,
+    ),
+    "words over the budget": lambda n: enhanced(
+        "1 a " * 100 * n, "1 a " * 100 * n, protect=("1",), target=Target(encoder="qwen", max_tokens=5)
+    ),
+    "lines": lambda n: lambda: clauses.one_line("ab\n" * 20_000 * n),
+}
+
+
+def seconds(work: Work) -> float:
+    """Processor seconds of this thread for a piece of work."""
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
+
+
+@pytest.mark.parametrize("made", INPUTS.values(), ids=INPUTS)
+def test_twice_the_input_takes_twice_the_time_at_most(made: Callable[[int], Work]) -> None:
+    size = 1
+    while seconds(made(2 * size)) < MEASURABLE_S and size < 2**12:
+        size *= 2
+    gc.collect()
+    gc.disable()
+    try:
+        # The least of several: whatever else the machine does only adds to it.
+        once, twice = (min(seconds(made(times * size)) for _ in range(3)) for times in (1, 2))
+    finally:
+        gc.enable()
+    assert twice < AT_MOST * once, f"size {size}: {once:.4f} s, twice as much: {twice:.4f} s"
