@@ -144,6 +144,7 @@ class BatchingEngine:
             "parts": parts.describe(),
             "check_s": self._check_s,
             "graphs": list(self._runner.captured),
+            "graphs_reason": self._runner.graphs_reason,
             "step_failures": self._failures,
             "out_of_memory": self._memory_failures,
         }
