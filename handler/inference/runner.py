@@ -44,7 +44,7 @@ class Runner:
         """Allocate the cache, `config.pages` pages, on the model's device; `tokens_in_vocab` as in `BatchingEngine`."""
         device, shape = model.device, model.shape
         #: the implementation of each part; see `use`
-        self.parts = attention.choose(config.attention, device, shape.head_dim, model.dtype)
+        self.parts = attention.choose(config.attention, device, shape.head_dim, shape.dtype_bytes)
         cache = shape.layers, config.pages, config.page_size, shape.kv_heads, shape.head_dim
         self._pages = KVPages(*cache, model.dtype, device, parts=self.parts)
         self._device = device
