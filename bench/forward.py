@@ -42,7 +42,7 @@ class Step:
 
     def __init__(self, model: Model, rows: int) -> None:
         self._model, device, width = model, model.device, -(-CONTEXT // PAGE)
-        parts = attention.choose("auto", device, model.shape.head_dim, model.dtype)
+        parts = attention.choose("auto", device, model.shape.head_dim, model.shape.dtype_bytes)
         shape, size = model.shape, (rows * width + 1, PAGE)
         self._pages = KVPages(shape.layers, *size, shape.kv_heads, shape.head_dim, model.dtype, device, parts=parts)
         tables = torch.arange(1, rows * width + 1, device=device).view(rows, width)

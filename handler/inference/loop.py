@@ -103,7 +103,6 @@ class BatchingEngine:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._check = check
-        self._check_s: float | None = None
         self._warm = threading.Event()
         self._settled = threading.Event()
         self._broken: Exception | None = None
@@ -143,8 +142,8 @@ class BatchingEngine:
             "attention": "paged_kernel" if parts.decode else "paged_reference",
             "attention_reason": parts.reasons["decode"],
             "parts": parts.describe(),
-            "check_s": self._check_s,
             "graphs": list(self._runner.captured),
+            "graphs_reason": self._runner.graphs_reason,
             "step_failures": self._failures,
             "out_of_memory": self._memory_failures,
         }
@@ -209,9 +208,7 @@ class BatchingEngine:
         """Check the parts and capture the first graphs; an error ends the engine, for no step would do better."""
         try:
             if self._check is not None:
-                begin = time.monotonic()
                 self._runner.use(self._check(self._runner.parts))
-                self._check_s = round(time.monotonic() - begin, 3)
             while not self._closing and self._runner.capture_next(FIRST_GRAPHS):
                 self._heartbeat = time.monotonic()
         except Exception as error:

@@ -10,16 +10,19 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
+from handler import log
 from handler.engine.protocol import ModelInfo
 from handler.inference.config import EngineConfig
 from handler.inference.draws import Draws
-from handler.inference.graphs import Graphs
+from handler.inference.graphs import Captured, Graphs
+from handler.inference.kv_cache import SCRATCH_PAGE
 from handler.inference.model import Model
 from handler.inference.sampler import Sampler
 from handler.inference.step import S, Sequence, Step
 from handler.ops import attention
 from handler.ops.pages import KVPages, Layout
 from handler.ops.parts import Parts
+from handler.ops.replay import replays_as_eager
 
 
 class Runner:
@@ -41,7 +44,7 @@ class Runner:
         """Allocate the cache, `config.pages` pages, on the model's device; `tokens_in_vocab` as in `BatchingEngine`."""
         device, shape = model.device, model.shape
         #: the implementation of each part; see `use`
-        self.parts = attention.choose(config.attention, device, shape.head_dim, model.dtype)
+        self.parts = attention.choose(config.attention, device, shape.head_dim, shape.dtype_bytes)
         model.reserve(config.max_model_len)
         cache = shape.layers, config.pages, config.page_size, shape.kv_heads, shape.head_dim
         self._pages = KVPages(*cache, model.dtype, device, parts=self.parts)
@@ -73,6 +76,8 @@ class Runner:
         self._drawn = torch.zeros(rows, dtype=torch.int64, device=device)
         buckets = config.graph_buckets if self.parts.capturable else ()
         self._graphs = Graphs(buckets, info.vocab_size, model.dtype, device)
+        #: why there are no graphs where a captured one was wrong
+        self.graphs_reason: str | None = None
 
     @property
     def captured(self) -> tuple[int, ...]:
@@ -129,8 +134,34 @@ class Runner:
         """
         if not self._graphs.left(at_most):
             return False
+        first = not self._graphs.rows
         self._graphs.capture_next(lambda: self._update_rows(Step()), self._forward_padding, self._draw_padding)
+        if first and (graph := self._graphs.fitting(1)) and not self._replays(graph):
+            log.warn("a replayed CUDA graph does not compute what its eager step does: steps run without graphs")
+            self._graphs.clear()
+            self.graphs_reason = "a replay differs from its eager step"
         return True
+
+    def _replays(self, graph: Captured) -> bool:
+        """True where the graph, replayed twice, writes the bits of the eager step that it was captured from."""
+        logits = graph.logits
+
+        def eager() -> list[Tensor]:
+            self._lengths[self._padding] = 3  # so that padding has a context: tokens of the scratch page
+            self._forward_padding(logits)
+            return [logits, *(self._draw_padding(logits, full) for full in graph.draws)]
+
+        def replay() -> list[Tensor]:
+            self._lengths[self._padding] = 3
+            graph.forward.replay()
+            drawn = []
+            for draw, ids in graph.draws.values():
+                draw.replay()
+                drawn.append(ids.clone())  # valid until the next replay
+            return [logits, *drawn]
+
+        scratch = [cache[SCRATCH_PAGE] for cache in (*self._pages.k, *self._pages.v)]
+        return replays_as_eager(eager, replay, [self._last, self._lengths, self._drawn, *scratch])
 
     def _forward_padding(self, out: Tensor) -> None:
         forward = partial(self._forward, out=out)

@@ -4,9 +4,7 @@ Plain attention is SDPA on any device (`attention_torch`); the kernels are Flash
 (`attention_triton`). Knows no request, no scheduler and no sampling.
 """
 
-from dataclasses import replace
 from importlib.util import find_spec
-from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -16,6 +14,9 @@ from handler.errors import StartError
 from handler.ops import attention_torch
 from handler.ops.pages import KVPages, Layout
 from handler.ops.parts import Parts
+
+#: bytes of one head of one token: with more, the decode kernel needs more shared memory than GPUs for desktops have
+MOST_HEAD_BYTES = 512
 
 
 def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout, pages: KVPages) -> Tensor:
@@ -47,9 +48,11 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout
 
 
 def choose(
-    setting: Literal["auto", "reference", "kernel"], device: torch.device, head_dim: int, dtype: torch.dtype
+    setting: Literal["auto", "reference", "kernel"], device: torch.device, head_dim: int, dtype_bytes: int
 ) -> Parts:
     """The implementation of each part of a step and the reason, which the ledger at start and `info` report.
+
+    `dtype_bytes` are those of one number of the model.
 
     Raises:
         StartError: the setting is `kernel` and the kernels cannot run on this device or model.
@@ -61,18 +64,28 @@ def choose(
         obstacle = f"the kernels need CUDA, not {device.type}"
     elif find_spec("triton") is None:
         obstacle = "triton is not installed"
-    sampler = obstacle is None  # which depends on no head
-    if obstacle is None and torch.cuda.get_device_capability(device) < (8, 0):
-        obstacle = "the kernels need a GPU of compute capability 8.0 or later"
-    elif obstacle is None and head_dim not in (16, 32, 64, 128, 256):
-        obstacle = f"the kernels do not support head_dim {head_dim}"
     if obstacle is None:
         parts = Parts.every(True, "set by ATTENTION" if setting == "kernel" else "CUDA with Triton")
-        return parts if dtype.itemsize == 2 else parts.without({"prefill": "FlashAttention takes no float32"})
+        if dtype_bytes != 2:
+            parts = parts.without({"prefill": "FlashAttention takes no float32"})
+        obstacle = _obstacle_of_attention(device, head_dim, dtype_bytes)
+        if obstacle is None:
+            return parts
+        # The sampler sees no heads.
+        parts = parts.without({"decode": obstacle, "prefill": obstacle, "layers": obstacle})
+    else:
+        parts = Parts.every(False, obstacle)
     if setting == "kernel":
         raise StartError(f"ATTENTION=kernel: {obstacle}; set ATTENTION=auto")
-    parts = Parts.every(False, obstacle)
-    if not sampler:
-        return parts
-    reasons = MappingProxyType({**parts.reasons, "sampler": "CUDA with Triton"})
-    return replace(parts, sampler=True, reasons=reasons)
+    return parts
+
+
+def _obstacle_of_attention(device: torch.device, head_dim: int, dtype_bytes: int) -> str | None:
+    """Why the kernels of attention cannot run on this GPU; None where they can."""
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "the kernels need a GPU of compute capability 8.0 or later"
+    if head_dim not in (16, 32, 64, 128, 256):
+        return f"the kernels do not support head_dim {head_dim}"
+    if head_dim * dtype_bytes > MOST_HEAD_BYTES:
+        return f"the kernels support head_dim {head_dim} in 16 bits, not in float32"
+    return None

@@ -173,9 +173,9 @@ def test_replays_that_run_out_of_memory_are_started_again(
             raise torch.AcceleratorError("CUDA error: out of memory")
         replay(graph)
 
-    monkeypatch.setattr(graphs.Graph, "replay", short)
     with models.serving(**GPU) as engine:
         assert engine.warm_up(60)
+        monkeypatch.setattr(graphs.Graph, "replay", short)
         assert asyncio.run(at_once(engine, 4)) == alone[:4]
         details = engine.status().details
         assert (details["out_of_memory"], details["step_failures"]) == (2, 0)
@@ -209,6 +209,30 @@ def test_kernels_that_cannot_be_launched_fail_the_start(monkeypatch: pytest.Monk
         with pytest.raises(StartError, match="Failed to find C compiler"):
             engine.warm_up(60)
         assert not engine.status().alive
+
+
+@pytest.mark.parametrize("lost", ["forward", "draw", "second replay"])
+def test_a_graph_that_does_not_compute_what_its_eager_step_does_is_not_used(
+    lost: str, alone: list[Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = graphs.Graph.replay
+
+    def short(graph: graphs.Graph) -> None:
+        forward = len(graph.calls) > 60
+        if graph.replays == (lost == "second replay") and forward == (lost != "draw"):
+            kept = graph.calls
+            graph.calls = kept[:-2] if forward else kept[:-1]  # the last launches were not captured
+            replay(graph)
+            graph.calls = kept
+        else:
+            replay(graph)
+
+    monkeypatch.setattr(graphs.Graph, "replay", short)
+    with models.serving(**GPU) as engine:
+        assert engine.warm_up(60)
+        assert asyncio.run(at_once(engine, 2)) == alone[:2]
+        details = engine.status().details
+        assert (details["graphs"], details["graphs_reason"]) == ([], "a replay differs from its eager step")
 
 
 def test_a_worker_that_is_never_idle_gets_all_its_graphs(alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> None:

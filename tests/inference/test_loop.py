@@ -542,6 +542,21 @@ def test_out_of_memory_once_changes_no_answer(at: int, overlap: bool) -> None:
     asyncio.run(main())
 
 
+def test_after_out_of_memory_no_request_shares_pages_that_were_never_computed(overlap: bool) -> None:
+    async def main() -> None:
+        with serving(forward=Faulty(out_of_memory, 1, 2), overlap=overlap) as engine:
+            prefix = tuple(range(100))
+            with held(engine):  # the second shares the pages of the first, which fails
+                first = engine.stream(Prompt((*prefix, 8, 8, 8)), sampling(10))
+                second = engine.stream(Prompt(prefix), sampling(10))
+            failed, done = await asyncio.gather(outcome(first), outcome(second))
+            assert isinstance(failed, OutOfMemory)
+            assert isinstance(done, Completion)
+            assert done.token_ids == greedy("demo", prefix, 10)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("source", SHORT)
 def test_out_of_memory_in_the_words_of_any_source_fails_no_request(source: str) -> None:
     async def main() -> None:
@@ -939,4 +954,3 @@ def test_the_check_of_the_parts_runs_once_on_the_engines_thread_before_the_first
         details: Any = engine.status().details
         assert details["parts"]["sampler"] == {"kernels": False, "reason": "a result is off"}
         assert details["parts"]["decode"] == {"kernels": False, "reason": "the kernels need CUDA, not cpu"}
-        assert details["check_s"] >= 0

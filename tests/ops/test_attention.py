@@ -216,27 +216,29 @@ def test_pages_cost_what_the_engine_is_sized_by() -> None:
 
 
 def test_the_choice_comes_with_its_reason() -> None:
-    cpu, dtype = torch.device("cpu"), torch.bfloat16
-    assert attention.choose("auto", cpu, 128, dtype) == Parts.every(False, "the kernels need CUDA, not cpu")
-    assert attention.choose("reference", cpu, 128, dtype) == Parts.every(False, "set by ATTENTION")
+    cpu = torch.device("cpu")
+    assert attention.choose("auto", cpu, 128, 2) == Parts.every(False, "the kernels need CUDA, not cpu")
+    assert attention.choose("reference", cpu, 128, 2) == Parts.every(False, "set by ATTENTION")
     with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu; set ATTENTION=auto"):
-        attention.choose("kernel", cpu, 128, dtype)
+        attention.choose("kernel", cpu, 128, 2)
 
 
 def test_on_a_gpu_each_part_is_chosen_by_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "find_spec", lambda _: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
 
-    def kernels(setting: Literal["auto", "kernel"], head_dim: int, dtype: torch.dtype) -> set[str]:
-        chosen = attention.choose(setting, torch.device("cuda"), head_dim, dtype)
+    def kernels(setting: Literal["auto", "kernel"], head_dim: int, dtype_bytes: int) -> set[str]:
+        chosen = attention.choose(setting, torch.device("cuda"), head_dim, dtype_bytes)
         assert {*chosen.reasons} == {*PARTS}
         return {part for part in PARTS if getattr(chosen, part)}
 
-    assert kernels("auto", 128, torch.bfloat16) == kernels("kernel", 128, torch.float16) == {*PARTS}
-    assert kernels("auto", 128, torch.float32) == {"decode", "layers", "sampler"}
-    assert kernels("auto", 80, torch.bfloat16) == {"sampler"}
+    assert kernels("auto", 128, 2) == kernels("kernel", 256, 2) == {*PARTS}
+    assert kernels("auto", 128, 4) == {"decode", "layers", "sampler"}
+    assert kernels("auto", 80, 2) == kernels("auto", 256, 4) == {"sampler"}
+    with pytest.raises(StartError, match="ATTENTION=kernel: the kernels support head_dim 256 in 16 bits"):
+        kernels("kernel", 256, 4)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    assert kernels("auto", 128, torch.bfloat16) == {"sampler"}
+    assert kernels("auto", 128, 2) == {"sampler"}
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ class TestOnDevice:
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
 def test_a_gpu_with_triton_is_served_by_the_kernels() -> None:
     device = torch.device("cuda")
-    assert attention.choose("auto", device, 128, torch.bfloat16) == Parts.every(True, "CUDA with Triton")
-    assert attention.choose("reference", device, 128, torch.bfloat16) == Parts.every(False, "set by ATTENTION")
-    other = attention.choose("auto", device, 80, torch.bfloat16)
+    assert attention.choose("auto", device, 128, 2) == Parts.every(True, "CUDA with Triton")
+    assert attention.choose("reference", device, 128, 2) == Parts.every(False, "set by ATTENTION")
+    other = attention.choose("auto", device, 80, 2)
     assert (other.decode, other.reasons["decode"]) == (False, "the kernels do not support head_dim 80")
