@@ -42,7 +42,7 @@ class Step:
 
     def __init__(self, model: Model, rows: int) -> None:
         self._model, device, width = model, model.device, -(-CONTEXT // PAGE)
-        name, _ = attention.choose("auto", device, model.shape.head_dim)
+        name, _ = attention.choose("auto", device, model.shape.head_dim, model.shape.dtype_bytes)
         shape, size = model.shape, (rows * width + 1, PAGE)
         self._pages = KVPages(
             shape.layers, *size, shape.kv_heads, shape.head_dim, model.dtype, device, kernels=name == "paged_kernel"

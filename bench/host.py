@@ -204,7 +204,8 @@ class Layer:
                 self.layout.decode = self.layout.attended = None
             attend(0, self.qkv[:, : self.HEADS], self.qkv, self.qkv, self.layout, self.pages)
 
-        weight, out, mixed = self.hidden[0], *((self.normed, self.mixed) if self.shared else (None, None))
+        weight = self.hidden[0]
+        out, mixed = (self.normed, self.mixed) if self.shared else (None, None)
         return {
             "rms_norm, twice": lambda: [layers_triton.rms_norm(self.hidden, weight, 1e-6, out) for _ in range(2)],
             "rotate_and_store": lambda: layers_triton.rotate_and_store(

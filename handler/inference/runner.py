@@ -37,12 +37,16 @@ class Runner:
     ) -> None:
         """Allocate the cache, `config.pages` pages, on the model's device; `tokens_in_vocab` as in `BatchingEngine`."""
         device, shape = model.device, model.shape
-        self.attention, self.attention_reason = attention.choose(config.attention, device, shape.head_dim)
+        self.attention, self.attention_reason = attention.choose(
+            config.attention, device, shape.head_dim, shape.dtype_bytes
+        )
         fused = self.attention == "paged_kernel"
         cache = shape.layers, config.pages, config.page_size, shape.kv_heads, shape.head_dim
         self._pages = KVPages(*cache, model.dtype, device, kernels=fused)
         self._device = device
         self._cuda = device.type == "cuda"
+        # A product whose parts are added up in bfloat16 depends on how many parts there are, and so on the batch.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self._forward = model.forward
         self._page_size = config.page_size
         self._padding = rows = config.rows

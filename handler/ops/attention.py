@@ -16,6 +16,9 @@ from handler.ops.pages import KVPages, Layout
 
 Name = Literal["paged_reference", "paged_kernel"]
 
+#: bytes of one head of one token: with more, the decode kernel needs more shared memory than GPUs for desktops have
+MOST_HEAD_BYTES = 512
+
 
 def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout, pages: KVPages) -> Tensor:
     """Attend the new tokens of one step, whose keys and values are in `pages` already.
@@ -46,8 +49,12 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout
     return out
 
 
-def choose(setting: Literal["auto", "reference", "kernel"], device: torch.device, head_dim: int) -> tuple[Name, str]:
+def choose(
+    setting: Literal["auto", "reference", "kernel"], device: torch.device, head_dim: int, dtype_bytes: int
+) -> tuple[Name, str]:
     """The implementation that serves and the reason, which the ledger at start and `info` report.
+
+    `dtype_bytes` are those of one number of the model.
 
     Raises:
         StartError: the setting is `kernel` and the kernels cannot run on this device or model.
@@ -63,6 +70,8 @@ def choose(setting: Literal["auto", "reference", "kernel"], device: torch.device
         obstacle = "the kernels need a GPU of compute capability 8.0 or later"
     elif head_dim not in (16, 32, 64, 128, 256):
         obstacle = f"the kernels do not support head_dim {head_dim}"
+    elif head_dim * dtype_bytes > MOST_HEAD_BYTES:
+        obstacle = f"the kernels support head_dim {head_dim} in 16 bits, not in float32"
     if obstacle is None:
         return "paged_kernel", "set by ATTENTION" if setting == "kernel" else "CUDA with Triton"
     if setting == "kernel":

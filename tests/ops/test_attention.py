@@ -214,7 +214,7 @@ def test_pages_cost_what_the_engine_is_sized_by() -> None:
 
 def test_the_choice_comes_with_its_reason() -> None:
     cpu = torch.device("cpu")
-    assert attention.choose("auto", cpu, 128) == ("paged_reference", "the kernels need CUDA, not cpu")
-    assert attention.choose("reference", cpu, 128) == ("paged_reference", "set by ATTENTION")
+    assert attention.choose("auto", cpu, 128, 2) == ("paged_reference", "the kernels need CUDA, not cpu")
+    assert attention.choose("reference", cpu, 128, 2) == ("paged_reference", "set by ATTENTION")
     with pytest.raises(StartError, match="ATTENTION=kernel: the kernels need CUDA, not cpu; set ATTENTION=auto"):
-        attention.choose("kernel", cpu, 128)
+        attention.choose("kernel", cpu, 128, 2)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler.errors import StartError
 from handler.ops import attention, attention_triton
 from handler.ops.pages import Partial
 from tests.ops.test_attention import MIXED, TOLERANCE, Case, attend, make_case
@@ -209,10 +210,22 @@ class TestOnDevice:
         torch.testing.assert_close(out.double().cpu(), second.expected, atol=tolerance, rtol=tolerance)
 
 
+def test_float32_heads_that_overflow_the_shared_memory_of_some_gpus_are_left_to_plain_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    device, refused = torch.device("cuda"), "the kernels support head_dim 256 in 16 bits, not in float32"
+    assert attention.choose("auto", device, 256, 2)[0] == "paged_kernel"
+    assert attention.choose("auto", device, 128, 4)[0] == "paged_kernel"
+    assert attention.choose("auto", device, 256, 4) == ("paged_reference", refused)
+    with pytest.raises(StartError, match="16 bits"):
+        attention.choose("kernel", device, 256, 4)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
 def test_a_gpu_with_triton_is_served_by_the_kernels() -> None:
     device = torch.device("cuda")
-    assert attention.choose("auto", device, 128) == ("paged_kernel", "CUDA with Triton")
-    assert attention.choose("reference", device, 128)[0] == "paged_reference"
-    assert attention.choose("auto", device, 80) == ("paged_reference", "no kernel for head_dim 80")
+    assert attention.choose("auto", device, 128, 2) == ("paged_kernel", "CUDA with Triton")
+    assert attention.choose("reference", device, 128, 2)[0] == "paged_reference"
+    assert attention.choose("auto", device, 80, 2) == ("paged_reference", "the kernels do not support head_dim 80")
