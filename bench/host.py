@@ -7,13 +7,21 @@ processor time of the engine's thread, `wall` is time from one forward to the ne
 process takes every token (both share the interpreter's lock). Greedy, 200 tokens of prompt. Ours turns tokens into text
 and looks for a stop string besides, which transformers' leaves to its caller; that one takes its cheapest path, with
 block tables, as with FlashAttention on CUDA. Sides take turns.
+
+A second table, where Triton is installed: processor time of Python in launching the kernels of a layer, and those of a
+draw. A step with a chunk has no CUDA graph, so it pays that in each layer. The launcher does nothing (`bench.no_gpu`),
+the shape is that of Qwen2.5-7B. `Triton` binds the arguments at each call and each layer takes its own memory; `ours`
+is what the engine does.
 """
 
 import argparse
 import asyncio
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
@@ -25,12 +33,14 @@ from transformers.generation.continuous_batching import initialization
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from bench.engines import blocks_for
-from bench.harness import Bench
+from bench.harness import Bench, alternate
 from handler.engine.protocol import ModelInfo, Prompt
 from handler.engine.sampling import Sampling
 from handler.inference.config import EngineConfig
 from handler.inference.loop import BatchingEngine
+from handler.inference.sampler import Sampler
 from handler.inference.shape import ModelShape
+from handler.ops.attention import attend
 from handler.ops.pages import KVPages, Layout
 
 VOCAB = 64
@@ -169,6 +179,80 @@ def _median_us(times: list[float]) -> float:
     return 1e6 * statistics.median(b - a for a, b in pairwise(times))
 
 
+class Layer:
+    """The kernels of one layer, and of a draw, with the shape of Qwen2.5-7B and 8 rows."""
+
+    ROWS, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, INTERMEDIATE = 8, 28, 4, 128, 3584, 18_944
+
+    def __init__(self, *, shared: bool) -> None:
+        """`shared`: layers use the same memory, as in a step; else each takes its own."""
+        rows, dtype = self.ROWS, torch.bfloat16
+        numbers = torch.arange(rows)
+        self.shared = shared
+        self.pages = KVPages(1, rows + 1, 16, self.KV_HEADS, self.HEAD_DIM, dtype, CPU, kernels=True)
+        self.hidden = torch.zeros(rows, self.HIDDEN, dtype=dtype)
+        self.normed = torch.zeros_like(self.hidden)
+        self.gate_up = torch.zeros(rows, 2 * self.INTERMEDIATE, dtype=dtype)
+        self.mixed = torch.zeros(rows, self.INTERMEDIATE, dtype=dtype)
+        self.qkv = torch.zeros(rows, self.HEADS + 2 * self.KV_HEADS, self.HEAD_DIM, dtype=dtype)
+        self.rope = torch.zeros(rows, 2, self.HEAD_DIM, dtype=dtype)
+        self.layout = Layout(
+            slots=numbers, block_tables=torch.zeros(rows, 4, dtype=torch.int32), context_lens=numbers.int(),
+            query_starts=numbers.int(), query_lens=[1] * rows, context_lens_host=[], decode_rows=rows,
+        )  # fmt: skip
+        self.sampler = Sampler(rows, 152_064, 151_665, CPU, kernels=True)
+        self.logits = torch.zeros(rows, 152_064, dtype=dtype)
+
+    def parts(self) -> dict[str, Callable[[], object]]:
+        from handler.ops import layers_triton
+
+        def decode() -> None:
+            if not self.shared:
+                self.layout.decode = self.layout.attended = None
+            attend(0, self.qkv[:, : self.HEADS], self.qkv, self.qkv, self.layout, self.pages)
+
+        weight = self.hidden[0]
+        out, mixed = (self.normed, self.mixed) if self.shared else (None, None)
+        return {
+            "rms_norm, twice": lambda: [layers_triton.rms_norm(self.hidden, weight, 1e-6, out) for _ in range(2)],
+            "rotate_and_store": lambda: layers_triton.rotate_and_store(
+                self.qkv, None, self.rope, self.layout.slots, 0, self.pages, 1e-6
+            ),
+            "attend": decode,
+            "silu_mul": lambda: layers_triton.silu_mul(self.gate_up, mixed),
+            "draw": lambda: self.sampler.sample(
+                self.logits, self.layout.slots, self.layout.slots, full_search=not self.shared
+            ),
+        }
+
+
+def launches(repeat: int) -> list[tuple[str, float, float]]:
+    """Name of a part of a step, and microseconds of its launches by Triton and ours."""
+    from bench.no_gpu import no_gpu
+    from handler.ops import launching
+
+    def microseconds(run: Callable[[], object], direct: bool) -> float:
+        with patch.object(launching, "DIRECT", direct):
+            run()
+            began = time.thread_time()
+            for _ in range(100):
+                run()
+            return 1e4 * (time.thread_time() - began)
+
+    with torch.inference_mode(), no_gpu():
+        theirs, ours = Layer(shared=False).parts(), Layer(shared=True).parts()
+        rows = []
+        for name, run in ours.items():
+            sides = {
+                "triton": partial(microseconds, theirs[name], False),
+                "ours": partial(microseconds, run, True),
+            }
+            spent = alternate(sides, repeat)
+            rows.append((name, spent["triton"], spent["ours"]))
+    layer = [sum(column) for column in zip(*(spent for name, *spent in rows if name != "draw"), strict=True)]
+    return [*rows, ("a layer", layer[0], layer[1])]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="1,8,64,256")
@@ -188,6 +272,13 @@ def main() -> None:
         turns = [(*ours(rows, wishes.steps, wishes.overlap), *theirs(rows, wishes.steps)) for _ in range(wishes.repeat)]
         thread, wall, *others = map(statistics.median, zip(*turns, strict=True))
         table.add(rows, thread, wall, *others, others[0] / thread)
+    if find_spec("triton"):
+        table = bench.table(
+            "Python's part of the launches, microseconds", ["part", "Triton", "ours", "Triton : ours"],
+            ratio="Triton : ours",
+        )  # fmt: skip
+        for name, before, after in launches(wishes.repeat):
+            table.add(name, before, after, before / after)
     bench.finish(wishes.save)
 
 

@@ -50,6 +50,8 @@ class Runner:
         self._pages = KVPages(*cache, model.dtype, device, parts=self.parts)
         self._device = device
         self._cuda = device.type == "cuda"
+        # A product whose parts are added up in bfloat16 depends on how many parts there are, and so on the batch.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self._forward = model.forward
         self._page_size = config.page_size
         self._padding = rows = config.rows

@@ -22,8 +22,8 @@ from torch import Tensor
 from handler.errors import StartError
 from handler.model.shards import Stored
 
-#: bytes of one read: larger reads cost pinned memory, smaller ones cost time in the interpreter
-CHUNK_BYTES = 32 << 20
+#: bytes of one read: larger reads cost pinned memory, two buffers in each thread; smaller ones time in the interpreter
+CHUNK_BYTES = 16 << 20
 #: concurrent reads: enough to keep a network volume busy, but not more than cores, because a read from the page cache
 #: is a copy
 THREADS = min(8, len(os.sched_getaffinity(0)))
@@ -98,6 +98,8 @@ class Checkpoint:
             raise StartError(f"{self._name}: the weights cannot be read: {error.strerror}; check the volume") from error
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+            # What conversions to another dtype used: torch would keep it, and the KV cache would be planned without.
+            torch.cuda.empty_cache()
 
     def _claim(self, name: str, shape: tuple[int, ...]) -> Stored:
         stored = self._left.pop(name, None)

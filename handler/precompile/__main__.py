@@ -1,7 +1,8 @@
 """`python -m handler.precompile DIRECTORY`: compiles the kernels that serve a checkpoint, without a GPU.
 
-It runs one decode step with the worker's own forward and sampler on tensors without memory. Triton compiles each kernel
-that the step calls, under the name under which a worker's start asks for it.
+Where the directory is missing, it compiles those of the models that are served most. It runs one decode step with the
+worker's own forward and sampler on tensors without memory. Triton compiles each kernel that the step calls, under the
+name under which a worker's start asks for it.
 """
 
 import sys
@@ -21,6 +22,7 @@ from handler.model.qwen import Qwen
 from handler.model.template import Template
 from handler.ops.pages import KVPages, Layout
 from handler.ops.parts import Parts
+from handler.precompile.common import COMMON
 
 META = torch.device("meta")
 
@@ -69,13 +71,22 @@ def compile_kernels(config: ModelConfig, tokens: int, rows: int = 1, width: int 
 
 
 def main(directory: Path) -> int:
-    """Compile for every architecture, and print each kernel; where that is impossible, say so and succeed."""
+    """Compile for every architecture, and print each kernel; where that is impossible, say so and succeed.
+
+    Without weights, as in an image whose model comes later, the kernels of all `COMMON` models are compiled.
+    """
     if find_spec("triton") is None:
         print("Triton is not installed, as with a PyTorch for CPUs: nothing to compile")
         return 0
-    if not directory.is_dir():
-        print(f"no weights in {directory}: a worker compiles the kernels at its start")
-        return 0
+    models = COMMON
+    if directory.is_dir():
+        try:
+            models = {directory.name: read_checkpoint(directory)}
+        except StartError as error:
+            print(f"{error}: a worker compiles the kernels at its start")
+            return 0
+    else:
+        print(f"no weights in {directory}: compiling for {', '.join(models)}")
     from handler.precompile import cache
 
     cache.listen(
@@ -84,11 +95,8 @@ def main(directory: Path) -> int:
     for architecture in cache.ARCHITECTURES:
         print(f"sm_{architecture}")
         with cache.compiling_for(architecture):
-            try:
-                compile_kernels(directory)
-            except StartError as error:
-                print(f"{error}: a worker compiles the kernels at its start")
-                break
+            for config, tokens in models.values():
+                compile_kernels(config, tokens)
     return 0
 
 

@@ -126,6 +126,24 @@ def test_every_tensor_is_read_to_the_bit_however_it_is_cut(
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
+def test_a_gpus_loader_pins_little_memory_and_leaves_none_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA is asked for nothing but what is noted here."""
+    calls, pinned, empty = list[str](), list[int](), torch.empty
+
+    def noted(size: int, *, pin_memory: bool, dtype: torch.dtype) -> torch.Tensor:
+        pinned.append(size * pin_memory)
+        return empty(size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", noted)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: None)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: calls.append(name))
+    Checkpoint({}, torch.bfloat16, torch.device("cuda"), "none").fill()
+    assert calls == ["synchronize", "synchronize", "empty_cache"]
+    assert pinned == [16 << 20] * 2  # in each thread
+
+
 def test_an_odd_place_in_a_file_is_no_obstacle(copy: Path) -> None:
     file = copy / "model.safetensors"
     expected, content = load_file(file), file.read_bytes()

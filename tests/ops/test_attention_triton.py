@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler.errors import StartError
 from handler.ops import attention, attention_triton
 from handler.ops.pages import Partial
 from handler.ops.parts import Parts
@@ -208,6 +209,18 @@ class TestOnDevice:
             first.pages.v[layer].copy_(second.pages.v[layer])
         graph.replay()
         torch.testing.assert_close(out.double().cpu(), second.expected, atol=tolerance, rtol=tolerance)
+
+
+def test_float32_heads_that_overflow_the_shared_memory_of_some_gpus_are_left_to_plain_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    device, refused = torch.device("cuda"), "the kernels support head_dim 256 in 16 bits, not in float32"
+    assert attention.choose("auto", device, 256, 2)[0] == "paged_kernel"
+    assert attention.choose("auto", device, 128, 4)[0] == "paged_kernel"
+    assert attention.choose("auto", device, 256, 4) == ("paged_reference", refused)
+    with pytest.raises(StartError, match="16 bits"):
+        attention.choose("kernel", device, 256, 4)
 
 
 @pytest.mark.gpu

@@ -281,14 +281,14 @@ def test_the_full_search_is_for_rows_with_both_top_k_and_top_p() -> None:
     drawer.assign(0, sampling(top_k=5), [1])
     drawer.assign(1, sampling(top_p=0.5, min_p=0.1), [1])
     drawer.assign(2, sampling(temperature=0.0, top_k=5, top_p=0.5), [1])  # greedy: nothing is cut
-    assert not drawer.full_search
+    assert not drawer.needs_full_search
     drawer.assign(3, sampling(top_k=5, top_p=0.5), [1])
-    assert drawer.full_search
+    assert drawer.needs_full_search
     drawer.assign(3, sampling(top_p=0.5), [1])
-    assert not drawer.full_search
+    assert not drawer.needs_full_search
     drawer.assign(0, sampling(top_k=5, top_p=0.5), [1])
     drawer.release(0)
-    assert not drawer.full_search
+    assert not drawer.needs_full_search
 
 
 def test_a_row_never_assigned_is_greedy() -> None:

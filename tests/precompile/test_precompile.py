@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from handler.model.config import ModelConfig
 from handler.model.snapshot import DEMO
+from handler.precompile import __main__ as precompile
+from handler.precompile.common import COMMON
 
-pytest.importorskip("triton", reason="there is no Triton for this platform")
+triton = pytest.importorskip("triton", reason="there is no Triton for this platform")
 
 ROOT = Path(__file__).parents[2]
 KERNELS = {
@@ -25,11 +28,31 @@ KERNELS = {
 OTHER_SIZES = """
 from pathlib import Path
 from handler.precompile import cache
-from handler.precompile.__main__ import compile_kernels
+from handler.precompile.__main__ import compile_kernels, read_checkpoint
 cache.listen(lambda name, compiled, _: print(name, compiled))
 for rows, width in ((1, 1), (2, 16), (7, 3), (64, 512), (300, 100)):
     with cache.compiling_for(90):
-        compile_kernels(Path({directory!r}), rows, width)
+        compile_kernels(*read_checkpoint(Path({directory!r})), rows, width)
+"""
+#: compiles the kernels of a common model, and then looks for those of its whole config.json, as the hub has it
+WHOLE = """
+from handler.model.config import ModelConfig
+from handler.precompile import cache
+from handler.precompile.__main__ import compile_kernels
+from handler.precompile.common import COMMON
+cache.listen(lambda name, compiled, _: print(name, compiled))
+with cache.compiling_for(90):
+    compile_kernels(*COMMON["Qwen2.5-0.5B"])
+    print("whole")
+with cache.compiling_for(90):
+    compile_kernels(ModelConfig.model_validate({
+        "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643,
+        "eos_token_id": 151645, "hidden_act": "silu", "hidden_size": 896, "initializer_range": 0.02,
+        "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 21, "model_type": "qwen2",
+        "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "transformers_version": "4.43.1", "use_cache": True, "use_sliding_window": False, "vocab_size": 151936,
+    }), 151665)
 """
 
 
@@ -59,10 +82,37 @@ def test_steps_of_all_sizes_find_the_kernels_that_were_compiled_for_the_checkpoi
     assert not kernels(again.stdout.splitlines(), "True")
 
 
-def test_without_weights_nothing_is_compiled(tmp_path: Path) -> None:
-    done = python(tmp_path, "-m", "handler.precompile", str(tmp_path / "none"))
-    assert (done.returncode, list(tmp_path.iterdir())) == (0, [])
-    assert "no weights" in done.stdout
+def test_without_weights_the_kernels_of_the_common_models_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled: list[tuple[int, str, int, int]] = []
+
+    def note(config: ModelConfig, tokens: int) -> None:
+        architecture = triton.runtime.driver.active.get_current_target().arch
+        compiled.append((architecture, config.model_type, config.hidden_size, tokens))
+
+    monkeypatch.setattr(precompile, "compile_kernels", note)
+    assert precompile.main(tmp_path / "none") == 0
+    assert "no weights" in capsys.readouterr().out
+    assert len({*compiled}) == len(compiled) == 6 * 11
+    assert {(architecture, "qwen2", 3584, 151_665) for architecture in (80, 86, 89, 90, 100, 120)} < {*compiled}
+
+
+def test_a_checkpoint_of_a_common_model_finds_its_kernels(tmp_path: Path) -> None:
+    done = python(tmp_path, "-c", WHOLE)
+    assert done.returncode == 0, done.stderr
+    first, _, whole = done.stdout.partition("whole\n")
+    assert {*kernels(first.splitlines(), "True")} == KERNELS
+    assert {*kernels(whole.splitlines(), "False")} == KERNELS
+    assert not kernels(whole.splitlines(), "True")
+
+
+def test_common_models_are_served_by_the_merged_forward_and_the_kernels() -> None:
+    assert len(COMMON) == 11
+    for config, tokens in COMMON.values():
+        assert config.beyond_merged() is None
+        assert config.shape(2).head_dim in (64, 128)
+        assert tokens < config.vocab_size
 
 
 def test_the_launcher_imports_only_the_files_that_its_stage_of_the_image_copies(tmp_path: Path) -> None:
