@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check docs bench bench-gpu soak image image-test lock clean
+.PHONY: run test check docs bench bench-gpu gpu-proof soak image image-test lock clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/python -m handler $(ARGS)
@@ -27,6 +27,9 @@ bench: $(VENV)/.dev  ## what fits a CPU, in ten minutes: make bench ARGS=--save 
 
 bench-gpu: $(VENV)/.dev  ## what needs a GPU, in twelve; where torch is installed already: python -m bench --gpu
 	$(BIN)/python -m bench --gpu $(ARGS)
+
+gpu-proof:  ## what a GPU has to show first, in ten minutes; installs nothing and takes the torch that is there
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.proof $(ARGS)
 
 soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
 	$(BIN)/python -m bench.soak $(ARGS)
