@@ -166,6 +166,9 @@ def decode(shape: str) -> bool:
             table.add(rows, 1e3 * (last - first) / steps, rate, predicted.get(rows), ratio)
             if ratio is not None and ratio < HELD:
                 short.append(str(rows))
+        told = bench.table("The engine", ["", "is"])
+        for fact, value in engine.status().details.items():
+            told.add(fact, str(value))
     bench.finish(save=False)
     missed = f"more than 20 % below the prediction at {', '.join(short) or 'no'} rows"
     print(f"finding: {missed if predicted else 'there is no prediction for ' + name}")
