@@ -65,7 +65,7 @@ def check(parts: Parts, sizes: Sizes, *, fatal: Callable[[Exception], bool]) -> 
             except Exception as error:
                 if fatal(error):
                     raise
-                off[part] = f"self-check: {type(error).__name__}: {_first_line(error)}"
+                off[part] = f"self-check: {type(error).__name__}: {_message(error)}"
     return parts.without(off)
 
 
@@ -177,5 +177,7 @@ def _differ(got: Tensor, expected: Tensor) -> bool:
     return not bool(((got - expected).abs() <= loose * expected.abs().maximum(scale)).all())
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")[:160]
+def _message(error: Exception) -> str:
+    """One line of an error. Triton's compiler begins with a place and the source, and ends with the cause."""
+    first, *others = str(error).strip().splitlines() or [""]
+    return (others[-1] if others and first.endswith(":") else first)[:160]

@@ -167,6 +167,14 @@ FAILURES = {
     "driver": AssertionError("libcuda.so cannot found!"),
     "resources": OutOfResources(151_872, 101_376, "shared memory"),
 }
+#: what the operator reads of each
+CAUSES = {
+    "compile": "PTXAS error: unknown architecture",
+    "load": "Triton Error [CUDA]: device kernel image is invalid",
+    "launch": "Failed to find C compiler",
+    "driver": "libcuda.so cannot found!",
+    "resources": "out of resource: shared memory",
+}
 
 
 def fail(error: Exception, modules: set[str], patch: pytest.MonkeyPatch) -> None:
@@ -192,7 +200,7 @@ def test_where_no_kernel_runs_every_part_is_off_and_the_reason_is_there(
     found = check()
     assert off(found) == {*PARTS}
     for part in KERNELS.values():
-        assert found.reasons[part].startswith(f"self-check: {type(FAILURES[stage]).__name__}: ")
+        assert found.reasons[part].startswith(f"self-check: {type(FAILURES[stage]).__name__}: {CAUSES[stage]}")
         assert "\n" not in found.reasons[part]
 
 
