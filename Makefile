@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check docs bench bench-gpu draws soak image image-test lock clean
+.PHONY: run test check docs bench bench-gpu gpu-proof draws soak image image-test lock clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/python -m handler $(ARGS)
@@ -30,6 +30,9 @@ bench-gpu: $(VENV)/.dev  ## what needs a GPU, in twelve; where torch is installe
 
 draws: $(VENV)/.dev  ## half an hour: the sampler's kernels beside plain torch on 1,000 random rows in each dtype
 	$(BIN)/python -m tests.support.draws $(ARGS)
+
+gpu-proof:  ## what a GPU has to show first, in ten minutes; installs nothing and takes the torch that is there
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.proof $(ARGS)
 
 soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
 	$(BIN)/python -m bench.soak $(ARGS)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +79,25 @@ def build(shape: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
 def merged(model: PreTrainedModel) -> Qwen:
     """Our forward, with a copy of the weights."""
     return Qwen.from_state(ModelConfig.model_validate(model.config.to_dict()), model.state_dict())
+
+
+def random_model(shape: str, dtype: torch.dtype, device: torch.device) -> Qwen:
+    """Our forward with random weights, made on the device: no copy of transformers' model takes memory beside it."""
+    config = ModelConfig.model_validate({
+        **SHAPES[shape], "model_type": "qwen2", "max_position_embeddings": 32_768, "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+    })  # fmt: skip
+    generator = torch.Generator(device).manual_seed(0)
+
+    def source(names: Mapping[str, tuple[int, ...]]) -> torch.Tensor:
+        rows = sum(size for size, *_ in names.values())
+        _, *columns = next(iter(names.values()))
+        weight = torch.empty(rows, *columns, dtype=dtype, device=device)
+        if "norm" in next(iter(names)):
+            return weight.fill_(1.0)
+        return weight.normal_(0, 0.02, generator=generator)
+
+    return Qwen(config, source, dtype, device)
 
 
 def blocks_for(lengths: Iterable[int]) -> int:

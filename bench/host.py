@@ -42,6 +42,7 @@ from handler.inference.sampler import Sampler
 from handler.inference.shape import ModelShape
 from handler.ops.attention import attend
 from handler.ops.pages import KVPages, Layout
+from handler.ops.parts import Parts
 
 VOCAB = 64
 PROMPT = 200
@@ -189,7 +190,9 @@ class Layer:
         rows, dtype = self.ROWS, torch.bfloat16
         numbers = torch.arange(rows)
         self.shared = shared
-        self.pages = KVPages(1, rows + 1, 16, self.KV_HEADS, self.HEAD_DIM, dtype, CPU, kernels=True)
+        self.pages = KVPages(
+            1, rows + 1, 16, self.KV_HEADS, self.HEAD_DIM, dtype, CPU, parts=Parts.every(True, "measured")
+        )
         self.hidden = torch.zeros(rows, self.HIDDEN, dtype=dtype)
         self.normed = torch.zeros_like(self.hidden)
         self.gate_up = torch.zeros(rows, 2 * self.INTERMEDIATE, dtype=dtype)

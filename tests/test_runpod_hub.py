@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,18 @@ def test_the_listing_has_what_the_hub_requires() -> None:
     assert {entry["input"]["type"] for entry in HUB["config"]["env"]} == {"string", "number", "boolean"}
     for name in ("Dockerfile", "README.md", ".runpod/handler.py"):
         assert (ROOT / name).is_file()
+
+
+def test_the_listing_allows_every_cuda_version_from_that_of_the_image_on() -> None:
+    versions = HUB["config"]["allowedCudaVersions"]
+    image = re.search(r"PyTorch's wheels contain CUDA (\d+)\.(\d+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    assert image is not None
+    major, minor = map(int, image.groups())
+    # The list has no "and later". CUDA has a new minor version every few months: those to come are in it too.
+    assert versions == [f"{major}.{minor + later}" for later in range(len(versions))]
+    assert len(versions) >= 4
+    deploy = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert f"| CUDA versions | {', '.join(versions)} and every later one |" in deploy
 
 
 def test_the_hubs_tests_run_where_the_listing_runs() -> None:

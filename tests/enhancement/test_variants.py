@@ -21,8 +21,15 @@ from handler.operations.operations import Operations
 from handler.queue.sdk import overfetched
 from tests.support.rewriting import PROMPT, Line, Model
 
-ENHANCE = {"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast", "cache": "off", "seed": 7, "n": 8}
-CHAT = {"operation": "chat", "message": "hi"}
+ENHANCE: dict[str, Any] = {
+    "operation": "enhance",
+    "prompt": PROMPT,
+    "job_type": "sdxl_image_fast",
+    "cache": "off",
+    "seed": 7,
+    "n": 8,
+}
+CHAT: dict[str, Any] = {"operation": "chat", "message": "hi"}
 ROWS = 32
 
 
@@ -77,7 +84,7 @@ def test_the_engine_has_room_for_two_requests_of_every_job_that_is_taken(rows: i
     assert 2 * overfetched(rows) <= places(rows)
 
 
-def test_nobody_is_refused_for_the_variants_of_all_other_jobs(line: Line) -> None:
+def test_no_job_is_refused_for_the_variants_of_others(line: Line) -> None:
     engine = crowded(places=places(ROWS))
     operations = line(engine)
 
