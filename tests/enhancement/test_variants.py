@@ -21,8 +21,15 @@ from handler.operations.operations import Operations
 from handler.queue.sdk import overfetched
 from tests.support.rewriting import PROMPT, Line, Model
 
-ENHANCE = {"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast", "cache": "off", "seed": 7, "n": 8}
-CHAT = {"operation": "chat", "message": "hi"}
+ENHANCE: dict[str, Any] = {
+    "operation": "enhance",
+    "prompt": PROMPT,
+    "job_type": "sdxl_image_fast",
+    "cache": "off",
+    "seed": 7,
+    "n": 8,
+}
+CHAT: dict[str, Any] = {"operation": "chat", "message": "hi"}
 ROWS = 32
 
 
@@ -83,7 +90,7 @@ def test_nobody_is_refused_for_the_variants_of_all_other_jobs(line: Line) -> Non
 
     async def crowd() -> list[Reply]:
         others = overfetched(ROWS) - 1
-        return await asyncio.gather(*(answer(operations, one) for one in [*[ENHANCE] * others, CHAT]))
+        return await asyncio.gather(*(answer(operations, one) for one in ([ENHANCE] * others + [CHAT])))
 
     *enhanced, chat = asyncio.run(crowd())
     assert isinstance(chat, TextReply)
