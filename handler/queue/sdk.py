@@ -21,7 +21,7 @@ import aiohttp
 
 from handler import log
 from handler.queue.delivery import Post, Receipt, RetryPolicy
-from handler.queue.encoding import JsonObject, decode
+from handler.queue.encoding import JsonObject, read
 from handler.queue.intake import Health, Intake
 from handler.queue.output import Chunk, Failed, Handler, Job, Output, Result
 
@@ -223,7 +223,7 @@ class _Reply:
                 return []
             response.raise_for_status()
             body = await response.read()
-        match decode(body) if body else []:
+        match await read(body) if body else []:
             case list() as jobs:
                 return jobs
             case dict() as job:
@@ -256,7 +256,7 @@ class _Platform:
             if response.status == 204:
                 return []
             response.raise_for_status()
-            reply = decode(await response.read())
+            reply = await read(await response.read())
         return [id_ for id_ in reply["jobsToStop"] if isinstance(id_, str)]
 
     async def chunk(self, job_id: str, body: bytes, *, tries: int | None = None) -> Receipt:

@@ -90,7 +90,7 @@ def test_no_job_is_refused_for_the_variants_of_others(line: Line) -> None:
 
     async def crowd() -> list[Reply]:
         others = overfetched(ROWS) - 1
-        return await asyncio.gather(*(answer(operations, one) for one in [*[ENHANCE] * others, CHAT]))
+        return await asyncio.gather(*(answer(operations, one) for one in ([ENHANCE] * others + [CHAT])))
 
     *enhanced, chat = asyncio.run(crowd())
     assert isinstance(chat, TextReply)
