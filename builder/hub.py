@@ -178,10 +178,10 @@ def _limit(file: File, listing: Listing) -> type[tqdm]:
 
     class Limit(tqdm):
         def __init__(self, *arguments: Any, initial: int = 0, **options: Any) -> None:
-            super().__init__(*arguments, initial=initial, **options)
+            super().__init__(*arguments, initial=initial, **options)  # type: ignore[no-untyped-call]
             self._arrived = initial
 
-        def update(self, n: float | None = 1) -> bool | None:
+        def update(self, n: float | None = 1) -> bool:
             """Called with the bytes of each chunk, before it is written."""
             self._arrived += int(n or 0)
             if self._arrived > file.size:
@@ -189,7 +189,7 @@ def _limit(file: File, listing: Listing) -> type[tqdm]:
                     f"{file.origin} of {listing}: the hub sends more than the {file.size} bytes that it lists; check"
                     " HF_ENDPOINT"
                 )
-            return super().update(n)
+            return bool(super().update(n))
 
     return Limit
 
