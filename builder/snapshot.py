@@ -68,13 +68,15 @@ def select_files(listing: Listing) -> Listing:
     """Reduce a listing to the files that the worker reads.
 
     Raises:
-        BuildError: a file is missing that the worker needs.
+        BuildError: a file is missing that the worker needs, or a name cannot be printed.
     """
     files = tuple(
         file
         for file in listing.files
         if "/" not in file.name and any(fnmatchcase(file.name, pattern) for pattern in PATTERNS)
     )
+    if unprintable := next((file.name for file in files if not file.name.isprintable()), None):
+        raise BuildError(f"{listing} has a file {unprintable!r}, whose name cannot be printed; check HF_ENDPOINT")
     names = {file.name for file in files}
     for needed, found in {
         "config.json": "config.json" in names,

@@ -267,6 +267,7 @@ def drop_index(path: Path) -> None:
         (lambda path: (path / INDEX).write_text("{}"), f"{INDEX} cannot be read"),
         (lambda path: (path / INDEX).write_text("[" * 100_000), f"{INDEX} cannot be read"),
         (lambda path: change_tensor(path / SHARD), f"{SHARD} holds other tensors than {INDEX} says"),
+        (lambda path: (path / "a\nb.safetensors").touch(), r"has a file 'a\nb.safetensors', whose name cannot be"),
         (lambda path: (path / "config.json").unlink(), "has no config.json"),
         (lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer.json, nor vocab.json"),
         (lambda path: [(path / name).unlink() for name in shards(path)], "has no weights as safetensors"),
