@@ -12,10 +12,11 @@ FROM ${BASE} AS libraries
 ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH
 WORKDIR /worker
 COPY requirements.lock requirements-cuda.lock ./
-# Wheels only, so that no compiler is needed. pip compiles their byte code here, which spares cold starts that time.
+# Wheels only, so that no compiler is needed, and only those whose hashes are in the lock files. pip compiles their byte
+# code here, which spares cold starts that time.
 RUN python -m venv /opt/venv \
-    && pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
-        -r requirements.lock -c requirements-cuda.lock
+    && pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --require-hashes \
+        -r requirements.lock -r requirements-cuda.lock
 ENV TRITON_CACHE_DIR=/opt/triton
 
 # The C module with which Triton launches kernels is compiled here: no other stage has gcc (docs/decisions/0008).
@@ -28,6 +29,14 @@ COPY handler/__init__.py handler/
 COPY handler/precompile/__init__.py handler/precompile/launcher.py handler/precompile/
 RUN mkdir -p /opt/triton && python -m handler.precompile.launcher
 
+# The list of the image's libraries with their versions and licences (SBOM, CycloneDX), written by a tool that stays here.
+FROM libraries AS sbom
+COPY requirements-sbom.lock ./
+RUN python -m venv /opt/sbom \
+    && /opt/sbom/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --require-hashes \
+        -r requirements-sbom.lock \
+    && /opt/sbom/bin/cyclonedx-py environment --output-reproducible --output-file /opt/sbom.cdx.json /opt/venv/bin/python
+
 # The builder's code alone: a change to the worker leaves the layers of weights and encoders cached.
 FROM libraries AS builder
 COPY builder builder
@@ -36,6 +45,8 @@ FROM builder AS weights
 # Empty means the builder's default: Qwen2.5-7B-Instruct at a pinned commit.
 ARG MODEL_NAME
 ARG MODEL_REVISION
+# Empty means: no more than the commit, and what the builder knows of its files; a build prints the value for the next.
+ARG MODEL_SHA256
 ARG ALLOW_UNPINNED
 # Empty means huggingface.co.
 ARG HF_ENDPOINT
@@ -54,6 +65,7 @@ RUN --mount=type=secret,id=hf_token python -m builder /opt/models --only encoder
 FROM ${MODELS} AS worker
 WORKDIR /worker
 COPY --from=launcher /opt/triton /opt/triton
+COPY --from=sbom /opt/sbom.cdx.json /opt/sbom.cdx.json
 COPY LICENSE .
 COPY packs packs
 COPY handler handler

@@ -47,18 +47,28 @@ $(VENV)/.runtime: requirements.lock requirements-cuda.lock
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV), once (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares the CUDA libraries)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock -c requirements-cuda.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@# torch without hashes: its builds for CPUs, of PyTorch's index or of this machine, are other files than PyPI's
+	@sed 's/ \\$$//; /--hash=/d' requirements-cuda.lock > $(VENV)/torch.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check torch -c $(VENV)/torch.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@
 
-lock: $(VENV)/.dev
-	$(BIN)/pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock pyproject.toml
-	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
-	$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-header -o requirements-dev.lock requirements-dev.in
+# The hashes are those of PyPI, of every file of a version. In requirements-cuda.lock is what comes from PyPI only with
+# torch's build for CUDA, torch itself among it.
+COMPILE := $(BIN)/uv pip compile --quiet --no-config --default-index https://pypi.org/simple --generate-hashes --no-header \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28
+lock: $(VENV)/.dev  ## the newest versions that the files do not hold: remove a line to let it change
+	$(BIN)/pip install --quiet uv
+	cat requirements.lock requirements-cuda.lock > $(VENV)/all.lock
+	$(COMPILE) -o $(VENV)/all.lock pyproject.toml
+	awk '/^[a-z]/ { cuda = /^(torch|triton|setuptools|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ && !/^nvidia-ml-py==/ } \
+		{ print > (cuda ? "requirements-cuda.lock" : "requirements.lock") }' $(VENV)/all.lock
+	$(COMPILE) -o requirements-dev.lock requirements-dev.in
+	echo cyclonedx-bom | $(COMPILE) -o requirements-sbom.lock -
 
 clean:
 	rm -rf $(VENV)

@@ -1,7 +1,7 @@
 """`python -m builder [DIRECTORY]`: the model to DIRECTORY/weights, the encoders' tokenizers to DIRECTORY/encoders.
 
-Reads arguments and environment, and calls the rest. MODEL_NAME, MODEL_REVISION, ALLOW_UNPINNED and MODEL_SOURCE choose
-the model, HF_ENDPOINT the hub, HF_TOKEN the token.
+Reads arguments and environment, and calls the rest. MODEL_NAME, MODEL_REVISION, MODEL_SHA256, ALLOW_UNPINNED and
+MODEL_SOURCE choose the model, HF_ENDPOINT the hub, HF_TOKEN the token.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from builder.errors import BuildError, disk_error
 from builder.hub import Hub
 from builder.listing import Listing
 from builder.local import Directory
+from builder.pins import PINS, Pins, pin_files
 from builder.snapshot import ModelChoice, select_files
 
 #: where a build with `--mount=type=secret,id=hf_token` has the token; it is in no layer and no environment of the image
@@ -30,18 +31,19 @@ def log(line: str) -> None:
     print(line + "\n", end="", flush=True)
 
 
-def build_weights(choice: ModelChoice, hub: Hub, directory: Path) -> None:
+def build_weights(choice: ModelChoice, hub: Hub, directory: Path, pins: Pins) -> None:
     """Build the model's directory, unless it exists."""
+    expected = choice.sha256
     # A pinned snapshot can be recognised without a request.
-    if choice.pinned and not choice.source and manifest.is_complete(directory, choice.name, choice.revision):
+    if choice.pinned and not choice.source and manifest.is_complete(directory, choice.name, choice.revision, expected):
         log(f"{directory}: {choice.name} at {choice.revision} is in place")
         return
     source = Directory(choice.source) if choice.source else hub
-    listing = select_files(source.list(choice.name, choice.revision))
-    if manifest.is_complete(directory, listing.name, listing.revision):
+    listing = pin_files(select_files(source.list(choice.name, choice.revision)), pins)
+    if manifest.is_complete(directory, listing.name, listing.revision, expected):
         log(f"{directory}: {listing} is in place")
     else:
-        assemble(listing, source, directory, log)
+        assemble(listing, source, directory, log, expected)
 
 
 def build_encoders(encoders: Mapping[str, Listing], hub: Hub, directory: Path) -> None:
@@ -70,6 +72,7 @@ def main(
     environ: Mapping[str, str],
     *,
     encoders: Mapping[str, Listing] = ENCODERS,
+    pins: Pins = PINS,
     secret: Path = SECRET,
     wait: Callable[[float], None] = time.sleep,
 ) -> int:
@@ -82,7 +85,7 @@ def main(
     try:
         hub = Hub(environ.get("HF_ENDPOINT") or "https://huggingface.co", read_token(environ, secret), wait)
         if chosen.only != "encoders":
-            build_weights(ModelChoice.from_environment(environ), hub, directory / "weights")
+            build_weights(ModelChoice.from_environment(environ), hub, directory / "weights", pins)
         if chosen.only != "weights":
             build_encoders(encoders, hub, directory / "encoders")
     except OSError as error:

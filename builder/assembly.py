@@ -20,8 +20,10 @@ PARALLEL = 8
 Log = Callable[[str], None]
 
 
-def assemble(listing: Listing, source: Source, directory: Path, log: Log) -> None:
+def assemble(listing: Listing, source: Source, directory: Path, log: Log, expected: str | None = None) -> None:
     """Build `directory`, which afterwards is complete or does not exist.
+
+    `expected` is the hash of all files, see `manifest.check_fingerprint`.
 
     Raises:
         BuildError: the source cannot provide a file, or a file differs from the listing; what is complete is kept for
@@ -49,10 +51,11 @@ def assemble(listing: Listing, source: Source, directory: Path, log: Log) -> Non
         shards.check_index(work, {file.name for file in weights})  # before gigabytes of shards come for nothing
         fetch(weights)
     _remove_others(work, listing)
+    manifest.check_fingerprint(sha256, expected)
     shards.check_tensors(work)
     manifest.write(work, listing, sha256)
     work.rename(directory)
-    log(f"{directory}: verified, {manifest.NAME} written")
+    log(f"{directory}: verified, {manifest.NAME} written; MODEL_SHA256={manifest.fingerprint(sha256)} pins these files")
 
 
 def _remove_others(work: Path, listing: Listing) -> None:

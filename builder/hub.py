@@ -1,20 +1,21 @@
 """The Hugging Face hub as a source: lists a snapshot's files with sizes and hashes, and downloads them.
 
-`huggingface_hub.snapshot_download` does the transfer, with the library's own retries and protocols. This module adds
-what a build needs: it tries again where the library gives up early, and it names the cause and the cure of a failure in
-one line. It does not verify files. The only module of the builder that imports `huggingface_hub` and `httpx2`.
+`huggingface_hub.hf_hub_download` does the transfer, with the library's own retries and protocols. This module adds what
+a build needs: it tries again where the library gives up early, stops a file that is longer than listed, refuses another
+commit than the one that was asked for, and names the cause and the cure of a failure in one line. It does not verify
+files. The only module of the builder that imports `huggingface_hub` and `httpx2`.
 """
 
-import glob
 import logging
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -25,15 +26,17 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils.tqdm import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
 
 from builder import __version__
 from builder.errors import BuildError
-from builder.listing import Digest, File, Listing
+from builder.listing import Digest, File, Listing, is_commit
 
 LIBRARY = "runpod-qwen-worker"
 #: attempts, with pauses of 1, 2, 4 and 8 seconds between them
 ATTEMPTS = 5
+#: files that are fetched at the same time
+PARALLEL = 8
 #: seconds; the hub's rate limits have windows of five minutes
 LONGEST_PAUSE = 300.0
 #: "try again later", in HTTP
@@ -43,7 +46,7 @@ T = TypeVar("T")
 
 
 class _Incomplete(Exception):
-    """The library returned without an error, and files are missing or short."""
+    """The hub sent less of a file than it announced."""
 
 
 class Hub:
@@ -67,8 +70,15 @@ class Hub:
             )
         except HFValidationError:
             raise BuildError(f"MODEL_NAME={name}: not a name on the hub, as Qwen/Qwen2.5-7B-Instruct is") from None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise self._not_a_hub() from None
+        if not (isinstance(info.sha, str) and is_commit(info.sha)):
+            raise self._not_a_hub()
+        if revision is not None and is_commit(revision) and info.sha != revision:
+            raise BuildError(
+                f"{name}: {self._endpoint} was asked for {revision} and lists {info.sha}; check HF_ENDPOINT: a hub"
+                " answers with the commit that is asked for"
+            )
         files = tuple(
             File(
                 sibling.rfilename,
@@ -84,21 +94,24 @@ class Hub:
     def fetch(self, listing: Listing, files: Sequence[File], directory: Path) -> None:
         """As `Source.fetch`. The library's notes stay in `directory`/.cache, for the caller to remove."""
 
+        def download_one(file: File) -> None:
+            hf_hub_download(
+                listing.name,
+                file.origin,
+                revision=listing.revision,
+                local_dir=directory,
+                endpoint=self._endpoint,
+                token=self._token,
+                library_name=LIBRARY,
+                library_version=__version__,
+                tqdm_class=_limit(file, listing),
+            )
+
         def download() -> None:
-            with disable_progress_bars():
-                snapshot_download(
-                    listing.name,
-                    revision=listing.revision,
-                    local_dir=directory,
-                    allow_patterns=[glob.escape(file.origin) for file in files],
-                    endpoint=self._endpoint,
-                    token=self._token,
-                    library_name=LIBRARY,
-                    library_version=__version__,
-                )
-            # Where it cannot list the repository, the library returns a directory that is not empty as it is.
-            if missing := [file.origin for file in files if not (directory / file.origin).is_file()]:
-                raise _Incomplete(f"it did not send {', '.join(missing)}")
+            # After a failure no further file is begun; those that have begun are waited for.
+            with disable_progress_bars(), ThreadPoolExecutor(PARALLEL) as pool:
+                for _ in pool.map(download_one, files):
+                    pass
 
         # The library itself waits where the hub is busy, as long as the hub asks and five times.
         self._retry(download, str(listing), final=BUSY)
@@ -158,6 +171,27 @@ class Hub:
 
     def _not_a_hub(self) -> BuildError:
         return BuildError(f"{self._endpoint} does not answer as a hub does; check HF_ENDPOINT")
+
+
+def _limit(file: File, listing: Listing) -> type[tqdm]:
+    """A progress bar, as the library takes one for a file, that ends the download of more bytes than are listed."""
+
+    class Limit(tqdm):
+        def __init__(self, *arguments: Any, initial: int = 0, **options: Any) -> None:
+            super().__init__(*arguments, initial=initial, **options)  # type: ignore[no-untyped-call]
+            self._arrived = initial
+
+        def update(self, n: float | None = 1) -> bool:
+            """Called with the bytes of each chunk, before it is written."""
+            self._arrived += int(n or 0)
+            if self._arrived > file.size:
+                raise BuildError(
+                    f"{file.origin} of {listing}: the hub sends more than the {file.size} bytes that it lists; check"
+                    " HF_ENDPOINT"
+                )
+            return bool(super().update(n))
+
+    return Limit
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -3,6 +3,7 @@
 Knows no network and no disk.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,11 @@ class Listing:
 
     def __str__(self) -> str:
         return f"{self.name} at {self.revision or 'an unknown revision'}"
+
+
+def is_commit(revision: str) -> bool:
+    """True for 40 hex digits; a branch or tag may name other files tomorrow."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 class Source(Protocol):

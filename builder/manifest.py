@@ -38,8 +38,27 @@ def verify(path: Path, file: File) -> str:
                 blob.update(chunk)
     found = blob.hexdigest() if wants_blob else sha256.hexdigest()
     if file.digest is not None and found != file.digest.hex:
-        raise BuildError(f"{file.name} hashes to {found}, not to {file.digest.hex} as its source lists")
+        raise BuildError(f"{file.name} hashes to {found}, not to {file.digest.hex} as expected")
     return sha256.hexdigest()
+
+
+def fingerprint(sha256: Mapping[str, str]) -> str:
+    """One hash for all files, by their hashes and names: the sha256 of what `sha256sum` prints of them, by name."""
+    lines = "".join(f"{sha256[name]}  {name}\n" for name in sorted(sha256))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def check_fingerprint(sha256: Mapping[str, str], expected: str | None) -> None:
+    """Hold all files against one hash; None expects nothing.
+
+    Raises:
+        BuildError: they are others.
+    """
+    if expected is not None and (found := fingerprint(sha256)) != expected:
+        raise BuildError(
+            f"the files have MODEL_SHA256={found}, not {expected}: the source serves other files than those that were"
+            " pinned, or they were pinned for another MODEL_REVISION"
+        )
 
 
 def write(directory: Path, listing: Listing, sha256: Mapping[str, str]) -> None:
@@ -74,12 +93,14 @@ def read(directory: Path) -> Listing | None:
         return Listing(content["name"], content["revision"], content["licence"], files)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BuildError(f"{path} is not a manifest of this builder; remove {directory} and run again") from None
 
 
-def is_complete(directory: Path, name: str, revision: str | None) -> bool:
+def is_complete(directory: Path, name: str, revision: str | None, sha256: str | None = None) -> bool:
     """True where a directory already holds this snapshot, by its manifest and the sizes of its files.
+
+    `sha256` is what `check_fingerprint` expects of the hashes in the manifest.
 
     Raises:
         BuildError: it holds something else, which the builder does not remove.
@@ -97,4 +118,5 @@ def is_complete(directory: Path, name: str, revision: str | None) -> bool:
         path = directory / file.name
         if not path.is_file() or path.stat().st_size != file.size:
             raise BuildError(f"{path} is missing or damaged; {cure}")
+    check_fingerprint({file.name: file.digest.hex for file in found.files if file.digest}, sha256)
     return True

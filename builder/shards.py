@@ -56,6 +56,6 @@ def _index(directory: Path) -> dict[str, set[str]]:
     try:
         for tensor, shard in json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].items():
             shards[shard].add(tensor)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BuildError(f"{INDEX} cannot be read: the source's snapshot is damaged") from None
     return dict(shards)

@@ -9,7 +9,7 @@ from typing import Self
 
 from builder import shards
 from builder.errors import BuildError
-from builder.listing import Listing
+from builder.listing import Listing, is_commit
 
 NAME = "Qwen/Qwen2.5-7B-Instruct"
 #: the commit of its `main` in November 2026, by the cached copies (`refs/main`) and pins of many public repositories
@@ -32,18 +32,24 @@ class ModelChoice:
     revision: str | None
     #: directory that is read in place of the hub
     source: Path | None
+    #: of all files, see `manifest.fingerprint`; None pins nothing beyond what `pins` knows
+    sha256: str | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
-        """Read MODEL_NAME, MODEL_REVISION, ALLOW_UNPINNED and MODEL_SOURCE; an empty variable counts as unset.
+        """Read MODEL_NAME, MODEL_REVISION, MODEL_SHA256, ALLOW_UNPINNED and MODEL_SOURCE; an empty one counts as unset.
 
         Raises:
-            BuildError: the revision may name other files tomorrow, and ALLOW_UNPINNED is not set.
+            BuildError: the revision may name other files tomorrow, and ALLOW_UNPINNED is not set; or MODEL_SHA256 is
+                no hash.
         """
         name = environ.get("MODEL_NAME") or NAME
         revision = environ.get("MODEL_REVISION") or (REVISION if name == NAME else None)
         source = environ.get("MODEL_SOURCE")
-        choice = cls(name, revision, Path(source).expanduser() if source else None)
+        sha256 = environ.get("MODEL_SHA256") or None
+        if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise BuildError(f"MODEL_SHA256={sha256!r}: must be 64 hex digits, as an earlier build printed them")
+        choice = cls(name, revision, Path(source).expanduser() if source else None, sha256)
         # a directory is one snapshot, whatever its revision is called
         if not (choice.pinned or choice.source or _flag(environ, "ALLOW_UNPINNED")):
             raise BuildError(
@@ -55,20 +61,22 @@ class ModelChoice:
     @property
     def pinned(self) -> bool:
         """True where the revision is a commit."""
-        return self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
+        return self.revision is not None and is_commit(self.revision)
 
 
 def select_files(listing: Listing) -> Listing:
     """Reduce a listing to the files that the worker reads.
 
     Raises:
-        BuildError: a file is missing that the worker needs.
+        BuildError: a file is missing that the worker needs, or a name cannot be printed.
     """
     files = tuple(
         file
         for file in listing.files
         if "/" not in file.name and any(fnmatchcase(file.name, pattern) for pattern in PATTERNS)
     )
+    if unprintable := next((file.name for file in files if not file.name.isprintable()), None):
+        raise BuildError(f"{listing} has a file {unprintable!r}, whose name cannot be printed; check HF_ENDPOINT")
     names = {file.name for file in files}
     for needed, found in {
         "config.json": "config.json" in names,

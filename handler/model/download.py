@@ -10,6 +10,8 @@ from handler.model.one_line import reason
 
 #: the files that serving reads; a repository may contain the same weights in other formats too
 FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
+#: the patterns above match in folders too, where a repository keeps other models
+FOLDERS = "*/*"
 #: seconds between two lines of progress
 PROGRESS_S = 10.0
 
@@ -37,7 +39,11 @@ def fetch(name: str, revision: str | None, report: Callable[[str], None]) -> Pat
 
     report(f"downloading {name}, revision {revision or 'main'}")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), tqdm_class=Lines))
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(FILES), ignore_patterns=FOLDERS, tqdm_class=Lines
+            )
+        )
     except Exception as error:  # the library also raises errors of its network library
         raise StartError(
             f"{name} cannot be downloaded ({reason(error)}): check MODEL_NAME, MODEL_REVISION and the network, and "

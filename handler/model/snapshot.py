@@ -16,6 +16,8 @@ from handler.model.one_line import is_printable
 DEMO = Path(__file__).parent / "demo"
 #: model that is looked for in the cache where MODEL_NAME is not set
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
+#: the commit of it that is downloaded where MODEL_REVISION is not set, as in an image
+REVISION = "a09a35458c702b33eeacc393d103063234e8bc28"
 
 #: `path`: MODEL_PATH; `cache`: RunPod's cached model; `baked`: in the image; `download`: from Hugging Face; `demo`
 Source = Literal["path", "cache", "baked", "download", "demo"]
@@ -119,7 +121,8 @@ def find(
                 return found
             reasons.append(found)
         if name is not None and download is not None:
-            return _complete(download(name, revision), "download", name, None)
+            pinned = REVISION if name == MODEL else None
+            return _complete(download(name, revision or pinned), "download", name, None)
     except OSError as error:
         raise StartError(
             f"{error.filename} cannot be read: {error.strerror}; check its permissions and the volume"

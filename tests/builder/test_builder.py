@@ -22,11 +22,14 @@ import builder
 import handler
 from builder.errors import BuildError, disk_error
 from builder.manifest import NAME as MANIFEST
+from builder.pins import PINS, Pin
 from builder.progress import INTERVAL, Progress, directory_size
+from builder.snapshot import NAME as DEFAULT
+from builder.snapshot import REVISION
 from handler.model import weights
 from handler.model.snapshot import find
 from tests.support.building import NAME, Build, change_tensor, sharded, shards
-from tests.support.hub import COMMIT, LISTING, TREE, Hub, Repo, stored
+from tests.support.hub import COMMIT, ENDLESS, LISTING, Hub, Repo, sha256_of, stored
 
 TOKEN = "hf_secretsecretsecret"
 SHARD = "model-00002-of-00003.safetensors"
@@ -122,7 +125,7 @@ def test_after_a_killed_run_no_directory_has_the_name_and_the_next_run_keeps_com
     hub.requests.clear()
     assert build() == 0
     assert "are here from an earlier run" in build.out
-    assert {name for _, name, _, _ in hub.requests} == {LISTING, TREE, SHARD}
+    assert {name for _, name, _, _ in hub.requests} == {LISTING, SHARD}
     assert set(hub.asked(SHARD)) == {None}
     assert {path.name for path in build.weights.iterdir()} == {*WORKER_FILES, *shards(checkpoint), MANIFEST}
 
@@ -234,14 +237,6 @@ def test_an_endpoint_that_sends_files_as_no_hub_does_is_named(build: Build, hub:
     assert "does not answer as a hub does; check HF_ENDPOINT" in build.fails()
 
 
-def test_a_repository_that_cannot_be_listed_again_is_not_taken_for_complete(build: Build, hub: Hub) -> None:
-    """snapshot_download then returns a directory that is not empty, and only warns."""
-    (build.models / "weights.partial").mkdir(parents=True)
-    shutil.copy(hub.repos[NAME].path / "config.json", build.models / "weights.partial")
-    hub.fault(TREE, status=403, times=9)
-    assert re.search(r"the hub sent only a part, 5 times \(it did not send LICENSE, .*tokenizer.json", build.fails())
-
-
 def test_an_error_of_the_library_shows_no_signature(build: Build, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no chunk at https://store/blob?X-Amz-Signature=0123\nmore")
@@ -270,7 +265,9 @@ def drop_index(path: Path) -> None:
         (add_shard, f"{INDEX} does not name consolidated.safetensors"),
         (drop_index, f"{INDEX} does not name model-00001"),
         (lambda path: (path / INDEX).write_text("{}"), f"{INDEX} cannot be read"),
+        (lambda path: (path / INDEX).write_text("[" * 100_000), f"{INDEX} cannot be read"),
         (lambda path: change_tensor(path / SHARD), f"{SHARD} holds other tensors than {INDEX} says"),
+        (lambda path: (path / "a\nb.safetensors").touch(), r"has a file 'a\nb.safetensors', whose name cannot be"),
         (lambda path: (path / "config.json").unlink(), "has no config.json"),
         (lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer.json, nor vocab.json"),
         (lambda path: [(path / name).unlink() for name in shards(path)], "has no weights as safetensors"),
@@ -357,6 +354,80 @@ def test_the_default_model_has_a_commit_of_its_own(build: Build, hub: Hub, check
     assert (manifest["name"], manifest["revision"]) == ("Qwen/Qwen2.5-7B-Instruct", pinned)
 
 
+def test_a_hub_that_answers_with_another_commit_than_the_pinned_one_is_refused(
+    build: Build, hub: Hub, checkpoint: Path
+) -> None:
+    hub.repos[NAME] = Repo(checkpoint, claims=NEWER)
+    assert build.fails() == (
+        f"builder: {NAME}: {hub.url} was asked for {COMMIT} and lists {NEWER}; check HF_ENDPOINT: a hub answers with"
+        " the commit that is asked for\n"
+    )
+    assert {name for _, name, _, _ in hub.requests} == {LISTING}
+
+
+@pytest.mark.parametrize("claims", ["main", "../../etc", "0" * 39, "a\nb"])
+def test_a_hub_whose_commit_is_no_commit_is_refused(build: Build, hub: Hub, checkpoint: Path, claims: str) -> None:
+    hub.repos[NAME] = Repo(checkpoint, claims=claims)
+    assert "does not answer as a hub does" in build.fails(MODEL_REVISION="main", ALLOW_UNPINNED="1")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", SHARD])
+def test_a_file_that_does_not_end_is_stopped_at_its_size(build: Build, hub: Hub, checkpoint: Path, file: str) -> None:
+    hub.fault(file, endless=True)
+    size = (checkpoint / file).stat().st_size
+    assert f"{file} of {NAME} at {COMMIT}: the hub sends more than the {size} bytes that it lists" in build.fails()
+    total = sum(path.stat().st_size for path in checkpoint.iterdir() if path.is_file())
+    assert directory_size(build.models) <= total
+    assert total < ENDLESS
+    assert build.waits == []
+    assert build() == 0
+
+
+@pytest.mark.parametrize("file", ["config.json", SHARD])
+def test_a_mirror_that_serves_other_files_under_a_pinned_commit_is_refused(
+    build: Build, hub: Hub, checkpoint: Path, broken: Path, file: str
+) -> None:
+    """It lists the sizes and hashes of its own files; the pins are those of the true ones."""
+    path = checkpoint / file
+    build.pins = {(NAME, COMMIT): {file: Pin(path.stat().st_size, sha256_of(path))}}
+    content = path.read_bytes()
+    (broken / file).write_bytes(content + b" ")
+    line = build.fails()
+    assert f"the source lists {file} with {len(content) + 1} bytes" in line
+    assert f"that commit has {len(content)} bytes and {sha256_of(path)}; check HF_ENDPOINT" in line
+    (broken / file).write_bytes(content[:-1] + b" ")
+    line = build.fails()
+    assert sha256_of(path) in line
+    assert not any(name.endswith(".safetensors") for method, name, _, _ in hub.requests if method == "GET")
+    (broken / file).unlink()
+    assert ("has no config.json" if file == "config.json" else f"the source lacks {file}") in build.fails()
+    hub.repos[NAME] = Repo(checkpoint)
+    assert build() == 0
+
+
+def test_one_hash_pins_every_file_of_a_model(build: Build, hub: Hub, checkpoint: Path, broken: Path) -> None:
+    assert build() == 0
+    (pin,) = re.findall(r"MODEL_SHA256=(\w{64}) pins these files", build.out)
+    names = sorted({path.name for path in build.weights.iterdir()} - {MANIFEST})
+    lines = "".join(f"{sha256_of(build.weights / name)}  {name}\n" for name in names)
+    assert pin == hashlib.sha256(lines.encode()).hexdigest(), "not what `sha256sum` makes of them"
+    assert build(MODEL_SHA256=pin) == 0
+    assert build(MODEL_SHA256="0" * 64) == 1
+    assert f"the files have MODEL_SHA256={pin}, not {'0' * 64}" in build.err
+    shutil.rmtree(build.weights)
+    (broken / "LICENSE").write_text("Everything is allowed.")
+    assert f", not {pin}: the source serves other files than those that were pinned" in build.fails(MODEL_SHA256=pin)
+    hub.repos[NAME] = Repo(checkpoint)
+    assert build(MODEL_SHA256=pin) == 0
+    assert build(MODEL_SHA256="short") == 1
+    assert "MODEL_SHA256='short': must be 64 hex digits" in build.err
+
+
+def test_the_default_models_pins_are_of_its_commit() -> None:
+    (pinned,) = PINS
+    assert pinned == (DEFAULT, REVISION)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -364,6 +435,7 @@ def test_the_default_model_has_a_commit_of_its_own(build: Build, hub: Hub, check
         (lambda path: (path / "config.json").write_text("{}"), "is missing or damaged; remove"),
         (lambda path: (path / MANIFEST).unlink(), f"exists and has no {MANIFEST}; remove"),
         (lambda path: (path / MANIFEST).write_text("[]"), "is not a manifest"),
+        (lambda path: (path / MANIFEST).write_text("[" * 100_000), "is not a manifest"),
         (lambda path: (path / MANIFEST).write_text('{"files": {}, "name": "o/m", "revision": null, "licence": null}'),
          "holds o/m at an unknown revision, not Org/Tiny at 0123"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,32 @@ def test_a_model_is_downloaded_by_its_name_and_served_from_the_cache_when_the_hu
     assert "download" in [line.get("source") for line in lines]
     again = run(tmp_path, "http://127.0.0.1:1", MODEL_NAME="Org/Name")
     assert json.loads(again.stdout)["model_info"] == json.loads(first.stdout)["model_info"]
+
+
+FETCH = "from handler.model.download import fetch; print(fetch('Org/Name', {revision!r}, lambda line: None))"
+
+
+def fetched(home: Path, hub: str, revision: str | None) -> subprocess.CompletedProcess[str]:
+    """A download without a start."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), "HF_ENDPOINT": hub}
+    environ.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-c", FETCH.format(revision=revision)]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+
+def test_files_in_folders_of_the_repository_are_not_downloaded(tmp_path: Path) -> None:
+    repository = shutil.copytree(DEMO, tmp_path / "repository")
+    for name in ("original/params.json", "onnx/deep/model.safetensors", "original/merges.txt", "a/chat_template.jinja"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("{}")
+    with Hub({"Org/Name": Repo(repository)}) as server:
+        done = fetched(tmp_path / "home", server.url, None)
+        names = {name for _, name, _, _ in server.requests}
+    path = Path(done.stdout.strip())
+    assert path.name == COMMIT, done.stderr
+    assert {file.name for file in path.iterdir()} >= {"config.json", "model.safetensors"}
+    assert not [file for file in path.iterdir() if file.is_dir()]
+    assert not [name for name in names if "/" in name]
 
 
 @pytest.mark.parametrize(

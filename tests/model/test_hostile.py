@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from handler.errors import StartError
-from handler.model import manifest, weights
+from handler.model import manifest, trial, weights
 from handler.model.config import read_generation_config
 from handler.model.shards import find_tensors
 from handler.model.snapshot import DEMO, INDEX, find
@@ -287,6 +287,12 @@ def test_a_sound_template_passes_and_damaged_files_are_left_to_their_reader(copy
     Trial(copy).wait("mine")
     (copy / "tokenizer_config.json").write_text("{")
     Trial(copy).wait("mine")
+
+
+def test_a_process_that_does_not_come_to_an_end_is_killed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "PATIENCE_S", 0.0)
+    with pytest.raises(StartError, match=f"mine: the chat template {LONG}"):
+        Trial(copy).wait("mine")
 
 
 def test_a_template_that_hangs_ends_the_start(copy: Path) -> None:

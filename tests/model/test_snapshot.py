@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from builder import snapshot as builder
 from handler.errors import StartError
 from handler.model.snapshot import DEMO, INDEX, MODEL, Places, Snapshot, find
 
@@ -91,6 +92,24 @@ def test_a_model_that_is_nowhere_is_downloaded_where_that_is_allowed(found: Find
     snapshot = found(name="Org/Name", revision="main", download=download)
     assert (snapshot.source, snapshot.name, snapshot.revision) == ("download", "Org/Name", COMMIT)
     assert asked == [("Org/Name", "main")]
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "expected"),
+    [(MODEL, None, builder.REVISION), (MODEL, OTHER, OTHER), ("Org/Name", None, None)],
+)
+def test_the_default_model_is_downloaded_at_the_commit_of_an_image(
+    found: Find, tmp_path: Path, name: str, revision: str | None, expected: str | None
+) -> None:
+    asked = []
+
+    def download(name: str, revision: str | None) -> Path:
+        asked.append((name, revision))
+        return checkpoint(tmp_path / "model")
+
+    found(name=name, revision=revision, download=download)
+    assert asked == [(name, expected)]
+    assert builder.NAME == MODEL
 
 
 @pytest.mark.parametrize("on_runpod", [False, True])

@@ -13,6 +13,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 
 from builder.__main__ import main
+from builder.pins import Pins
 from handler.model.snapshot import DEMO
 from tests.support.hub import COMMIT, Hub
 
@@ -43,6 +44,8 @@ class Build:
         self.models = models
         self.weights = models / "weights"
         self.secret = models.parent / "hf_token"
+        #: see `builder.pins`
+        self.pins: Pins = {}
         #: seconds of every pause
         self.waits: list[float] = []
         self.out = self.err = ""
@@ -53,7 +56,11 @@ class Build:
     def __call__(self, **more: str) -> int:
         """The exit status."""
         status = main(
-            [str(self.models), "--only", "weights"], self.environ(**more), secret=self.secret, wait=self.waits.append
+            [str(self.models), "--only", "weights"],
+            self.environ(**more),
+            pins=self.pins,
+            secret=self.secret,
+            wait=self.waits.append,
         )
         captured = self._capsys.readouterr()
         self.out, self.err = captured.out, captured.err

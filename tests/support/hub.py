@@ -34,6 +34,8 @@ LISTING, TREE = "(listing)", "(tree)"
 ERROR_CODES = {401: "RepoNotFound", 403: "GatedRepo", 404: "EntryNotFound"}
 #: bytes from which a file is an LFS file; weights always are
 LFS_FROM = 10 * 2**20
+#: bytes of a body that does not end
+ENDLESS = 50 * 2**20
 
 
 def stored(file: str) -> str:
@@ -52,6 +54,8 @@ class Repo:
     token: str | None = None
     #: False: without the header that names the commit, as no hub answers
     commit_header: bool = True
+    #: the commit that its listing says it has; None says `revision`
+    claims: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Fault:
     ignore_range: bool = False
     #: the second half of the body waits until `Hub.go_on` is set
     held: bool = False
+    #: the body does not end, and its length is not announced; it stops at `ENDLESS` bytes, so that a test ends
+    endless: bool = False
 
 
 class Hub:
@@ -138,7 +144,7 @@ class Hub:
         repo = self._repo(request, LISTING)
         return web.json_response({
             "id": f"{request.match_info['org']}/{request.match_info['name']}",
-            "sha": repo.revision,
+            "sha": repo.claims or repo.revision,
             "cardData": {"license": repo.licence} if repo.licence else None,
             "siblings": [_sibling(repo, path, blobs=request.query.get("blobs") == "true") for path in _files(repo)],
         })  # fmt: skip
@@ -211,7 +217,8 @@ class Hub:
         response = web.StreamResponse(status=206 if start else 200, headers=headers)
         if start:
             response.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        response.content_length = len(content) - start
+        if not fault.endless:
+            response.content_length = len(content) - start
         await response.prepare(request)
         body = content[start:] if request.method == "GET" else b""
         if fault.held or fault.drop_after is not None:
@@ -222,6 +229,8 @@ class Hub:
             request.transport.close()
             return response
         await response.write(body)
+        for _ in range(ENDLESS // 2**20 if fault.endless else 0):
+            await response.write(bytes(2**20))
         await response.write_eof()
         return response
 

@@ -2,7 +2,8 @@
 
 It needs root, buildah, debootstrap, iproute2 and this checkout's .venv, but no Docker: buildah runs the Dockerfile's
 steps in a chroot. The base is a minimal Debian (or BASE, which is pulled), the model the demo checkpoint, gated by a
-token. pip has the same configuration inside as outside. IMAGE_TEST_DIR keeps base and layers for the next run.
+token. pip has the same configuration inside as outside; the lock of torch is written anew for the wheel that pip then
+finds, which may be a build for CPUs. IMAGE_TEST_DIR keeps base and layers for the next run.
 """
 
 import ast
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runpod_local import Platform
-from tests.support.hub import COMMIT, Hub, Repo
+from tests.support.hub import COMMIT, Hub, Repo, sha256_of
 
 ROOT = Path(__file__).parents[2]
 KEPT = Path(os.environ.get("IMAGE_TEST_DIR", "/var/tmp/runpod-qwen-worker-image"))
@@ -71,6 +72,22 @@ def pip_as_here(scratch: Path) -> list[str]:
     return [f"--volume={there}:{inside}:ro" for inside, there in mounts.items()]
 
 
+def lock_torch_as_here(context: Path, scratch: Path) -> None:
+    """Write requirements-cuda.lock for the wheel of torch that pip finds here; PyPI's stays as it is.
+
+    A build for CPUs brings none of CUDA's libraries, and its hash is not PyPI's.
+    """
+    lock = context / "requirements-cuda.lock"
+    entries = {entry.split("==")[0]: entry for entry in re.split(r"^(?=[a-z])", lock.read_text(), flags=re.M)[1:]}
+    torch = entries["torch"].split()[0]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch / "torch", torch]
+    subprocess.run(command, check=True)
+    (wheel,) = (scratch / "torch").iterdir()
+    version, sha256 = wheel.name.split("-")[1], sha256_of(wheel)
+    if sha256 not in entries["torch"]:
+        lock.write_text(f"{entries['setuptools']}torch=={version} --hash=sha256:{sha256}\n")
+
+
 def build(context: Path, hub: Hub, scratch: Path) -> list[str]:
     """Build the Dockerfile unchanged; returns the layers' digests, lowest first."""
     secret = scratch / "token"
@@ -91,9 +108,10 @@ def main() -> None:
         scratch = Path(directory)
         context = scratch / "context"
         context.mkdir()
-        locks = ("requirements.lock", "requirements-cuda.lock")
+        locks = ("requirements.lock", "requirements-cuda.lock", "requirements-sbom.lock")
         for name in ("Dockerfile", ".dockerignore", *locks, "LICENSE", "packs", "builder", "handler"):
             subprocess.run(["cp", "-a", ROOT / name, context], check=True)
+        lock_torch_as_here(context, scratch)
         before = build(context, hub, scratch)
         assert hub.asked("model.safetensors"), "the weights did not come from the hub"
 
@@ -112,6 +130,11 @@ def main() -> None:
         tree = Path(buildah("mount", container))
         found = subprocess.run(["grep", "-rlIF", TOKEN, tree], stdout=subprocess.PIPE, text=True).stdout
         assert not found, f"the secret is in the image: {found}"
+        sbom = json.loads((tree / "opt/sbom.cdx.json").read_text(encoding="utf-8"))
+        assert {"torch", "runpod"} <= {component["name"] for component in sbom["components"]}, (
+            "the SBOM lacks libraries"
+        )
+        assert not list(tree.glob("opt/sbom/*")), "the tool that writes the SBOM is in the image"
         for program in ("gcc", "cc", "clang"):
             assert not list(tree.glob(f"usr/bin/{program}*")), f"{program} is in the image"
         subprocess.run(
