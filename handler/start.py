@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from handler.inference.loop import BatchingEngine
     from handler.job import Jobs
     from handler.model.weights import Loaded
+    from handler.pool import Pool
 
 #: the packs that come with the code
 PACKS = Path(__file__).parents[1] / "packs"
@@ -54,6 +55,12 @@ class Worker:
     engine: "BatchingEngine"
     config: "EngineConfig"
     jobs: "Jobs"
+
+    @property
+    def pools(self) -> "tuple[Pool, ...]":
+        """The threads that jobs wait for, beside the engine's."""
+        core = self.jobs.operations.core
+        return core.encoding, core.enhancer.rewriter.pool
 
 
 def start(settings: Settings, report: Report) -> Worker:
