@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check docs bench bench-gpu soak image image-test lock clean
+.PHONY: run test check docs bench bench-gpu soak hostile image image-test lock clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/python -m handler $(ARGS)
@@ -30,6 +30,9 @@ bench-gpu: $(VENV)/.dev  ## what needs a GPU, in twelve; where torch is installe
 
 soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
 	$(BIN)/python -m bench.soak $(ARGS)
+
+hostile: $(VENV)/.dev  ## eight minutes of honest jobs among hostile ones
+	$(BIN)/python -m bench.hostile $(ARGS)
 
 image:  ## the image with weights, or another of docker-bake.hcl: make image ARGS=slim
 	COMMIT=$$(git rev-parse HEAD) docker buildx bake $(ARGS)
