@@ -65,7 +65,7 @@ def main() -> None:
 def brief_of(jobs: Jobs, job_type: str) -> Brief:
     request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": job_type})
     assert isinstance(request, EnhanceRequest)
-    return jobs.operations.core.enhancer.brief(request)
+    return asyncio.run(jobs.operations.core.enhancer.brief(request, None))
 
 
 def milliseconds(brief: Brief, repeat: int) -> list[str]:
