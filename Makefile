@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check docs bench bench-gpu gpu-proof draws soak image image-test lock clean
+.PHONY: run test check docs bench bench-gpu gpu-proof draws soak hostile image image-test lock clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/python -m handler $(ARGS)
@@ -36,6 +36,9 @@ gpu-proof:  ## what a GPU has to show first, in ten minutes; installs nothing an
 
 soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
 	$(BIN)/python -m bench.soak $(ARGS)
+
+hostile: $(VENV)/.dev  ## eight minutes of honest jobs among hostile ones
+	$(BIN)/python -m bench.hostile $(ARGS)
 
 image:  ## the image with weights, or another of docker-bake.hcl: make image ARGS=slim
 	COMMIT=$$(git rev-parse HEAD) docker buildx bake $(ARGS)

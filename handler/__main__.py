@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from handler import log
 from handler.errors import DeviceLost, StartError
+from handler.queue.leaving import leave
 from handler.queue.watchdog import Watchdog
 from handler.report import Report, process_age
 from handler.settings import Settings, on_runpod
@@ -19,7 +20,10 @@ from handler.start import Worker, restart_on_plain_torch, set_cpu_library_defaul
 
 
 def main() -> int:
-    """Start, then answer one local job or serve RunPod; returns the exit status."""
+    """Start, then answer one local job or serve RunPod; returns the exit status.
+
+    Threads may run on: the process ends by `leave`, which waits for none, and needs no engine to be closed.
+    """
     # The kernel does not end PID 1 by a signal for which it has no handler, and loading takes a while.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     log.capture_libraries()
@@ -45,8 +49,9 @@ def main() -> int:
 
         report.ready()
         return asyncio.run(local.print_events(worker.jobs.run(job)))
-    finally:
-        worker.engine.close()
+    except Exception as error:
+        log.defect(error)
+        return 1
 
 
 def _local_job() -> dict[str, JsonValue] | None:
@@ -72,19 +77,28 @@ def _serve(worker: Worker, settings: Settings, report: Report) -> int:
     # The objects of the start live as long as the process: a collection that visits all of them stops it for 0.1 s.
     gc.freeze()
     streams = worker.jobs.streaming
-    status = sdk.serve(
+    return sdk.serve(
         output.handler(worker.jobs.run, streams=streams),
         streams=streams,
         slots=worker.config.rows,
-        fault=Watchdog(worker.engine, settings.step_timeout_s),
+        fault=Watchdog(worker.engine, settings.step_timeout_s, pools=worker.pools),
         settled=worker.engine.settled,
         health=report,
         grace_s=settings.shutdown_grace_s,
     )
-    if status:
-        sdk.leave(status)  # an engine that hangs cannot be closed
-    return 0
+
+
+def status_of(ended: SystemExit) -> int:
+    """The exit status that Python would give a process that ends so."""
+    if ended.code is None or isinstance(ended.code, int):
+        return ended.code or 0
+    sys.stderr.write(f"{ended.code}\n")
+    return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except SystemExit as ended:  # the SDK's fitness checks, an argument that is wrong, SIGTERM during the start
+        status = status_of(ended)
+    leave(status)

@@ -87,7 +87,9 @@ class Settings(BaseModel):
         description="Seconds that running jobs get after SIGTERM; those that need longer fail, and may be retried.",
     )
     step_timeout_s: Seconds = Field(
-        120.0, description="Seconds that a step may take; after that the engine counts as hung, and the worker ends."
+        120.0,
+        description="Seconds that a step may take, or work may wait for a thread; after that the worker counts as hung "
+        "and ends.",
     )
 
     packs_dir: DirectoryPath | None = Field(

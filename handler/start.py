@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from handler.inference.loop import BatchingEngine
     from handler.job import Jobs
     from handler.model.weights import Loaded
+    from handler.pool import Pool
 
 #: the packs that come with the code
 PACKS = Path(__file__).parents[1] / "packs"
@@ -61,6 +62,12 @@ class Worker:
     config: "EngineConfig"
     jobs: "Jobs"
 
+    @property
+    def pools(self) -> "tuple[Pool, ...]":
+        """The threads that jobs wait for, beside the engine's."""
+        core = self.jobs.operations.core
+        return core.encoding, core.enhancer.rewriter.pool
+
 
 def start(settings: Settings, report: Report) -> Worker:
     """Load the model, size the engine for the memory that is left, and build the line over it.
@@ -69,6 +76,7 @@ def start(settings: Settings, report: Report) -> Worker:
         StartError: the cause and what to do, in one line.
         DeviceLost: the device failed, and `restart_on_plain_torch` may help.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with report.phase("find"):
         snapshot = locate(settings)
     readahead = Readahead(snapshot.shards())
@@ -101,6 +109,11 @@ def start(settings: Settings, report: Report) -> Worker:
     size = {**config.describe(), "attention": engine.status().details["attention"]}
     log.info(f"{loaded.info.name} ({loaded.info.dtype}) runs on {loaded.info.device}", engine=size)
     return Worker(engine, config, build_jobs(settings, report, loaded, engine, size, packs, encoders))
+
+
+#: Seconds after which Python lets another of its threads run. With its own 0.005 the event loop and the engine's thread
+#: waited twice as long beside threads that work on texts.
+SWITCH_INTERVAL_S = 0.0005
 
 
 def set_cpu_library_defaults() -> None:

@@ -130,8 +130,9 @@ class Intake:
             task.add_done_callback(self._give_up_with)
         try:
             await self._stopping.wait()
+            stopped = self._clock()
             await asyncio.wait({taking}, timeout=self._grace_s)  # it ends by itself, with what it was handed
-            await self._end_jobs()
+            await self._end_jobs(max(0.0, self._grace_s - (self._clock() - stopped)))
         finally:
             for task in (taking, *helpers):
                 task.cancel()
@@ -257,9 +258,9 @@ class Intake:
         self._health.draining()
         self._stopping.set()
 
-    async def _end_jobs(self) -> None:
-        """Wait for running jobs for the grace period, then fail those that have not ended."""
-        if await self._idle(self._grace_s, unless=self._broke) or await self._idle(
+    async def _end_jobs(self, grace_s: float) -> None:
+        """Wait for running jobs, then fail those that have not ended."""
+        if await self._idle(grace_s, unless=self._broke) or await self._idle(
             BROKEN_GRACE_S if self._broke.is_set() else 0
         ):
             return

@@ -7,7 +7,6 @@ both loops, and `tests/queue/test_delivery.py` tests ours against each of these 
 
 import asyncio
 import importlib
-import multiprocessing
 import os
 import platform
 import sys
@@ -15,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any, NoReturn, assert_never
+from typing import Any, assert_never
 
 import aiohttp
 
@@ -23,6 +22,7 @@ from handler import log
 from handler.queue.delivery import Post, Receipt, RetryPolicy
 from handler.queue.encoding import JsonObject, read
 from handler.queue.intake import Health, Intake
+from handler.queue.leaving import BoundedEnd
 from handler.queue.output import Chunk, Failed, Handler, Job, Output, Result
 
 #: The one version whose private names we know; another one gets its own loop back.
@@ -78,7 +78,9 @@ def serve(
 
         def start(self) -> None:
             nonlocal status
-            status = asyncio.run(self._run())
+            runner = asyncio.Runner()
+            status = runner.run(self._run())
+            runner.get_loop().close()  # not the runner, which would wait for threads: they may not end
 
         async def _run(self) -> int:
             async with importlib.import_module("runpod.http_client").AsyncClientSession() as session:
@@ -90,7 +92,7 @@ def serve(
                     capacity=overfetched(slots),
                     grace_s=grace_s,
                     fault=fault,
-                    health=health,
+                    health=BoundedEnd(health, grace_s),
                 )
                 return await intake.run()
 
@@ -179,15 +181,6 @@ def _no_survey() -> Iterator[None]:
         del sys.modules["cpuinfo"]
         if true is not None:
             sys.modules["cpuinfo"] = true
-
-
-def leave(status: int) -> NoReturn:
-    """End this process and its heartbeat, although a thread hangs."""
-    for child in multiprocessing.active_children():
-        child.kill()  # it would go on telling the platform that its worker lives
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def overfetched(slots: int) -> int:

@@ -1,8 +1,10 @@
 """The flow of an enhancement, through the operations: what the model may answer, and what the caller then reads."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,11 +16,13 @@ from handler.engine.fold import Piece
 from handler.engine.sampling import Sampling
 from handler.engine.spent import Spent
 from handler.engine.stream import Timing
+from handler.enhancement import rewrite
 from handler.enhancement.enhancer import spent_on_all
 from handler.enhancement.rewrite import Rewritten
 from handler.errors import (
     BadAnswer,
     ContextLengthExceeded,
+    DeadlineExceeded,
     EngineFailed,
     InvalidRequest,
     NoPack,
@@ -30,6 +34,7 @@ from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read
 from handler.operations.operations import Operations
+from handler.pool import check_stop
 from tests.support.enhancing import pack_json
 from tests.support.models import sampling
 from tests.support.rewriting import (
@@ -245,6 +250,27 @@ def test_a_deadline_before_the_first_token_falls_back_and_one_later_uses_what_th
     assert (code_of(cut), cut.run.finish_reason) == (None, "deadline")
     assert cut.enhanced.enhanced_prompt.startswith(PROMPT)
     assert failed(cut) == []
+
+
+def test_a_deadline_while_the_prompt_is_encoded_falls_back_too(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Template, "chat", lambda *_: time.sleep(0.5))
+    late = by_pack(line(wide()), deadline_ms=30)
+    assert (code_of(late), late.run.finish_reason) == ("deadline_exceeded", None)
+    with pytest.raises(DeadlineExceeded):
+        by_pack(line(wide()), deadline_ms=30, fallback="error")
+
+
+@pytest.mark.parametrize("work", ["draft", "judged"])
+def test_work_on_texts_that_does_not_end_is_an_error_soon_after_the_deadline(
+    line: Line, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    def endless(*_: Any, **__: Any) -> None:
+        while True:
+            check_stop()
+
+    monkeypatch.setattr(rewrite, work, endless)
+    with pytest.raises(DeadlineExceeded):
+        by_pack(line(wide()), deadline_ms=100)
 
 
 def test_nine_hundred_tokens_are_trimmed_to_the_budget_at_a_clause_end(line: Line) -> None:

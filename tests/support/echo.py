@@ -10,12 +10,14 @@ that `echo` reads, all of them optional; the result counts how often the job ran
 import asyncio
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from handler.queue import sdk
 from handler.queue.delivery import RetryPolicy
+from handler.queue.leaving import leave
 from handler.queue.output import Chunk, Failed, Job, Output, Result
 from handler.report import Report
 
@@ -35,6 +37,10 @@ async def echo(job: Job) -> AsyncGenerator[Output, None]:
             yield Chunk({"index": index, "delta": f"{index} "})
             await asyncio.sleep(given.get("pace", 0))
         runs[id_] += 1
+        if "spin" in given:
+            threading.Thread(target=spin).start()
+        if "stuck" in given:
+            await asyncio.to_thread(spin)
         if "broken" in given:
             faults.append(given["broken"])
         if "raise" in given:
@@ -51,6 +57,12 @@ async def echo(job: Job) -> AsyncGenerator[Output, None]:
     yield Result({**reply, **({"odd": ODD[given["odd"]]} if "odd" in given else {})})
 
 
+def spin() -> None:
+    """Work that does not end, and cannot be ended."""
+    while True:
+        sum(range(1000))
+
+
 def note(what: str, id_: str, given: dict[str, Any]) -> None:
     if "note" in given:
         sys.stderr.write(f"{what} {id_}\n")
@@ -64,7 +76,7 @@ def main() -> int:
         sdk.STOCK_OVERFETCH = 1.0
     if "EXACT" in environ:
         sdk.overfetched = lambda slots: slots
-    status = sdk.serve(
+    return sdk.serve(
         echo,
         streams=STREAMS,
         slots=slots,
@@ -78,10 +90,7 @@ def main() -> int:
             answer_s=float(environ.get("ANSWER_S", "15")),
         ),
     )
-    if status:
-        sdk.leave(status)
-    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
