@@ -59,9 +59,10 @@ def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyP
     choices = {"auto": "paged_kernel", "reference": "paged_reference"}
     monkeypatch.setattr(attention, "choose", lambda option, *_: (choices[option], "as the test sets"))
     monkeypatch.setattr(runner, "Sampler", lambda *args, kernels: Sampler(*args, kernels=kernels is None))
-    monkeypatch.setattr(attention_triton, "MOST_SPLITS", 2)
+    for name in ("LEAST_SPLITS", "MOST_SPLITS"):
+        monkeypatch.setattr(attention_triton, name, 2)
     # A search of the sampler in half as many launches, of one block each.
-    for name, value in {"BLOCK": 512, "TRIED": 256, "STEPS": 4}.items():
+    for name, value in {"BLOCK": 512, "PART": 512, "SLICE": 512, "TRIED": 256, "STEPS": 4}.items():
         monkeypatch.setattr(sampling_triton, name, value)
 
 
