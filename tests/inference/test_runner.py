@@ -210,10 +210,10 @@ def test_reference_attention_gets_a_sampler_without_kernels(
     assert seen == [kernels]
 
 
-def test_products_add_their_parts_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16, torch's default, a row's sum would depend on into how many parts the batch divides it."""
+def test_products_add_their_parts_up_in_float32() -> None:
+    """In bfloat16, torch's default, a row's sum would depend on the number of parts that the batch divides it into."""
     matmul = torch.backends.cuda.matmul
-    monkeypatch.setattr(matmul, "allow_bf16_reduced_precision_reduction", True)
+    matmul.allow_bf16_reduced_precision_reduction = True
     Rig()
     assert not matmul.allow_bf16_reduced_precision_reduction
 
