@@ -63,9 +63,10 @@ def _gpu(alone: list[Said], quick_interpreter: None, monkeypatch: pytest.MonkeyP
     """Lets the engine take the CPU for a GPU, with as little as possible to interpret."""
     graphs.install(monkeypatch)
     monkeypatch.setattr(attention, "choose", lambda option, *_: parts(option == "auto", torch.float32))
-    monkeypatch.setattr(attention_triton, "MOST_SPLITS", 2)
+    for name in ("LEAST_SPLITS", "MOST_SPLITS"):
+        monkeypatch.setattr(attention_triton, name, 2)
     # A search of the sampler in half as many launches, of one block each.
-    for name, value in {"BLOCK": 512, "TRIED": 256, "STEPS": 4}.items():
+    for name, value in {"BLOCK": 512, "PART": 512, "SLICE": 512, "TRIED": 256, "STEPS": 4}.items():
         monkeypatch.setattr(sampling_triton, name, value)
 
 

@@ -206,10 +206,10 @@ def test_a_batch_where_no_request_wants_log_probabilities_computes_none(monkeypa
     rig.run()
 
 
-def test_products_add_their_parts_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16, torch's default, a row's sum would depend on into how many parts the batch divides it."""
+def test_products_add_their_parts_up_in_float32() -> None:
+    """In bfloat16, torch's default, a row's sum would depend on the number of parts that the batch divides it into."""
     matmul = torch.backends.cuda.matmul
-    monkeypatch.setattr(matmul, "allow_bf16_reduced_precision_reduction", True)
+    matmul.allow_bf16_reduced_precision_reduction = True
     Rig()
     assert not matmul.allow_bf16_reduced_precision_reduction
 

@@ -135,7 +135,7 @@ def test_a_gpus_loader_pins_little_memory_and_leaves_none_to_torch(monkeypatch: 
         return empty(size, dtype=dtype)
 
     monkeypatch.setattr(torch, "empty", noted)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: device)
     monkeypatch.setattr(torch.cuda, "Event", lambda: None)
     for name in ("synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: calls.append(name))

@@ -85,17 +85,17 @@ def test_steps_of_all_sizes_find_the_kernels_that_were_compiled_for_the_checkpoi
 def test_without_weights_the_kernels_of_the_common_models_are_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compiled: list[tuple[int, str, int, int]] = []
+    compiled: list[tuple[int, str, int, int, int]] = []
 
     def note(config: ModelConfig, tokens: int) -> None:
         architecture = triton.runtime.driver.active.get_current_target().arch
-        compiled.append((architecture, config.model_type, config.hidden_size, tokens))
+        compiled.append((architecture, config.model_type, config.hidden_size, config.intermediate_size, tokens))
 
     monkeypatch.setattr(precompile, "compile_kernels", note)
     assert precompile.main(tmp_path / "none") == 0
     assert "no weights" in capsys.readouterr().out
     assert len({*compiled}) == len(compiled) == 6 * 11
-    assert {(architecture, "qwen2", 3584, 151_665) for architecture in (80, 86, 89, 90, 100, 120)} < {*compiled}
+    assert {(architecture, "qwen2", 3584, 18_944, 151_665) for architecture in (80, 86, 89, 90, 100, 120)} < {*compiled}
 
 
 def test_a_checkpoint_of_a_common_model_finds_its_kernels(tmp_path: Path) -> None:
@@ -103,8 +103,7 @@ def test_a_checkpoint_of_a_common_model_finds_its_kernels(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     first, _, whole = done.stdout.partition("whole\n")
     assert {*kernels(first.splitlines(), "True")} == KERNELS
-    assert {*kernels(whole.splitlines(), "False")} == KERNELS
-    assert not kernels(whole.splitlines(), "True")
+    assert whole == "", "Triton has all of them in memory, and asks neither its compiler nor its cache"
 
 
 def test_common_models_are_served_by_the_merged_forward_and_the_kernels() -> None:
