@@ -41,5 +41,16 @@ def check_size(payload: Mapping[str, object]) -> None:
             level = [inner for one in containers for inner in _values_of(one)]
 
 
+def characters(value: object) -> int:
+    """Characters of all texts in a value, roughly: those beyond `MAX_VALUES` values are not counted."""
+    total = values = 0
+    level = [value]
+    while level and values <= MAX_VALUES:
+        values += len(level)
+        total += sum(len(one) for one in level if isinstance(one, str))
+        level = [inner for one in level if isinstance(one, list | dict) for inner in _values_of(one)]
+    return total
+
+
 def _values_of(container: list[object] | dict[str, object]) -> Iterable[object]:
     return container.values() if isinstance(container, dict) else container

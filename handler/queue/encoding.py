@@ -25,8 +25,7 @@ _MARK = re.compile(r'["\[\]{},]')
 _INSIDE = r'(?:[^"\[\]{}]++|"[^"\\]*+")'
 #: A run of these, or of brackets around such a run; bounded, because a match keeps all other threads waiting.
 _FLAT = re.compile(rf"(?:{_INSIDE}|\[{_INSIDE}{{0,4096}}+\]|\{{{_INSIDE}{{0,4096}}+\}}){{1,4096}}+")
-#: characters without a string that are counted at once
-_SLICE = 1 << 16
+_OPENING, _CLOSING = re.compile(r"[\[{]++"), re.compile(r"[\]}]++")
 
 
 class NotJson(Exception):
@@ -135,20 +134,15 @@ def _pruned(text: str) -> Iterator[str]:
 def _end_of(text: str, position: int, levels: int) -> int:
     """Where so many open brackets are closed; the end of the text where they are not. `position` is in no string."""
     while levels and position < len(text):
-        quote = text.find('"', position, position + _SLICE)
-        end = min(position + _SLICE, len(text)) if quote < 0 else quote
-        closed = text.count("]", position, end) + text.count("}", position, end)
-        if position < end and closed < levels:
-            levels += text.count("[", position, end) + text.count("{", position, end) - closed
-            position = end
-        while levels and position <= end and position < len(text):
-            if flat := _FLAT.match(text, position):
-                position = flat.end()
-            elif text[position] == '"':
-                position = _end_of_string(text, position + 1)
-            else:
-                levels += 1 if text[position] in "[{" else -1
-                position += 1
+        if run := _FLAT.match(text, position):
+            position = run.end()
+        elif run := _OPENING.match(text, position):
+            position, levels = run.end(), levels + len(run[0])
+        elif run := _CLOSING.match(text, position):
+            closed = min(levels, len(run[0]))
+            position, levels = position + closed, levels - closed
+        else:
+            position = _end_of_string(text, position + 1)
     return position
 
 

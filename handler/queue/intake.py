@@ -1,6 +1,6 @@
 """Takes jobs, starts, stops and drains them. Every job taken is answered, unless the platform itself stopped it.
 
-Knows the id of a job and no more of it, and the platform as a protocol; knows no HTTP and no SDK.
+Knows the id and the size of a job and no more of it, and the platform as a protocol; knows no HTTP and no SDK.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from handler import log
+from handler.api.size import characters
 from handler.errors import EngineFailed
 from handler.queue.answer import Answers, Channel, failure_body
 from handler.queue.delivery import Backoff
@@ -30,6 +31,9 @@ LAST_TAKE_S = 0.5
 WATCH_S = 0.5
 #: How long jobs of a broken engine may take to end by themselves
 BROKEN_GRACE_S = 1.0
+#: Characters of the jobs that run, above which no more are taken. A job may have 20,000,000, and a take hands out as
+#: many jobs as are asked for.
+LARGE_CHARACTERS = 64_000_000
 #: How long the last messages of jobs that were cut off may take
 FAREWELL_S = 5.0
 
@@ -79,6 +83,8 @@ class Running:
     """A job that was taken and is not answered yet."""
 
     task: asyncio.Task[None]
+    #: characters of its input
+    size: int
     #: False once its result is being delivered
     unanswered: bool = True
 
@@ -144,8 +150,8 @@ class Intake:
     async def _take(self) -> None:
         after_error, after_empty = Backoff(0.2, 5.0), Backoff(0.02, 1.0)
         while not self._stopping.is_set() and not self._engine_broke():
-            free = self._capacity - len(self._jobs)
-            if free <= 0:
+            free = self._free()
+            if not free:
                 self._room.clear()
                 await self._unless_stopping(self._room.wait())
                 continue
@@ -166,6 +172,12 @@ class Intake:
             for job in offered:
                 self._start(job)
 
+    def _free(self) -> int:
+        """How many jobs to ask for: one at a time while large ones run, none while they are too large together."""
+        held = sum(running.size for running in self._jobs.values())
+        free = max(0, self._capacity - len(self._jobs))
+        return free if 2 * held < LARGE_CHARACTERS else min(free, 1) if held < LARGE_CHARACTERS else 0
+
     def _start(self, job: Any) -> None:
         """Start a job at once. An item that is no job is left out, and the others of its reply run."""
         id_ = job.get("id") if isinstance(job, dict) else None
@@ -178,7 +190,7 @@ class Intake:
         if self._clock() - self._early_stops.pop(id_, -EARLY_STOP_S) < EARLY_STOP_S:
             return
         task = asyncio.get_running_loop().create_task(self._run(id_, job))
-        self._jobs[id_] = Running(task)
+        self._jobs[id_] = Running(task, characters(job))
         self._platform.started(id_)
         # Not `finally` in the job's own coroutine: a task that is cancelled before its first step runs none of it.
         task.add_done_callback(lambda task: self._forget(id_, task))

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from handler.api.failure import Failure
-from handler.api.reply import to_wire
+from handler.api.reply import Reply, to_wire
 from handler.api.requests import REQUESTS
 from handler.job import Jobs
 from handler.operations.operations import Operations
 from handler.queue.answer import failure_body
-from handler.queue.encoding import decode, encode
+from handler.queue.encoding import encode, read
 from handler.queue.output import Failed
 from handler.report import Report
 from tests.support.fakes import ScriptedEngine
@@ -49,18 +49,18 @@ VALID: dict[str, dict[str, Any]] = {
 MODELS = {name: REQUESTS[request["operation"]] for name, request in VALID.items()}
 FIELDS = sorted({name for model in MODELS.values() for name in model.model_fields})
 
-Line = Callable[[bytes], tuple[dict[str, Any], float]]
+Wire = Callable[[bytes], tuple[dict[str, Any], float]]
 
 
 @pytest.fixture
-def line(line: Callable[[ScriptedEngine], Operations], caplog: Any, capfd: Any) -> Iterator[Line]:
+def wire(line: Callable[[ScriptedEngine], Operations], caplog: Any, capfd: Any) -> Iterator[Wire]:
     """A job's input as bytes of JSON → what is posted, and the seconds it took. Looks for leaks at the end."""
     jobs = Jobs(line(ScriptedEngine()), Report(), streaming=False)
     caplog.set_level(logging.DEBUG)
 
     def answer(raw: bytes) -> tuple[dict[str, Any], float]:
         began = time.perf_counter()
-        job = decode(b'{"id":"hostile","input":' + raw + b"}")
+        job = runner.run(read(b'{"id":"hostile","input":' + raw + b"}"))
         end = runner.run(jobs.answer(job))
         posted = failure_body(Failed.of(end)) if isinstance(end, Failure) else encode(to_wire(end))
         return json.loads(posted), time.perf_counter() - began
@@ -127,7 +127,7 @@ def inputs(draw: st.DrawFn) -> Any:
     return request
 
 
-def test_any_json_gets_a_refusal_that_names_the_field_or_an_answer(line: Line) -> None:
+def test_any_json_gets_a_refusal_that_names_the_field_or_an_answer(wire: Wire) -> None:
     outcomes: dict[str, int] = {}
     slowest = 0.0
 
@@ -136,7 +136,7 @@ def test_any_json_gets_a_refusal_that_names_the_field_or_an_answer(line: Line) -
     @given(inputs())
     def each(value: Any) -> None:
         nonlocal slowest
-        posted, seconds = line(json.dumps(value).encode())
+        posted, seconds = wire(json.dumps(value).encode())
         outcome = check(posted)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         slowest = max(slowest, seconds)
@@ -180,11 +180,11 @@ ODD: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
-def test_every_field_refuses_what_it_cannot_hold(line: Line, odd: bytes) -> None:
+def test_every_field_refuses_what_it_cannot_hold(wire: Wire, odd: bytes) -> None:
     for name in [*FIELDS, "unknown"]:
         for request in VALID.values():
             raw = {key: json.dumps(value).encode() for key, value in request.items()} | {name: odd}
-            posted, seconds = line(b"{" + b",".join(b'"%s":%s' % (k.encode(), v) for k, v in raw.items()) + b"}")
+            posted, seconds = wire(b"{" + b",".join(b'"%s":%s' % (k.encode(), v) for k, v in raw.items()) + b"}")
             check(posted)
             assert seconds < 5
 
@@ -228,11 +228,89 @@ WRITTEN: dict[str, tuple[bytes, str | None]] = {
 
 
 @pytest.mark.parametrize(("raw", "field"), WRITTEN.values(), ids=WRITTEN)
-def test_what_is_too_much_is_refused_in_bounded_time_and_memory(line: Line, raw: bytes, field: str | None) -> None:
+def test_what_is_too_much_is_refused_in_bounded_time_and_memory(wire: Wire, raw: bytes, field: str | None) -> None:
     before = memory_mb()
-    posted, seconds = line(raw)
+    posted, seconds = wire(raw)
     outcome, grown = check(posted), memory_mb() - before
     print(f"{len(raw) / MEGABYTE:.1f} MB: {outcome} in {seconds:.2f} s, memory +{grown:.0f} MB")  # noqa: T201
     assert field is None or json.loads(posted["error"])["field"] == field
     assert seconds < 20
     assert grown < 2_000
+
+
+TEN_MB = 10 * MEGABYTE
+
+
+def repeated(item: bytes, between: bytes = b",") -> bytes:
+    """So many of an item that they take 10 MB."""
+    return between.join([item] * (TEN_MB // len(item + between)))
+
+
+def enhance(field: bytes, value: bytes) -> bytes:
+    return b'{"operation":"enhance","prompt":"a","system_prompt":"b","%s":%s}' % (field, value)
+
+
+#: 10 MB that cost much where each value is looked at, built or reported
+HEAVY: dict[str, bytes] = {
+    "a section again and again": b'{"operation":"info","sections":[%s]}' % repeated(b'"memory"'),
+    "sections that there are not": b'{"operation":"info","sections":[%s]}' % repeated(b'"x"'),
+    "numbers to protect": enhance(b"protect", b"[%s]" % repeated(b"1")),
+    "empty lists in a context": enhance(b"context", b'{"a":[%s]}' % repeated(b"[]")),
+    "lists of lists in a context": enhance(b"context", b'{"a":[%s]}' % repeated(b"[" * 60 + b"]" * 60)),
+    "keys of a context": enhance(b"context", b"{%s}" % b",".join(b'"%d":1' % index for index in range(MEGABYTE))),
+    "unknown fields of a message": b'{"operation":"chat","messages":[{"role":"user","content":"a",%s}]}'
+    % b",".join(b'"%d":1' % index for index in range(MEGABYTE)),
+    "99,000 unknown fields of a message": b'{"operation":"chat","messages":[{"role":"user","content":"a",%s}]}'
+    % b",".join(b'"%0100d":1' % index for index in range(95_000)),
+    "99,000 sections": b'{"operation":"info","sections":[%s]}' % b",".join([b'"%s"' % (b"x" * 98)] * 99_000),
+    "depth": enhance(b"context", b"[" * (TEN_MB // 2) + b"]" * (TEN_MB // 2)),
+    "escapes": b'{"operation":"chat","message":"%s"}' % repeated(rb"\"", b""),
+    "one text": b'{"operation":"chat","message":"%s"}' % repeated(b"a", b""),
+    "white space": b'{"operation":"chat","message":"%s"}' % repeated(b" ", b""),
+    "an echo": enhance(b"context", b'{"a":"%s"}' % repeated(rb"\n", b"")),
+    "stop strings": b'{"operation":"chat","message":"a","stop":[%s]}' % repeated(b'"a"'),
+    "turns": b'{"operation":"chat","messages":[%s]}' % repeated(b'{"role":"user","content":"a"}'),
+}
+#: seconds that the event loop may stand still, and that a chat of others may take
+LAG_S, CHAT_S = 0.25, 1.0
+
+
+@pytest.mark.parametrize("raw", HEAVY.values(), ids=HEAVY)
+def test_ten_megabytes_keep_neither_the_event_loop_nor_a_chat_of_others_waiting(
+    line: Callable[[ScriptedEngine], Operations], raw: bytes
+) -> None:
+    jobs = Jobs(line(ScriptedEngine()), Report(), streaming=False)
+    lags, chats = [0.0], [0.0]
+
+    async def beat() -> None:
+        while True:
+            wall, processor = time.perf_counter(), time.process_time()
+            await asyncio.sleep(0.002)
+            # The smaller: what other processes took of the machine is in the first alone, what a thread computed beside
+            # the loop's in the second alone.
+            lags.append(min(time.perf_counter() - wall, time.process_time() - processor))
+
+    async def chat() -> None:
+        while True:
+            began = time.perf_counter()
+            assert isinstance(await jobs.answer({"id": "honest", "input": VALID["chat"]}), Reply)
+            chats.append(time.perf_counter() - began)
+            await asyncio.sleep(0.02)
+
+    async def attack() -> Reply | Failure:
+        beside = [asyncio.create_task(beat()), asyncio.create_task(chat())]
+        await asyncio.sleep(0.1)
+        (hostile,) = await read(b'[{"id":"hostile","input":%s}]' % raw)
+        end = await jobs.answer(hostile)
+        await asyncio.sleep(0.05)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        return end
+
+    end = asyncio.run(attack())
+    assert isinstance(end, Failure)
+    check({"error": json.dumps(end.to_wire())})
+    print(f"worst lag {max(lags):.3f} s, slowest of {len(chats)} chats {max(chats):.3f} s")  # noqa: T201
+    assert max(lags) <= LAG_S
+    assert max(chats) <= CHAT_S

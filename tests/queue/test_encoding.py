@@ -60,7 +60,8 @@ def test_a_job_with_too_many_values_gets_nan_in_their_place_and_its_neighbours_a
 @pytest.mark.parametrize(
     "many",
     [b"[" + b"1," * 300_000 + b"1]", b"[" + b"[]," * 300_000 + b"1]", b"{" + b'"":1,' * 300_000 + b'"":1}',
-     b"[" + b"{}," * 300_000 + b'"]}\\""]', b"[" + b'"]\\"[",' * 300_000 + b"1]", b"[" + b"[[[[]]]]," * 300_000 + b"1]"],
+     b"[" + b"{}," * 300_000 + b'"]}\\""]', b"[" + b'"]\\"[",' * 300_000 + b"1]",
+     b"[" + b"[[[[]]]]," * 300_000 + b"1]"],
     ids=["numbers", "lists", "one key", "objects", "texts", "nested"],
 )  # fmt: skip
 def test_a_field_with_far_too_many_values_is_refused_by_its_name_and_costs_its_own_job_alone(many: bytes) -> None:

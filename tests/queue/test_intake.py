@@ -155,6 +155,40 @@ def test_it_holds_no_more_than_its_capacity_and_takes_at_once_when_one_ends() ->
     assert played(scenario, gate) == 0
 
 
+def test_while_large_jobs_run_few_are_taken_or_none_and_all_again_when_they_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "LARGE_CHARACTERS", 1_000)
+    gates = {name: Gate() for name in "abc"}
+
+    async def handler(job: Job) -> AsyncGenerator[Output, None]:
+        async for output in gates[str(job["id"])](job):
+            yield output
+
+    def large(name: str, size: int) -> dict[str, Any]:
+        return {"id": name, "input": {"messages": [{"role": "user", "content": "x" * size}]}}
+
+    async def scenario() -> None:
+        platform = FakePlatform()
+        running = asyncio.create_task(intake_of(platform, handler, capacity=8).run())
+        for name, size, asked in (("a", 400, [8, 7]), ("b", 300, [8, 7, 1]), ("c", 400, [8, 7, 1])):
+            platform.queue.put_nowait(large(name, size))
+            await asyncio.sleep(0.02)
+            assert platform.asked == asked
+        gates["c"].open.set()
+        await asyncio.sleep(0.02)
+        assert platform.asked == [8, 7, 1, 1]
+        for gate in gates.values():
+            gate.open.set()
+        platform.queue.put_nowait(job("c"))
+        await asyncio.sleep(0.02)
+        assert platform.asked == [8, 7, 1, 1, 7]
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+    asyncio.run(scenario())
+
+
 def test_a_job_that_is_stopped_before_its_first_step_never_begins_and_is_forgotten() -> None:
     gate = Gate()
 
