@@ -104,11 +104,6 @@ class Settings(BaseModel):
     enhance_cache_evict: PositiveInt = Field(
         20, description="Enhancements, the oldest ones, that are removed when the cache is full."
     )
-    allow_clear_cache: bool = Field(
-        False,
-        description="Let callers empty the enhancement cache for all (`clear_cache`). "
-        "Unset: only for their own `cache_salt`.",
-    )
     prefix_sharing: PrefixSharing = Field(
         "all",
         description="Which requests share the KV cache of a common prefix: `all` with equal `cache_salt`, sent or not; "

@@ -329,7 +329,6 @@ def build_jobs(
         enhancer,
         default_system,
         prefix_sharing=settings.prefix_sharing,
-        allow_clear_cache=settings.allow_clear_cache,
     )
     return Jobs(Operations(core), report, settings.streaming)
 

@@ -16,7 +16,7 @@ from runpod_local import Platform
 Json = dict[str, Any]
 COMMAND = [sys.executable, "-u", "-m", "handler"]
 #: the operator lets callers empty the cache of all, as earlier versions of this worker did
-ENV = {"MODEL_PATH": "demo", "ALLOW_CLEAR_CACHE": "true"}
+ENV = {"MODEL_PATH": "demo"}
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who are you?"}]
 HISTORY = [
     {"sender": "user", "content": "hello", "created_at": "2025-01-01T00:00:00Z"},

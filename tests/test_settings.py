@@ -45,7 +45,6 @@ def test_an_empty_variable_counts_as_unset_and_foreign_ones_are_left_alone() -> 
         ("PREFILL_CHUNK", "1.5"),
         ("ATTENTION", "flash"),
         ("PREFIX_SHARING", "none"),
-        ("ALLOW_CLEAR_CACHE", "perhaps"),
         ("GRAPH_BUCKETS", "1;2"),
         ("GRAPH_BUCKETS", "1,0"),
     ],

@@ -39,12 +39,12 @@ class InfoRequest(Sent):
     )
     clear_cache: bool = Field(
         False,
-        description="Empty the enhancement cache; needs `cache_salt`, or a worker with `ALLOW_CLEAR_CACHE=true`. The "
-        "reply then has only that and the sections asked for.",
+        description="Remove the cached enhancements of requests with the same `cache_salt`, or of those without one. "
+        "The reply then has only that and the sections asked for.",
     )
     cache_salt: CacheSalt | None = Field(
         None,
-        description="With `clear_cache`: remove only the enhancements of requests with this salt.",
+        description="With `clear_cache`: the salt of the requests whose enhancements are removed.",
         examples=["8c1f4a"],
     )
 

@@ -108,15 +108,8 @@ class Cache(Generic[T]):
                 for _ in range(min(self.evict, self.limit)):  # at most `limit`, so that the new answer stays
                     self._answers.popitem(last=False)
 
-    def clear(self) -> int:
-        """Remove every answer; returns how many there were."""
-        with self._lock:
-            count = len(self._answers)
-            self._answers.clear()
-        return count
-
-    def clear_of(self, owner: Hashable) -> int:
-        """Remove every answer of one owner; returns how many there were."""
+    def clear(self, owner: Hashable) -> int:
+        """Remove every answer of one owner, and of no other; returns how many there were."""
         with self._lock:
             places = [place for place in self._answers if place[0] == owner]
             for place in places:

@@ -102,8 +102,6 @@ class Core:
     #: the system turn of conversations without one, where the operator wants the model's own; None adds nothing
     default_system: str | None = None
     prefix_sharing: PrefixSharing = "all"
-    #: whether a caller may empty the enhancement cache of all callers
-    allow_clear_cache: bool = False
     clock: Callable[[], float] = time.monotonic
     draw_seed: Callable[[], int] = draw_seed
     now: Callable[[], str] = utc_now

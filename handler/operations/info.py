@@ -19,7 +19,6 @@ from handler.api.info import (
 from handler.api.reply import Reply
 from handler.api.requests import REQUESTS
 from handler.engine.fold import Piece
-from handler.errors import Unsupported
 from handler.machine import gpu, memory
 from handler.operations.core import Core
 
@@ -27,30 +26,15 @@ GB = 1e9
 
 
 async def info(core: Core, request: InfoRequest) -> AsyncGenerator[Piece | Reply, None]:
-    """Yield the sections that were asked for, or all of them.
-
-    Raises:
-        Unsupported: the cache of all callers is to be emptied, and the operator did not allow that.
-    """
+    """Yield the sections that were asked for, or all of them."""
     reply = InfoReply()
     if request.clear_cache:
-        reply = _cleared(core, request.cache_salt)
+        # A caller clears its own: the enhancements of requests with the same salt, or of those without one.
+        cleared = core.enhancer.rewriter.cache.clear(request.cache_salt)
+        reply = InfoReply(cache_cleared=cleared, cache_size=0)
     for section in request.sections or (() if request.clear_cache else SECTIONS):
         reply = _with(core, reply, section)
     yield reply
-
-
-def _cleared(core: Core, salt: str | None) -> InfoReply:
-    cache = core.enhancer.rewriter.cache
-    if salt is not None:
-        return InfoReply(cache_cleared=cache.clear_of(salt), cache_size=0)
-    if not core.allow_clear_cache:
-        raise Unsupported(
-            "clear_cache without cache_salt empties the cache of all callers, for which this worker was not started "
-            "with ALLOW_CLEAR_CACHE=true; send cache_salt to remove your own",
-            field="clear_cache",
-        )
-    return InfoReply(cache_cleared=cache.clear(), cache_size=cache.size)
 
 
 def _with(core: Core, reply: InfoReply, section: Section) -> InfoReply:

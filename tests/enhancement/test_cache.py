@@ -134,7 +134,7 @@ def test_refresh_replaces_what_is_kept_and_off_neither_reads_nor_keeps() -> None
     assert ask(cache, "k", "new") == ("new", False)
     assert ask(cache, "k", "newer", use="refresh") == ("newer", False)
     assert ask(cache, "k") == ("newer", True)
-    assert cache.clear() == 1
+    assert cache.clear(None) == 1
     assert ask(cache, "k", "last") == ("last", False)
 
 
@@ -192,5 +192,5 @@ def test_an_owner_finds_and_clears_its_own_answers_alone() -> None:
     cache: Cache[str] = Cache()
     for owner in ("a", "b", None):
         assert ask(cache, "k", owner=owner) == ("k", False)
-    assert cache.clear_of("a") == 1
+    assert cache.clear("a") == 1
     assert [ask(cache, "k", owner=owner)[1] for owner in ("b", None, "a")] == [True, True, False]

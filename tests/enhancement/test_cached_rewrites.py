@@ -53,7 +53,6 @@ def test_the_cache_answers_the_same_question_at_no_cost_and_info_empties_it(line
     assert told.enhancement.cache_size == 1
     assert "sdxl_image_fast" in told.enhancement.packs[0].entries
     assert "sdxl_image_fast" in told.enhancement.supported_job_types
-    operations = Operations(replace(operations.core, allow_clear_cache=True))
     cleared = asyncio.run(info(clear_cache=True))
     assert isinstance(cleared, Reply)
     assert to_wire(cleared) == {"success": True, "cache_cleared": 1, "cache_size": 0}

@@ -20,7 +20,6 @@ from handler.api.reply import Reply, to_wire
 from handler.api.text import TextReply
 from handler.engine.fold import whole
 from handler.engine.protocol import Prompt
-from handler.errors import Unsupported
 from handler.inference.loop import BatchingEngine
 from handler.job import Jobs
 from handler.model.snapshot import DEMO
@@ -241,24 +240,23 @@ def test_a_caller_removes_the_enhancements_of_its_own_salt_and_no_other(line: Li
     assert hits == [True, True, False]
 
 
-def test_the_cache_of_all_callers_is_emptied_only_where_the_operator_allows_it(line: Line) -> None:
+def test_a_caller_without_a_salt_clears_only_what_requests_without_one_left(line: Line) -> None:
     operations = line(wide())
-    asyncio.run(
-        ask(operations, {"operation": "enhance", "prompt": PROMPT, "job_type": "universal", "cache_salt": SALT})
-    )
-    with pytest.raises(Unsupported, match="ALLOW_CLEAR_CACHE=true; send cache_salt") as caught:
-        cleared(operations)
-    assert caught.value.field == "clear_cache"
-    allowed = Operations(replace(operations.core, allow_clear_cache=True))
-    assert (cleared(allowed).cache_cleared, cleared(allowed).cache_size) == (1, 0)
+    question = {"operation": "enhance", "prompt": PROMPT, "job_type": "universal"}
+    for salt in (SALT, None):
+        asyncio.run(ask(operations, {**question, "cache_salt": salt}))
+    assert to_wire(cleared(operations)) == {"success": True, "cache_cleared": 1, "cache_size": 0}
+    reply = asyncio.run(ask(operations, {**question, "cache_salt": SALT}))
+    assert isinstance(reply, EnhanceReply)
+    assert reply.enhanced.cache_hit
 
 
 def test_the_settings_reach_the_operations() -> None:
     from handler.settings import Settings
     from handler.start import start
 
-    settings = Settings(model_path=str(DEMO), prefix_sharing="salted", allow_clear_cache=True)
+    settings = Settings(model_path=str(DEMO), prefix_sharing="salted")
     worker = start(settings, Report())
     core = worker.jobs.operations.core
     worker.engine.close()
-    assert (core.prefix_sharing, core.allow_clear_cache) == ("salted", True)
+    assert core.prefix_sharing == "salted"
