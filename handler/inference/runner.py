@@ -163,7 +163,7 @@ class Runner:
             return [logits, *drawn]
 
         scratch = [cache[SCRATCH_PAGE] for cache in (*self._pages.k, *self._pages.v)]
-        return replays_as_eager(eager, replay, [self._last, self._lengths, self._drawn, *scratch])
+        return replays_as_eager(eager, replay, [self._last, self._lengths, self._drawn, logits, *scratch])
 
     def _forward_padding(self, out: Tensor) -> None:
         forward = partial(self._forward, out=out)

@@ -85,12 +85,6 @@ ATTACKS: dict[str, Maker] = {
     "stops": lambda _: chat("a", stop=["a" * 199 + "b", *("ab" * 96 + f"{index:02}" for index in range(15))]),
 }
 
-#: attacks whose guard is not there yet; none is left out once it is
-UNGUARDED = {
-    "sections", "unknown sections", "protect of numbers", "a context of lists", "a context of keys", "unknown keys",
-    "a text that ends the tokenizer", "variants",
-}  # fmt: skip
-
 #: requests that are wrong, odd or late, in sizes that any caller may send
 NUISANCES: dict[str, Maker] = {
     "no input": lambda _: {},
@@ -155,7 +149,7 @@ class Told:
 async def mixed(platform: Platform, jobs: int, seconds: float, seed: int) -> Told:
     """Send so many jobs over a time, at random moments, and wait for every one of them."""
     draw, told = random.Random(seed), Told()
-    attacks = [name for name in ATTACKS if name not in UNGUARDED]
+    attacks = [*ATTACKS]
     began = time.monotonic()
     starts = sorted(draw.uniform(0, seconds) for _ in range(jobs))
     running: list[asyncio.Task[None]] = []

@@ -19,6 +19,7 @@ from handler.inference.shape import ModelShape
 from handler.model.config import ModelConfig
 from handler.model.modules import Modules
 from handler.model.qwen import Qwen
+from handler.ops.parts import Parts
 
 # One thread is fastest for models this small, and the only number that is the same everywhere.
 torch.set_num_threads(1)
@@ -193,13 +194,15 @@ def serving(
     stop_token_ids: Sequence[int] = (),
     forward: Callable[..., Tensor] | None = None,
     model: Model | None = None,
+    check: Callable[[Parts], Parts] | None = None,
     **wishes: Any,
 ) -> Iterator[BatchingEngine]:
     """An engine on the tiny model, closed at the end; `forward` in place of its own. `wishes` are those of `config`."""
     model = model or served(name)
     if forward is not None:
         model = Changed(model, forward)
-    engine = BatchingEngine(model, info(name, stop_token_ids=stop_token_ids), token_bytes, config(**wishes))
+    facts = info(name, stop_token_ids=stop_token_ids)
+    engine = BatchingEngine(model, facts, token_bytes, config(**wishes), check=check)
     try:
         yield engine
     finally:
