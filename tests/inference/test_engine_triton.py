@@ -219,7 +219,7 @@ def test_a_graph_that_does_not_compute_what_its_eager_step_does_is_not_used(
     replay = graphs.Graph.replay
 
     def short(graph: graphs.Graph) -> None:
-        forward = len(graph.calls) > 60
+        forward = len(graph.calls) > 40
         if graph.replays == (lost == "second replay") and forward == (lost != "draw"):
             kept = graph.calls
             graph.calls = kept[:-2] if forward else kept[:-1]  # the last launches were not captured

@@ -1,4 +1,7 @@
-"""`python -m handler` with a model that breaks: BREAK holds `how:step,step…`, how being raise, memory, lost or hang."""
+"""`python -m handler` with a model that breaks: BREAK holds `how:step,step…`, how being raise, memory, lost or hang.
+
+Steps count from the first job: the start's own request, which a broken model would fail, is left out.
+"""
 
 import os
 import sys
@@ -10,6 +13,8 @@ import torch
 from torch import Tensor
 
 from handler.__main__ import main
+from handler.engine import probe
+from handler.engine.protocol import Engine, Prompt
 from handler.model.qwen import Qwen
 
 HOW, _, STEPS = os.environ["BREAK"].partition(":")
@@ -20,7 +25,7 @@ sound = Qwen.forward
 def breaking() -> Callable[..., Tensor]:
     step = 0
 
-    def broken(*arguments: Any) -> Tensor:
+    def broken(*arguments: Any, **options: Any) -> Tensor:
         nonlocal step
         step += 1
         if HOW == "lost" and step > max(BROKEN):
@@ -35,11 +40,16 @@ def breaking() -> Callable[..., Tensor]:
                     raise torch.AcceleratorError("CUDA error: device-side assert triggered")
                 case "hang":
                     time.sleep(3600)
-        return sound(*arguments)
+        return sound(*arguments, **options)
 
     return broken
 
 
+async def finite(engine: Engine, prompt: Prompt) -> bool:
+    return True
+
+
 if __name__ == "__main__":
+    probe.computes_finite_logits = finite
     Qwen.forward = breaking()  # type: ignore[method-assign]
     sys.exit(main())
