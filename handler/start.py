@@ -4,6 +4,7 @@ Modules that need a large library are imported inside functions, once the checkp
 once, and files are read ahead and hashed while libraries load.
 """
 
+import gc
 import importlib
 import os
 import platform
@@ -88,7 +89,10 @@ def start(settings: Settings, report: Report) -> Worker:
             hashing.wait()
     size = {**config.describe(), "attention": engine.status().details["attention"]}
     log.info(f"{loaded.info.name} ({loaded.info.dtype}) runs on {loaded.info.device}", engine=size)
-    return Worker(engine, config, build_jobs(settings, report, loaded, engine, size, packs, encoders))
+    jobs = build_jobs(settings, report, loaded, engine, size, packs, encoders)
+    # What is there now stays: a collection that looked at it too would hold up every job for a tenth of a second.
+    gc.freeze()
+    return Worker(engine, config, jobs)
 
 
 def set_cpu_library_defaults() -> None:

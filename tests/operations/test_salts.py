@@ -23,10 +23,10 @@ from handler.engine.protocol import Prompt
 from handler.errors import Unsupported
 from handler.inference.loop import BatchingEngine
 from handler.job import Jobs
-from handler.model.snapshot import DEMO
 from handler.operations.operations import Operations
 from handler.report import Report
-from handler.settings import PrefixSharing
+from handler.settings import PrefixSharing, Settings
+from handler.start import start
 from tests.support import models
 from tests.support.fakes import ScriptedEngine
 from tests.support.rewriting import PROMPT, Line, Model, wide
@@ -254,10 +254,8 @@ def test_the_cache_of_all_callers_is_emptied_only_where_the_operator_allows_it(l
 
 
 def test_the_settings_reach_the_operations() -> None:
-    from handler.settings import Settings
-    from handler.start import start
 
-    settings = Settings(model_path=str(DEMO), prefix_sharing="salted", allow_clear_cache=True)
+    settings = Settings(model_path="demo", prefix_sharing="salted", allow_clear_cache=True)
     worker = start(settings, Report())
     core = worker.jobs.operations.core
     worker.engine.close()
