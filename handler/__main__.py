@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -74,8 +73,6 @@ def _serve(worker: Worker, settings: Settings, report: Report) -> int:
         from handler.queue import output, sdk
 
         sdk.load_sdk()
-    # The objects of the start live as long as the process: a collection that visits all of them stops it for 0.1 s.
-    gc.freeze()
     streams = worker.jobs.streaming
     return sdk.serve(
         output.handler(worker.jobs.run, streams=streams),

@@ -5,6 +5,7 @@ once, and files are read ahead and hashed while libraries load.
 """
 
 import asyncio
+import gc
 import importlib
 import os
 import platform
@@ -52,6 +53,11 @@ IMPORTS = (
     "handler.model.weights",
     "handler.operations.operations",
 )
+
+
+#: Seconds after which Python lets another of its threads run. With its own 0.005 the event loop and the engine's thread
+#: waited twice as long beside threads that work on texts.
+SWITCH_INTERVAL_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +114,10 @@ def start(settings: Settings, report: Report) -> Worker:
             hashing.wait()
     size = {**config.describe(), "attention": engine.status().details["attention"]}
     log.info(f"{loaded.info.name} ({loaded.info.dtype}) runs on {loaded.info.device}", engine=size)
-    return Worker(engine, config, build_jobs(settings, report, loaded, engine, size, packs, encoders))
-
-
-#: Seconds after which Python lets another of its threads run. With its own 0.005 the event loop and the engine's thread
-#: waited twice as long beside threads that work on texts.
-SWITCH_INTERVAL_S = 0.0005
+    jobs = build_jobs(settings, report, loaded, engine, size, packs, encoders)
+    # The objects of the start live as long as the process: a collection that visits all of them stops it for 0.1 s.
+    gc.freeze()
+    return Worker(engine, config, jobs)
 
 
 def set_cpu_library_defaults() -> None:

@@ -5,6 +5,7 @@ draws 10,000 inputs. What they cost is printed (`pytest -rP`).
 """
 
 import asyncio
+import gc
 import json
 import logging
 import resource
@@ -25,6 +26,8 @@ from handler.queue.answer import failure_body
 from handler.queue.encoding import encode, read
 from handler.queue.output import Failed
 from handler.report import Report
+from handler.settings import Settings
+from handler.start import start
 from tests.support.fakes import ScriptedEngine
 
 INPUTS = 10_000
@@ -275,6 +278,16 @@ HEAVY: dict[str, bytes] = {
 LAG_S, CHAT_S = 0.25, 1.0
 
 
+@pytest.fixture
+def as_after_a_start() -> Iterator[None]:
+    """A garbage collection does not look at what was there before, here all other tests' objects: `start` freezes."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("as_after_a_start")
 @pytest.mark.parametrize("raw", HEAVY.values(), ids=HEAVY)
 def test_ten_megabytes_keep_neither_the_event_loop_nor_a_chat_of_others_waiting(
     line: Callable[[ScriptedEngine], Operations], raw: bytes
@@ -314,3 +327,10 @@ def test_ten_megabytes_keep_neither_the_event_loop_nor_a_chat_of_others_waiting(
     print(f"worst lag {max(lags):.3f} s, slowest of {len(chats)} chats {max(chats):.3f} s")  # noqa: T201
     assert max(lags) <= LAG_S
     assert max(chats) <= CHAT_S
+
+
+def test_a_start_leaves_nothing_for_garbage_collections_to_look_at() -> None:
+    gc.unfreeze()
+    start(Settings(model_path="demo"), Report()).engine.close()
+    assert gc.get_freeze_count() > 100_000
+    gc.unfreeze()

@@ -22,10 +22,10 @@ from handler.engine.fold import whole
 from handler.engine.protocol import Prompt
 from handler.inference.loop import BatchingEngine
 from handler.job import Jobs
-from handler.model.snapshot import DEMO
 from handler.operations.operations import Operations
 from handler.report import Report
-from handler.settings import PrefixSharing
+from handler.settings import PrefixSharing, Settings
+from handler.start import start
 from tests.support import models
 from tests.support.fakes import ScriptedEngine
 from tests.support.rewriting import PROMPT, Line, Model, wide
@@ -252,10 +252,8 @@ def test_a_caller_without_a_salt_clears_only_what_requests_without_one_left(line
 
 
 def test_the_settings_reach_the_operations() -> None:
-    from handler.settings import Settings
-    from handler.start import start
 
-    settings = Settings(model_path=str(DEMO), prefix_sharing="salted")
+    settings = Settings(model_path="demo", prefix_sharing="salted")
     worker = start(settings, Report())
     core = worker.jobs.operations.core
     worker.engine.close()
