@@ -3,10 +3,11 @@
     python -m bench.hostile [--jobs 3000] [--minutes 8]
 
 The real worker with the demo model, two fifths of the jobs hostile: the attacks of `tests.support.hostile` at full size
-and requests that are wrong, odd or late; a twentieth is cancelled. The KV cache is filled before. Every ten seconds: memory (RSS), file descriptors
-and threads of the worker. Fails where a job is lost, an honest one fails, the 99th percentile of honest jobs is above a
-second, threads grow from the second minute to the last, descriptors by more than the connections that come and go, or
-memory by 10 % or more, the engine keeps a request or a page, the log has a text that was sent, or the worker does not leave with status 0.
+and requests that are wrong, odd or late; a twentieth is cancelled. The KV cache is filled before. Every ten seconds:
+memory (RSS), file descriptors and threads of the worker. Fails where a job is lost, an honest one fails, the 99th
+percentile of honest jobs is above a second, threads grow from the second minute to the last, descriptors by more than
+the connections that come and go, or memory by 10 % or more, the engine keeps a request or a page, the log has a text
+that was sent, or the worker does not leave with status 0.
 """
 
 import argparse
