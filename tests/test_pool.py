@@ -12,15 +12,16 @@ from handler.pool import Pool, check_stop
 
 
 class Endless:
-    """Work that ends only where it is stopped."""
+    """Work that ends only where it is stopped, or after so long that the test has failed."""
 
     def __init__(self) -> None:
         self.began, self.ended = threading.Event(), threading.Event()
 
     def __call__(self) -> None:
         self.began.set()
+        until = time.monotonic() + 20
         try:
-            while True:
+            while time.monotonic() < until:
                 check_stop()
         finally:
             self.ended.set()

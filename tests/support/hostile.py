@@ -56,12 +56,12 @@ def letters(draw: random.Random, count: int) -> str:
 #: each once or more often found to stop a worker, at the size at which it did
 ATTACKS: dict[str, Maker] = {
     "quotes that are protected": lambda _: own_messages('"1" ' * 25_000, protect=["1"]),
-    "quotes that are protected, in a prompt": lambda _: by_entry('"1" ' * 5_000, protect=["1"]),
+    "quotes that are protected, in a prompt": lambda _: by_entry('"1" ' * 4_990, protect=["1"]),
     "phrases with one beginning": lambda draw: with_pack(
-        "-" * 20_000, lighting=[f"{'-' * 190}{index:05}" for index in range(1000)], style=[letters(draw, 9)]
+        "-" * 19_950, lighting=[f"{'-' * 190}{index:05}" for index in range(1000)], style=[letters(draw, 9)]
     ),
     "phrases with one beginning, as many as may be": lambda draw: with_pack(
-        "-" * 20_000, lighting=[f"{'-' * 190}{index:05}" for index in range(50)], style=[letters(draw, 9)]
+        "-" * 19_950, lighting=[f"{'-' * 190}{index:05}" for index in range(50)], style=[letters(draw, 9)]
     ),
     "negations": lambda draw: with_pack(
         " ".join(f"nope w{index}" for index in range(128)),
@@ -183,6 +183,19 @@ async def _one(platform: Platform, name: str, request: Request, told: Told, canc
         told.honest_s.setdefault(request["operation"], []).append(took)
         if job["status"] != "COMPLETED":
             told.failed.append(job)
+
+
+async def filled(platform: Platform) -> None:
+    """Every page of the KV cache is in use, and every thread has begun, so that neither counts as growth."""
+    draw = random.Random(0)
+    while True:
+        counters = (await at_rest(platform))["engine"]
+        if counters["pages_cached"] >= 0.95 * counters["pages_total"]:
+            return
+        prompts = (f"{CANARY} {' '.join(letters(draw, 6) for _ in range(300))}" for _ in range(16))
+        jobs = [{"operation": "generate", "prompt": prompt, "max_tokens": 1} for prompt in prompts]
+        jobs += [by_entry(letters(draw, 9)) for _ in range(4)]
+        await asyncio.gather(*(platform.runsync(job) for job in jobs))
 
 
 async def at_rest(platform: Platform) -> dict[str, Any]:
