@@ -158,9 +158,9 @@ async def mixed(platform: Platform, jobs: int, seconds: float, seed: int) -> Tol
         await asyncio.sleep(max(0.0, began + at - time.monotonic()))
         name = "honest"
         if draw.random() < SHARE_HOSTILE:
-            # Every attack in turn, so that a short run has each of them; the rest is of the other kinds.
+            # Every second one is an attack, each in turn, so that a short run has all of them.
             hostile += 1
-            name = attacks[hostile // 4 % len(attacks)] if hostile % 4 == 0 else draw.choice(list(NUISANCES))
+            name = attacks[hostile // 2 % len(attacks)] if hostile % 2 == 0 else draw.choice(list(NUISANCES))
         made = (honest if name == "honest" else (ATTACKS | NUISANCES)[name])(draw)
         running.append(asyncio.create_task(_one(platform, name, marked(made), told, draw.random(), draw.random())))
     await asyncio.gather(*running)
