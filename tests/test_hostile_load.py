@@ -13,6 +13,8 @@ COMMAND = [sys.executable, "-u", "-m", "handler"]
 JOBS, SECONDS = 120, 12.0
 #: A second is what `make hostile` asks for; here the machine may be busy with other tests.
 P99_S = 4.0
+#: to the platform: one for each job that a worker of 32 rows holds, kept open for a while after its result
+CONNECTIONS = 40
 
 
 def test_honest_jobs_are_answered_among_hostile_ones_of_which_nothing_stays() -> None:
@@ -30,7 +32,7 @@ def test_honest_jobs_are_answered_among_hostile_ones_of_which_nothing_stays() ->
             assert told.attacks_s.keys() == ATTACKS.keys()
             assert told.percentile(0.99) < P99_S
             assert health["engine"]["pages_used"] == 0
-            assert after.descriptors <= before.descriptors + 8
+            assert after.descriptors <= before.descriptors + CONNECTIONS
             assert after.threads <= before.threads + 8  # those of the pools start one by one
             await leaves(platform, worker)
 
