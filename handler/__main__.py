@@ -24,7 +24,8 @@ def main() -> int:
     Threads may run on: the process ends by `leave`, which waits for none, and needs no engine to be closed.
     """
     # The kernel does not end PID 1 by a signal for which it has no handler, and loading takes a while.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # No exception: where it is raised in a finalizer, Python would drop it. No job is taken yet that could be lost.
+    signal.signal(signal.SIGTERM, lambda *_: leave(128 + signal.SIGTERM))
     log.capture_libraries()
     set_cpu_library_defaults()
     report = Report(age_s=process_age())
@@ -96,6 +97,6 @@ def status_of(ended: SystemExit) -> int:
 if __name__ == "__main__":
     try:
         status = main()
-    except SystemExit as ended:  # the SDK's fitness checks, an argument that is wrong, SIGTERM during the start
+    except SystemExit as ended:  # the SDK's fitness checks, an argument that is wrong
         status = status_of(ended)
     leave(status)

@@ -21,7 +21,7 @@ def leave(status: int) -> NoReturn:
     for child in multiprocessing.active_children():
         child.kill()  # the SDK's heartbeat would go on telling the platform that its worker lives
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed, or its reader left
+        with suppress(OSError, ValueError, RuntimeError):  # closed, its reader left, or a signal came inside a write
             stream.flush()
     os._exit(status)
 
