@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from handler.api.fields import LIST, AnyJson, Echo, NonBlank, Text
+from handler.api.fields import LIST, PASSED_BACK, AnyJson, Echo, NonBlank, Text
 from handler.api.text import MAX_TURNS, TextReply, TextRequest, exactly_one, none_of
 
 
@@ -13,7 +13,9 @@ class Turn(Echo):
 
     sender: Literal["user", "assistant"]
     content: Text
-    created_at: Text | None = Field(None, description="Passed back as it came.", examples=["2026-11-20T12:00:00+00:00"])
+    created_at: Annotated[Text | None, PASSED_BACK] = Field(
+        None, description="Passed back as it came.", examples=["2026-11-20T12:00:00+00:00"]
+    )
 
 
 History = Annotated[tuple[Turn, ...], Field(max_length=MAX_TURNS, fail_fast=True), LIST]

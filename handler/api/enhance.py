@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from handler.api.fields import LIST, MAX_ECHO_BYTES, AnyJson, Echo, NonBlank, Part, Sent, Text, json_within
+from handler.api.fields import LIST, MAX_ECHO_BYTES, PASSED_BACK, AnyJson, Echo, NonBlank, Part, Sent, Text, json_within
 from handler.api.text import TextReply, TextRequest, exactly_one, none_of
 from handler.engine.sampling import MaxTokens
 from handler.engine.values import Value
@@ -41,7 +41,7 @@ class Target(Sent):
 class EnhanceEcho(Echo):
     """The fields of an enhance that come back as they were sent."""
 
-    context: Annotated[dict[str, JsonValue] | None, json_within(MAX_ECHO_BYTES)] = Field(
+    context: Annotated[dict[str, JsonValue] | None, json_within(MAX_ECHO_BYTES), PASSED_BACK] = Field(
         None, description="Passed back as it came.", examples=[{"scene": 3}]
     )
     enhancement_type: AnyJson = Field(None, description="Passed back as it came.", examples=["image"])

@@ -30,10 +30,14 @@ def few_fields(given: object) -> object:
     return given
 
 
+#: marks a field that comes back as it was sent, null included
+PASSED_BACK = object()
+
+
 class Sent(Value):
     """A value that a caller sends: `model_fields_set` names the fields that came. Null counts as not sent.
 
-    Null is kept where the field takes any JSON, which is passed back as it came.
+    Null is kept in a field that is marked PASSED_BACK.
     """
 
     @model_validator(mode="before")
@@ -44,7 +48,7 @@ class Sent(Value):
             return given
         fields = cls.model_fields
         null = {name for name, value in given.items() if value is None and name in fields}
-        dropped = {name for name in null if not _is_any_json(fields[name].annotation)}
+        dropped = {name for name in null if PASSED_BACK not in fields[name].metadata}
         return {name: value for name, value in given.items() if name not in dropped}
 
     @classmethod
@@ -56,10 +60,6 @@ class Sent(Value):
                 notes = {key: facts.pop(key) for key in ("default", "description", "examples", "title") if key in facts}
                 schema["properties"][name] = {"anyOf": [facts, {"type": "null"}], **notes}
         return schema
-
-
-def _is_any_json(annotation: object) -> bool:
-    return annotation is JsonValue
 
 
 class Echo(Sent):
@@ -121,7 +121,7 @@ LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) els
 Text = Annotated[str, AfterValidator(_unicode)]
 NonBlank = Annotated[Text, AfterValidator(_not_blank)]
 #: any JSON of the caller's, passed back as it came
-AnyJson = Annotated[JsonValue, json_within(MAX_ECHO_BYTES)]
+AnyJson = Annotated[JsonValue, json_within(MAX_ECHO_BYTES), PASSED_BACK]
 #: text that is never passed back, logged or part of an error
 CacheSalt = Annotated[Text, Field(min_length=1, max_length=128)]
 StopString = Annotated[Text, Field(min_length=1, max_length=200)]

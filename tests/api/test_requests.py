@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from handler.api.chat import ChatRequest, Turn
-from handler.api.enhance import MAX_PROMPT, EnhanceRequest, Target
+from handler.api.chat import ChatEcho, ChatRequest, Turn
+from handler.api.enhance import MAX_PROMPT, EnhanceEcho, EnhanceRequest, Target
 from handler.api.failure import Failure
-from handler.api.fields import Part, Sent
+from handler.api.fields import Echo, Part, Sent
 from handler.api.generate import GenerateRequest
 from handler.api.info import SECTIONS, InfoRequest
 from handler.api.parse import parse
@@ -70,7 +70,7 @@ def test_what_was_not_sent_has_its_default_and_null_counts_as_not_sent() -> None
 def test_every_field_that_need_not_be_sent_may_be_null(form: dict[str, Any]) -> None:
     plain = parse(form)
     nulls = parse({**dict.fromkeys(type(plain).model_fields), **form})
-    passed_back = {"conversation_id", "context_type", "project_id", "enhancement_type"}
+    passed_back = {"conversation_id", "context_type", "project_id", "enhancement_type", "context"}
     assert dict(nulls) == dict(plain)
     assert nulls.model_fields_set - passed_back == plain.model_fields_set
 
@@ -434,6 +434,15 @@ def test_a_million_fields_are_refused_as_one() -> None:
     assert refusal({**CHAT, **{str(index): 1 for index in range(1_000_000)}}).field == "input"
 
 
+@pytest.mark.parametrize(("kind", "form"), [(ChatEcho, CHAT), (EnhanceEcho, {**ENHANCE, "system_prompt": "x"})])
+def test_null_comes_back_in_every_field_that_is_passed_back(kind: type[Echo], form: dict[str, Any]) -> None:
+    nulls = dict.fromkeys(kind.model_fields)
+    request = parse({**form, **nulls})
+    assert isinstance(request, kind)
+    assert kind.of(request).model_dump() == nulls
+    assert kind.of(parse(form)).model_dump() == {}
+
+
 def test_original_prompt_is_another_name_of_prompt() -> None:
     request = parse({"operation": "enhance", "original_prompt": "a fox", "job_type": "z", "prompt": None})
     assert isinstance(request, EnhanceRequest)
@@ -484,4 +493,4 @@ def test_a_turn_comes_back_with_the_fields_that_were_sent() -> None:
     turns = [TURN, {**TURN, "created_at": "then"}, {**TURN, "created_at": None}]
     request = parse({"operation": "chat", "message": "hi", "conversation_history": turns})
     assert isinstance(request, ChatRequest)
-    assert [turn.model_dump() for turn in request.conversation_history] == [TURN, turns[1], TURN]
+    assert [turn.model_dump() for turn in request.conversation_history] == turns
