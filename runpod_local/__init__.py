@@ -18,7 +18,8 @@ Read in this order: `queue` (jobs), `calls` (requests), `faults`, `server` (HTTP
 
 from runpod_local.background import Background
 from runpod_local.faults import Fault, Route
+from runpod_local.queue import Encoded
 from runpod_local.server import Platform
 from runpod_local.worker import Worker, eventually
 
-__all__ = ["Background", "Fault", "Platform", "Route", "Worker", "eventually"]
+__all__ = ["Background", "Encoded", "Fault", "Platform", "Route", "Worker", "eventually"]

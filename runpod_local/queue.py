@@ -38,13 +38,20 @@ class Notifier:
         return condition()
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An input as JSON text, encoded once for many jobs."""
+
+    text: str
+
+
 @dataclass(eq=False)
 class Job:
     """A job and its history. Times are time.monotonic()."""
 
     id: str
     input: Any
-    wire: str  # the JSON text that a worker gets; made at submission, so that every queued job can be serialised
+    fields: str  # all but its id, as JSON text; made at submission, so that every queued job can be serialised
     submitted_at: float
     execution_timeout_s: float
     state: State = "IN_QUEUE"
@@ -59,6 +66,11 @@ class Job:
     done_posts: int = 0  # final results received; only the first counts, and none after a cancel
     timers: list[asyncio.TimerHandle] = field(default_factory=list, repr=False)
     changed: Notifier = field(default_factory=Notifier, repr=False)
+
+    @property
+    def wire(self) -> str:
+        """The JSON text that a worker gets."""
+        return f'{{"id": {json.dumps(self.id)}, {self.fields}}}'
 
     @property
     def final(self) -> bool:
@@ -109,7 +121,11 @@ class Queue:
     # The calls of a client, without HTTP
 
     async def run(self, input: Any, **extra: Any) -> str:
-        """Queue a job and return its id; `extra` is the rest of the request, e.g. policy={"ttl": 10_000}."""
+        """Queue a job and return its id; `extra` is the rest of the request, e.g. policy={"ttl": 10_000}.
+
+        Args:
+            input: a value, or `Encoded` JSON text.
+        """
         return self._submit({"input": input, **extra}).id
 
     async def runsync(self, input: Any, *, wait_s: float = 90.0, **extra: Any) -> dict[str, Any]:
@@ -186,10 +202,11 @@ class Queue:
         self._make_room()
         id = f"{'sync-' if sync else ''}{uuid.uuid4()}-u1"
         passed_on = {name: request[name] for name in ("input", "webhook", "s3Config") if name in request}
+        texts = ((name, one.text if isinstance(one, Encoded) else json.dumps(one)) for name, one in passed_on.items())
         job = Job(
             id=id,
             input=request["input"],
-            wire=json.dumps({"id": id, **passed_on}),
+            fields=", ".join(f'"{name}": {text}' for name, text in texts),
             submitted_at=time.monotonic(),
             execution_timeout_s=execution_timeout_s,
         )

@@ -12,6 +12,7 @@ from handler.errors import Internal
 from handler.queue.delivery import Receipt
 from handler.queue.encoding import JsonObject, encode
 from handler.queue.output import Chunk, Failed, Handler, Job, Result
+from handler.queue.reading import Unread
 
 #: bytes of results that are kept for jobs that the platform hands out again
 KEPT_BYTES = 8 * 2**20
@@ -37,15 +38,15 @@ class Answers:
         self._streams = streams
         self._results = ResultCache(KEPT_BYTES)
 
-    async def answer(self, id_: str, job: Job) -> bytes:
-        """Run the job; returns the body of the message that ends it.
+    async def answer(self, id_: str, job: Job | Unread) -> bytes:
+        """Read the job where that was left, and run it; returns the body of the message that ends it.
 
         Of errors only cancelling and KeyboardInterrupt pass.
         """
         if body := self._results.get(id_):
             return body
         try:
-            ended = await self._run(id_, job)
+            ended = await self._run(id_, await job.read() if isinstance(job, Unread) else job)
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # a job must not end the worker; a panic of a library in Rust is no Exception

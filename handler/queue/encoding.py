@@ -1,6 +1,5 @@
 """JSON from and to the platform. A value that Python cannot parse or send breaks no other job than its own."""
 
-import asyncio
 import json
 import math
 import re
@@ -18,14 +17,19 @@ LEVELS = 100
 DIGITS = 400
 #: commas and brackets of a job's field that are kept; a request that the door lets in has no more
 MARKS = 2 * MAX_VALUES + 1
-#: bytes of a reply that are parsed at once, without a look at its values
+#: bytes of a job or a reply that are parsed at once, without a look at its values
 SMALL_BYTES = 100_000
-_MARK = re.compile(r'["\[\]{},]')
-#: Without brackets and escapes. Possessive: a long text takes neither memory nor a second look.
-_INSIDE = r'(?:[^"\[\]{}]++|"[^"\\]*+")'
+_MARK = re.compile(rb'["\[\]{},]')
+#: Without brackets. Possessive: a long text takes neither memory nor a second look.
+_INSIDE = rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.){0,4096}+")'
 #: A run of these, or of brackets around such a run; bounded, because a match keeps all other threads waiting.
-_FLAT = re.compile(rf"(?:{_INSIDE}|\[{_INSIDE}{{0,4096}}+\]|\{{{_INSIDE}{{0,4096}}+\}}){{1,4096}}+")
-_OPENING, _CLOSING = re.compile(r"[\[{]++"), re.compile(r"[\]}]++")
+_FLAT = re.compile(rb"(?:%b|\[%b{0,4096}+\]|\{%b{0,4096}+\}){1,4096}+" % (_INSIDE, _INSIDE, _INSIDE), re.DOTALL)
+_OPENING, _CLOSING = re.compile(rb"[\[{]++"), re.compile(rb"[\]}]++")
+#: Escapes and what they escape, and text between; bounded as above.
+_ESCAPED = re.compile(rb'(?:[^"\\]*+\\.){1,4096}+', re.DOTALL)
+_SPACE = re.compile(rb"[ \t\n\r]*+")
+#: a number, or true, false or null
+_PLAIN = re.compile(rb'[^ \t\n\r,:"\[\]{}]++')
 
 
 class NotJson(Exception):
@@ -44,76 +48,126 @@ def encode(message: JsonObject) -> bytes:
         raise NotJson(type(error).__name__) from None
 
 
-async def read(raw: bytes) -> Any:
-    """`decode`, in a thread where that takes a while: other jobs go on."""
-    return decode(raw) if len(raw) <= SMALL_BYTES else await asyncio.to_thread(decode, raw)
-
-
 def decode(raw: bytes) -> Any:
-    """The value of a reply, which may hold jobs of several callers.
+    """The value of a job or of a reply.
 
-    A caller can send a value on which Python's parser fails, and with it the jobs of all others, or one whose parsing
-    keeps all other threads waiting. Such a value is read as one that no field of a request accepts: a lone surrogate
-    for bytes that are not UTF-8, NaN for the rest.
+    A caller can send a value on which Python's parser fails, or one whose parsing keeps all other threads waiting. Such
+    a value is read as one that no field of a request accepts: a lone surrogate for bytes that are not UTF-8, NaN for
+    the rest.
 
     Raises:
         ValueError: it is not JSON.
     """
-    text = raw.decode("utf-8", "surrogateescape")
     if len(raw) <= SMALL_BYTES:
         try:
-            return json.loads(text, parse_int=_integer)
+            return _loads(raw)
         except RecursionError:
             pass
-    return _by_items("".join(_pruned(text)))
+    return _loads(b"".join(_pruned(raw)))
+
+
+def items(raw: bytes) -> Iterator[tuple[bytes, str | None]]:
+    """Each item of a list as it stands, with its `id` where it is an object that has one; no item is decoded.
+
+    A value that is no list is the one item.
+
+    Raises:
+        ValueError: it is not JSON, as far as that shows without decoding the items.
+    """
+    start = _space(raw, 0)
+    if not raw.startswith(b"[", start):
+        end, id_ = _end_of_value(raw, start)
+        if _space(raw, end) < len(raw):
+            raise _unexpected(raw, end)
+        yield raw[start:end], id_
+        return
+    start = _space(raw, start + 1)
+    more = not raw.startswith(b"]", start)
+    while more:
+        end, id_ = _end_of_value(raw, start)
+        behind = _space(raw, end)
+        more = raw.startswith(b",", behind)
+        if not more and not raw.startswith(b"]", behind):
+            raise _unexpected(raw, behind)
+        yield raw[start:end], id_
+        start = _space(raw, behind + 1) if more else behind
+    if _space(raw, start + 1) < len(raw):
+        raise _unexpected(raw, start + 1)
+
+
+def _loads(raw: bytes) -> Any:
+    return json.loads(raw.decode("utf-8", "surrogateescape"), parse_int=_integer)
 
 
 def _integer(digits: str) -> float:
     return int(digits) if len(digits) <= DIGITS else math.nan
 
 
-_DECODER = json.JSONDecoder(parse_int=_integer)
-_SPACE = re.compile(r"[ \t\n\r]*+")
+def _space(raw: bytes, position: int) -> int:
+    """Where the white space at a position ends."""
+    return _SPACE.match(raw, position).end()  # type: ignore[union-attr]  # it matches everywhere
 
 
-def _by_items(text: str) -> Any:
-    """The value of a text; of a list one item at a time, because the parser keeps all other threads waiting."""
-    items: list[Any] = []
-    start = _SPACE.match(text).end()  # type: ignore[union-attr]  # it matches everywhere
-    if not text.startswith("[", start):
-        return json.loads(text, parse_int=_integer)
+def _unexpected(raw: bytes, position: int) -> ValueError:
+    return ValueError(f"not JSON: char {position} of {len(raw)}")
+
+
+def _end_of_value(raw: bytes, start: int) -> tuple[int, str | None]:
+    """Where the value at `start` ends, and its `id` where it is an object that has one."""
+    if not raw.startswith(b"{", start):
+        return _end_of_other(raw, start), None
+    id_: str | None = None
+    position = _space(raw, start + 1)
+    if raw.startswith(b"}", position):
+        return position + 1, None
     while True:
-        start = _SPACE.match(text, start + 1).end()  # type: ignore[union-attr]
-        if not items and text.startswith("]", start):
-            break
-        item, end = _DECODER.raw_decode(text, start)
-        items.append(item)
-        start = _SPACE.match(text, end).end()  # type: ignore[union-attr]
-        if not text.startswith(",", start):
-            break
-    if text[start:].rstrip() != "]":
-        raise json.JSONDecodeError("Expecting ',' or ']'", text, start)
-    return items
+        if not raw.startswith(b'"', position):
+            raise _unexpected(raw, position)
+        name_ends = _end_of_string(raw, position + 1)
+        colon = _space(raw, name_ends)
+        if not raw.startswith(b":", colon):
+            raise _unexpected(raw, colon)
+        value = _space(raw, colon + 1)
+        end = _end_of_other(raw, value)
+        if raw[position:name_ends] == b'"id"' and raw.startswith(b'"', value):
+            id_ = _loads(raw[value:end])
+        behind = _space(raw, end)
+        if raw.startswith(b"}", behind):
+            return behind + 1, id_
+        if not raw.startswith(b",", behind):
+            raise _unexpected(raw, behind)
+        position = _space(raw, behind + 1)
 
 
-def _pruned(text: str) -> Iterator[str]:
+def _end_of_other(raw: bytes, start: int) -> int:
+    """Where a value ends; the end of all where it is not closed."""
+    if raw.startswith((b"[", b"{"), start):
+        return _end_of(raw, start + 1, 1)
+    if raw.startswith(b'"', start):
+        return _end_of_string(raw, start + 1)
+    if plain := _PLAIN.match(raw, start):
+        return plain.end()
+    raise _unexpected(raw, start)
+
+
+def _pruned(text: bytes) -> Iterator[bytes]:
     """The text, with NaN in place of values that are nested too deep, or are too many in one field of a job."""
-    closers: list[str] = []
-    job = 2 if text.lstrip().startswith("[") else 1  # brackets around the fields of a job
+    closers: list[bytes] = []
+    job = 2 if text.startswith(b"[", _space(text, 0)) else 1  # brackets around the fields of a job
     kept = position = marks = 0
     while found := _MARK.search(text, position):
         position, mark = found.end(), found[0]
         depth = len(closers)
-        if mark == '"':
+        if mark == b'"':
             position = _end_of_string(text, position)
-        elif mark in "[{":
+        elif mark in b"[{":
             marks += 1
             if depth == LEVELS or (depth > job and marks > MARKS):
-                yield text[kept : found.start()] + "NaN"
+                yield text[kept : found.start()] + b"NaN"
                 position = kept = _end_of(text, position, 1)
             else:
-                closers.append("]" if mark == "[" else "}")
-        elif mark in "]}":
+                closers.append(b"]" if mark == b"[" else b"}")
+        elif mark in b"]}":
             del closers[-1:]
             if depth - 1 <= job:
                 marks = 0
@@ -122,8 +176,8 @@ def _pruned(text: str) -> Iterator[str]:
             if marks > MARKS:
                 # The rest of one field of `input`; where `input` itself has too many, the rest of all.
                 outer = job + 1 if depth > job + 1 else job
-                nan = ',"":NaN' if closers[-1] == "}" else ",NaN"
-                yield text[kept : found.start()] + nan + "".join(reversed(closers[outer:]))
+                nan = b',"":NaN' if closers[-1] == b"}" else b",NaN"
+                yield text[kept : found.start()] + nan + b"".join(reversed(closers[outer:]))
                 position = kept = _end_of(text, position, depth - outer)
                 del closers[outer:]
                 if outer == job:
@@ -131,7 +185,7 @@ def _pruned(text: str) -> Iterator[str]:
     yield text[kept:]
 
 
-def _end_of(text: str, position: int, levels: int) -> int:
+def _end_of(text: bytes, position: int, levels: int) -> int:
     """Where so many open brackets are closed; the end of the text where they are not. `position` is in no string."""
     while levels and position < len(text):
         if run := _FLAT.match(text, position):
@@ -146,13 +200,9 @@ def _end_of(text: str, position: int, levels: int) -> int:
     return position
 
 
-def _end_of_string(text: str, position: int) -> int:
+def _end_of_string(text: bytes, position: int) -> int:
     """Where the string ends that `position` is in; the end of the text where it does not."""
-    while (quote := text.find('"', position)) >= 0:
-        before = quote
-        while before > position and text[before - 1] == "\\":
-            before -= 1
-        position = quote + 1
-        if (quote - before) % 2 == 0:
-            return position
-    return len(text)
+    while run := _ESCAPED.match(text, position):
+        position = run.end()
+    quote = text.find(b'"', position)
+    return len(text) if quote < 0 else quote + 1

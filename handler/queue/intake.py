@@ -16,6 +16,7 @@ from handler.errors import EngineFailed
 from handler.queue.answer import Answers, Channel, failure_body
 from handler.queue.delivery import Backoff
 from handler.queue.output import Failed, Handler, Job
+from handler.queue.reading import Handout, Unread
 
 T = TypeVar("T")
 
@@ -31,9 +32,11 @@ LAST_TAKE_S = 0.5
 WATCH_S = 0.5
 #: How long jobs of a broken engine may take to end by themselves
 BROKEN_GRACE_S = 1.0
-#: Characters of the jobs that run, above which no more are taken. A job may have 20,000,000, and a take hands out as
-#: many jobs as are asked for.
-LARGE_CHARACTERS = 64_000_000
+#: Bytes of the jobs that run and of the replies that are read, above which no more jobs are taken. A job may have
+#: 20,000,000.
+LARGE_BYTES = 256_000_000
+#: Jobs asked for at a time, at most: a take hands out as many, however large they are
+TAKEN_AT_ONCE = 16
 #: How long the last messages of jobs that were cut off may take
 FAREWELL_S = 5.0
 
@@ -41,7 +44,9 @@ FAREWELL_S = 5.0
 class Reply(Protocol):
     """The platform's reply to a take, whose headers have arrived: its jobs are this worker's now."""
 
-    async def jobs(self) -> list[Any]: ...
+    async def jobs(self) -> Handout:
+        """Wait for the rest of the reply."""
+        ...
 
 
 class Platform(Channel, Protocol):
@@ -83,10 +88,20 @@ class Running:
     """A job that was taken and is not answered yet."""
 
     task: asyncio.Task[None]
-    #: characters of its input
+    #: characters of its texts, or bytes where it was not decoded when it began
     size: int
     #: False once its result is being delivered
     unanswered: bool = True
+
+
+@dataclass(slots=True)
+class Reading:
+    """A reply whose jobs are being started."""
+
+    #: in bytes
+    size: int
+    #: jobs that it may still hold
+    left: int
 
 
 class Intake:
@@ -119,6 +134,7 @@ class Intake:
         self._health = health
         self._clock = clock
         self._jobs: dict[str, Running] = {}
+        self._readings: dict[asyncio.Task[bool], Reading] = {}
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._broke = asyncio.Event()
@@ -130,7 +146,10 @@ class Intake:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._drain_from_now)
-        helpers = [loop.create_task(self._listen_for_stops()), loop.create_task(self._watch())]
+        helpers: list[asyncio.Task[Any]] = [
+            loop.create_task(self._listen_for_stops()),
+            loop.create_task(self._watch()),
+        ]
         taking = loop.create_task(self._take())
         for task in (taking, *helpers):
             task.add_done_callback(self._give_up_with)
@@ -140,9 +159,10 @@ class Intake:
             await asyncio.wait({taking}, timeout=self._grace_s)  # it ends by itself, with what it was handed
             await self._end_jobs(max(0.0, self._grace_s - (self._clock() - stopped)))
         finally:
-            for task in (taking, *helpers):
-                task.cancel()
-            await asyncio.gather(taking, *helpers, return_exceptions=True)
+            tasks = (taking, *helpers, *self._readings)
+            for one in tasks:
+                one.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         return int(self._broke.is_set())
 
     # -- taking ----------------------------------------------------------------------------------------------------
@@ -158,29 +178,53 @@ class Intake:
             asked = self._clock()
             try:
                 reply = await self._unless_stopping(self._platform.take(free), linger_s=LAST_TAKE_S)
-                offered = [] if reply is None else await reply.jobs()
+                handout = None if reply is None else await reply.jobs()
             except Exception as error:
                 pause_s = after_error.pause()
                 log.warn(f"job-take failed ({describe(error)}); next try in {pause_s:.1f} s")
                 await self._unless_stopping(asyncio.sleep(pause_s))
                 continue
             after_error.reset()
-            if offered:
+            if handout is not None and await self._start_all(handout, free):
                 after_empty.reset()
             elif self._clock() - asked < HELD_S:
                 await self._unless_stopping(asyncio.sleep(after_empty.pause()))
-            for job in offered:
-                self._start(job)
+        await asyncio.gather(*self._readings, return_exceptions=True)
 
     def _free(self) -> int:
-        """How many jobs to ask for: one at a time while large ones run, none while they are too large together."""
-        held = sum(running.size for running in self._jobs.values())
-        free = max(0, self._capacity - len(self._jobs))
-        return free if 2 * held < LARGE_CHARACTERS else min(free, 1) if held < LARGE_CHARACTERS else 0
+        """How many jobs to ask for: one at a time while large ones are here, none while they are too large together."""
+        readings = self._readings.values()
+        held = sum(running.size for running in self._jobs.values()) + sum(reading.size for reading in readings)
+        free = max(0, self._capacity - len(self._jobs) - sum(reading.left for reading in readings))
+        return min(free, TAKEN_AT_ONCE if 2 * held < LARGE_BYTES else 1 if held < LARGE_BYTES else 0)
+
+    async def _start_all(self, handout: Handout, asked: int) -> bool:
+        """Start the jobs of a reply, those of a large one while others are asked for; False where it has none."""
+        reading = Reading(handout.size, asked)
+        task = asyncio.get_running_loop().create_task(self._start_each(handout, reading))
+        self._readings[task] = reading
+        task.add_done_callback(self._end_reading)
+        return handout.takes_a_while or await task
+
+    async def _start_each(self, handout: Handout, reading: Reading) -> bool:
+        any_came = False
+        try:
+            async for job in handout.jobs:
+                self._start(job)
+                reading.left -= 1
+                any_came = True
+        except ValueError:
+            log.warn(f"a reply to job-take of {handout.size} bytes is not JSON")
+        return any_came
+
+    def _end_reading(self, task: asyncio.Task[bool]) -> None:
+        del self._readings[task]
+        self._room.set()
+        self._give_up_with(task)
 
     def _start(self, job: Any) -> None:
         """Start a job at once. An item that is no job is left out, and the others of its reply run."""
-        id_ = job.get("id") if isinstance(job, dict) else None
+        id_ = job.id if isinstance(job, Unread) else job.get("id") if isinstance(job, dict) else None
         if not isinstance(id_, str) or not id_:
             log.warn("job-take handed out an item without an id; it does not run")
             return
@@ -190,7 +234,7 @@ class Intake:
         if self._clock() - self._early_stops.pop(id_, -EARLY_STOP_S) < EARLY_STOP_S:
             return
         task = asyncio.get_running_loop().create_task(self._run(id_, job))
-        self._jobs[id_] = Running(task, characters(job))
+        self._jobs[id_] = Running(task, len(job.raw) if isinstance(job, Unread) else characters(job))
         self._platform.started(id_)
         # Not `finally` in the job's own coroutine: a task that is cancelled before its first step runs none of it.
         task.add_done_callback(lambda task: self._forget(id_, task))
@@ -204,7 +248,7 @@ class Intake:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    async def _run(self, id_: str, job: Job) -> None:
+    async def _run(self, id_: str, job: Job | Unread) -> None:
         try:
             body = await self._answers.answer(id_, job)
         except asyncio.CancelledError:
@@ -260,7 +304,7 @@ class Intake:
         self._broke.set()
         self._stopping.set()
 
-    def _give_up_with(self, task: asyncio.Task[None]) -> None:
+    def _give_up_with(self, task: asyncio.Task[Any]) -> None:
         """End the worker where one of its own tasks failed: it would stay on and take no job."""
         if not task.cancelled() and (error := task.exception()):
             log.defect(error)

@@ -19,11 +19,13 @@ from typing import Any, assert_never
 import aiohttp
 
 from handler import log
+from handler.pool import Pool
 from handler.queue.delivery import Post, Receipt, RetryPolicy
-from handler.queue.encoding import JsonObject, read
+from handler.queue.encoding import JsonObject, decode
 from handler.queue.intake import Health, Intake
 from handler.queue.leaving import BoundedEnd
 from handler.queue.output import Chunk, Failed, Handler, Job, Output, Result
+from handler.queue.reading import Handout
 
 #: The one version whose private names we know; another one gets its own loop back.
 SDK_VERSION = "1.12.0"
@@ -206,22 +208,17 @@ def _unknown_sdk() -> str | None:
 
 
 class _Reply:
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, reading: Pool) -> None:
         self._response = response
+        self._reading = reading
 
-    async def jobs(self) -> list[Any]:
+    async def jobs(self) -> Handout:
         async with self._response as response:
             # The platform answers 400 to a worker that FlashBoot is about to pause: there are no jobs.
             if response.status in (204, 400):
-                return []
+                return Handout.of(b"", self._reading)
             response.raise_for_status()
-            body = await response.read()
-        match await read(body) if body else []:
-            case list() as jobs:
-                return jobs
-            case dict() as job:
-                return [job]
-        raise ValueError("the reply is neither a job nor a list of jobs")
+            return Handout.of(await response.read(), self._reading)
 
 
 class _Platform:
@@ -237,9 +234,10 @@ class _Platform:
         self._chunk_url: str = f"{rp_http.JOB_STREAM_URL}&isStream=false"
         self._result_url: str = rp_http.JOB_DONE_URL
         self._progress = worker_state.JobsProgress()
+        self._reading = Pool("reading", 1)
 
     async def take(self, count: int) -> _Reply:
-        return _Reply(await self._session.get(self._take_url(count), timeout=HOLD))
+        return _Reply(await self._session.get(self._take_url(count), timeout=HOLD), self._reading)
 
     async def stops(self) -> list[str]:
         if self._stop_url is None:
@@ -249,7 +247,7 @@ class _Platform:
             if response.status == 204:
                 return []
             response.raise_for_status()
-            reply = await read(await response.read())
+            reply = decode(await response.read())
         return [id_ for id_ in reply["jobsToStop"] if isinstance(id_, str)]
 
     async def chunk(self, job_id: str, body: bytes, *, tries: int | None = None) -> Receipt:

@@ -23,12 +23,13 @@ from handler.api.requests import REQUESTS
 from handler.job import Jobs
 from handler.operations.operations import Operations
 from handler.queue.answer import failure_body
-from handler.queue.encoding import encode, read
+from handler.queue.encoding import encode
 from handler.queue.output import Failed
 from handler.report import Report
 from handler.settings import Settings
 from handler.start import start
 from tests.support.fakes import ScriptedEngine
+from tests.support.taking import taken
 
 INPUTS = 10_000
 #: typed by the caller wherever there is room for a string; it may come back in an answer, never in an error or a log
@@ -63,7 +64,7 @@ def wire(line: Callable[[ScriptedEngine], Operations], caplog: Any, capfd: Any) 
 
     def answer(raw: bytes) -> tuple[dict[str, Any], float]:
         began = time.perf_counter()
-        job = runner.run(read(b'{"id":"hostile","input":' + raw + b"}"))
+        (job,) = runner.run(taken(b'{"id":"hostile","input":' + raw + b"}"))
         end = runner.run(jobs.answer(job))
         posted = failure_body(Failed.of(end)) if isinstance(end, Failure) else encode(to_wire(end))
         return json.loads(posted), time.perf_counter() - began
@@ -313,7 +314,7 @@ def test_ten_megabytes_keep_neither_the_event_loop_nor_a_chat_of_others_waiting(
     async def attack() -> Reply | Failure:
         beside = [asyncio.create_task(beat()), asyncio.create_task(chat())]
         await asyncio.sleep(0.1)
-        (hostile,) = await read(b'[{"id":"hostile","input":%s}]' % raw)
+        (hostile,) = await taken(b'[{"id":"hostile","input":%s}]' % raw)
         end = await jobs.answer(hostile)
         await asyncio.sleep(0.05)
         for task in beside:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from handler.api.parse import parse
 from handler.errors import InvalidRequest
 from handler.queue import encoding
-from handler.queue.encoding import decode, read
+from handler.queue.encoding import decode
+from tests.support.taking import taken
 
 MONKEY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text('a"\\[]{},\n é', max_size=8)
@@ -66,7 +67,7 @@ def test_a_job_with_too_many_values_gets_nan_in_their_place_and_its_neighbours_a
 )  # fmt: skip
 def test_a_field_with_far_too_many_values_is_refused_by_its_name_and_costs_its_own_job_alone(many: bytes) -> None:
     raw = b'[{"input":{"context":%s,"seed":7},"id":"a"},%s]' % (many, json.dumps(SOUND).encode())
-    hostile, sound = asyncio.run(read(raw))
+    hostile, sound = asyncio.run(taken(raw))
     assert sound == SOUND
     assert hostile["id"] == "a"
     assert values(hostile) < 300_000

@@ -7,21 +7,33 @@ import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
 import pytest
 
+from handler.pool import Pool
 from handler.queue import intake
 from handler.queue.answer import Answers, ResultCache
 from handler.queue.delivery import Backoff, Post, Receipt, RetryPolicy
 from handler.queue.encoding import NotJson, decode, encode
 from handler.queue.intake import Intake
 from handler.queue.output import Chunk, Failed, Handler, Job, Output, Result
+from handler.queue.reading import Handout
 from handler.report import Report
 
 DELIVERED = Receipt("delivered", "", 1)
+
+
+READING = Pool("reading", 1)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110  no event tells it
+            await asyncio.sleep(0.005)
 
 
 @dataclass
@@ -46,10 +58,10 @@ class FakePlatform:
         items: list[dict[str, Any]]
         arrived: asyncio.Event | None
 
-        async def jobs(self) -> list[Any]:
+        async def jobs(self) -> Handout:
             if self.arrived:
                 await self.arrived.wait()
-            return self.items
+            return Handout.of(json.dumps(self.items).encode(), READING)
 
     async def stops(self) -> list[str]:
         return [await self.stopped.get()]
@@ -155,10 +167,14 @@ def test_it_holds_no_more_than_its_capacity_and_takes_at_once_when_one_ends() ->
     assert played(scenario, gate) == 0
 
 
+def asked_and_taken(platform: FakePlatform, name: str, asked: list[int]) -> bool:
+    return platform.asked == asked and name in platform.in_progress
+
+
 def test_while_large_jobs_run_few_are_taken_or_none_and_all_again_when_they_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(intake, "LARGE_CHARACTERS", 1_000)
+    monkeypatch.setattr(intake, "LARGE_BYTES", 1_000)
     gates = {name: Gate() for name in "abc"}
 
     async def handler(job: Job) -> AsyncGenerator[Output, None]:
@@ -173,16 +189,13 @@ def test_while_large_jobs_run_few_are_taken_or_none_and_all_again_when_they_end(
         running = asyncio.create_task(intake_of(platform, handler, capacity=8).run())
         for name, size, asked in (("a", 400, [8, 7]), ("b", 300, [8, 7, 1]), ("c", 400, [8, 7, 1])):
             platform.queue.put_nowait(large(name, size))
-            await asyncio.sleep(0.02)
-            assert platform.asked == asked
+            await until(partial(asked_and_taken, platform, name, asked))
         gates["c"].open.set()
-        await asyncio.sleep(0.02)
-        assert platform.asked == [8, 7, 1, 1]
+        await until(lambda: platform.asked == [8, 7, 1, 1])
         for gate in gates.values():
             gate.open.set()
         platform.queue.put_nowait(job("c"))
-        await asyncio.sleep(0.02)
-        assert platform.asked == [8, 7, 1, 1, 7]
+        await until(lambda: platform.asked == [8, 7, 1, 1, 7])
         os.kill(os.getpid(), signal.SIGTERM)
         await running
 
