@@ -80,9 +80,9 @@ def _read(folder: Path) -> Count | None:
             raise StartError(f"ENCODERS_DIR: {folder.name} has no tokenizer.json, nor vocab.json with merges.txt")
         else:
             return None
-    except StartError:
+    except (StartError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # the library raises bare exceptions
+    except BaseException as error:  # the library raises nothing narrower, and where it panics no Exception
         raise StartError(f"ENCODERS_DIR: {folder.name}: its tokenizer cannot be read: {error}") from None
     # A batch of one: unlike `encode` it releases the GIL (tokenizers 0.23), and counts faster.
     return lambda text: len(tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
