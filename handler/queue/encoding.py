@@ -21,7 +21,8 @@ MARKS = 2 * MAX_VALUES + 1
 SMALL_BYTES = 100_000
 _MARK = re.compile(rb'["\[\]{},]')
 #: Without brackets. Possessive: a long text takes neither memory nor a second look.
-_INSIDE = rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.){0,4096}+")'
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.){0,4096}+"', re.DOTALL)
+_INSIDE = rb'(?:[^"\[\]{}]++|%b)' % _STRING.pattern
 #: A run of these, or of brackets around such a run; bounded, because a match keeps all other threads waiting.
 _FLAT = re.compile(rb"(?:%b|\[%b{0,4096}+\]|\{%b{0,4096}+\}){1,4096}+" % (_INSIDE, _INSIDE, _INSIDE), re.DOTALL)
 _OPENING, _CLOSING = re.compile(rb"[\[{]++"), re.compile(rb"[\]}]++")
@@ -154,10 +155,17 @@ def _pruned(text: bytes) -> Iterator[bytes]:
     """The text, with NaN in place of values that are nested too deep, or are too many in one field of a job."""
     closers: list[bytes] = []
     job = 2 if text.startswith(b"[", _space(text, 0)) else 1  # brackets around the fields of a job
-    kept = position = marks = 0
+    kept = position = marks = slowly = 0
     while found := _MARK.search(text, position):
-        position, mark = found.end(), found[0]
         depth = len(closers)
+        if position >= slowly and job < depth < LEVELS and (run := _FLAT.match(text, position)):
+            outside = _STRING.sub(b"", run[0])
+            within = sum(map(outside.count, (b",", b"[", b"{")))
+            if marks + within <= MARKS:
+                position, marks = run.end(), marks + within
+                continue
+            slowly = run.end()
+        position, mark = found.end(), found[0]
         if mark == b'"':
             position = _end_of_string(text, position)
         elif mark in b"[{":
