@@ -357,8 +357,11 @@ def test_a_model_larger_than_memory_stops_the_start(copy: Path, monkeypatch: pyt
 
 
 def test_models_that_the_merged_forward_does_not_support_are_served_by_the_modules(copy: Path) -> None:
-    yarn = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 512}
-    change(copy / "config.json", rope_parameters=yarn)
+    llama = {
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 512,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    }  # fmt: skip
+    change(copy / "config.json", rope_parameters=llama)
     model, _, info = weights.load(snapshot(copy), device="cpu", dtype=torch.float32)
     assert (info.forward, info.parameters) == ("modules", 2_834_688)
     theirs = AutoModelForCausalLM.from_pretrained(copy, local_files_only=True, dtype=torch.float32)
