@@ -287,7 +287,9 @@ def warm_up(engine: "BatchingEngine", settings: Settings, loaded: "Loaded") -> N
     if not warm:
         raise late
     try:
-        prompt = loaded.template.chat([Turn("user", "Hello")], engine.max_model_len - probe.TOKENS).prompt
+        template, room = loaded.template, engine.max_model_len - probe.TOKENS
+        rendered = template.chat([Turn("user", "Hello")], room) if template.chats else template.raw("Hello", room)
+        prompt = rendered.prompt
         finite = asyncio.run(asyncio.wait_for(probe.computes_finite_logits(engine, prompt), limit_s))
     except ContextLengthExceeded:
         return  # MAX_MODEL_LEN is smaller than the shortest chat; nothing can be asked

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from handler import log
 from handler.engine.protocol import ModelInfo
 from handler.errors import StartError
 from handler.inference.model import Model
@@ -41,6 +42,8 @@ def load(
     config = read_model_config(snapshot.path, snapshot.name, rope_scaling)
     generation = read_generation_config(snapshot.path, snapshot.name)
     template = Template(tokenizer.read(snapshot.path, snapshot.name))
+    if not template.chats:
+        log.warn(f"{snapshot.name} has no chat template: it answers generate with a prompt, and refuses messages")
     if template.tokens_in_vocab > config.vocab_size:
         raise StartError(
             f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, but the model has only "

@@ -163,6 +163,7 @@ class Core:
         Raises:
             ContextLengthExceeded: the prompt does not fit.
             DeadlineExceeded: it was not ready at the deadline. Encoding cannot be interrupted, and ends unread.
+            Unsupported: it has messages, and the model has no chat template.
         """
         context, sent = self.engine.max_model_len, request.sent_max_tokens
         try:
@@ -170,8 +171,8 @@ class Core:
         except ContextLengthExceeded as error:
             taken = "" if sent is None else f": max_tokens takes {sent} of the context's {context}"
             raise ContextLengthExceeded(error.message + taken, field=field) from None
-        except InvalidRequest as error:
-            raise InvalidRequest(error.message, field=field) from None
+        except (InvalidRequest, Unsupported) as error:
+            raise type(error)(error.message, field=field) from None
         rendered = replace(rendered, prompt=replace(rendered.prompt, salt=self._salt(request)))
         room = context - len(rendered.prompt.token_ids)
         applied = partial(self.sampling, request) if sampling is None else sampling
