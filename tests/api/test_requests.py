@@ -76,9 +76,9 @@ def test_every_field_that_need_not_be_sent_may_be_null(form: dict[str, Any]) -> 
 
 
 def test_numbers_keep_their_kind_an_integer_may_stand_for_a_float() -> None:
-    request = parse({**CHAT, "temperature": 1, "top_k": 5, "seed": 2**63 - 1})
+    request = parse({**CHAT, "temperature": 1, "top_k": 5, "seed": 2**64 - 1})
     assert isinstance(request, ChatRequest)
-    assert (request.temperature, request.top_k, request.seed) == (1.0, 5, 2**63 - 1)
+    assert (request.temperature, request.top_k, request.seed) == (1.0, 5, 2**64 - 1)
 
 
 @pytest.mark.parametrize(("sent", "kept"), [("END", ("END",)), (["a", "b"], ("a", "b")), ([], ())])
@@ -97,7 +97,7 @@ OUT_OF_RANGE: list[tuple[str, list[object]]] = [
     ("repetition_penalty", [0, -1, 11, "1"]),
     ("presence_penalty", [-2.1, 2.1, "0"]),
     ("frequency_penalty", [-2.1, 2.1, "0"]),
-    ("seed", [-1, 2**63, 10**30, 1.5, "7"]),
+    ("seed", [-1, 2**64, 10**30, 1.5, "7"]),
     ("stop", ["", [""], [1], 5, ["x"] * 17, "x" * 201, {}]),
     ("logprobs", ["true", 1, 5]),
     ("top_logprobs", [-1, 6, 1.5, "3", True, 0, 3]),  # in bounds it goes with `logprobs` alone

@@ -47,7 +47,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
         ({"operation": "generate", "messages": MESSAGES}, "messages"),
         ({"operation": "enhance", "messages": MESSAGES}, "messages"),
         ({"operation": "enhance", "prompt": "a fox", "system_prompt": "Rewrite."}, "prompt"),
-        ({"operation": "enhance", "prompt": "a fox", "job_type": "sdxl"}, "prompt"),
+        ({"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"}, "prompt"),
         ({"operation": "chat", "messages": MESSAGES, "dry_run": True}, "messages"),
     ],
 )

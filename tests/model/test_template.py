@@ -191,7 +191,9 @@ def test_a_tokenizer_without_a_chat_template_encodes_raw_text_and_refuses_messag
     base, chatting = (Template(replace(load(name), chat_template=text)) for text in (None, load(name).chat_template))
     assert (base.chats, base.thinks, base.default_system, chatting.chats) == (False, False, None, True)
     assert base.raw("Once upon a time", 100) == chatting.raw("Once upon a time", 100)
-    with pytest.raises(Unsupported, match=r"no chat template.* send generate with a prompt, or serve an instruct model"):
+    with pytest.raises(
+        Unsupported, match=r"no chat template.* send generate with a prompt, or serve an instruct model"
+    ):
         base.chat([Turn("user", "hi")], 100)
 
 
