@@ -328,11 +328,13 @@ class Core:
     def _drawn(self, token_id: int, found: Logprob) -> DrawnLogprob:
         drawn = self._likely(token_id, found.logprob)
         top = tuple(self._likely(*other) for other in found.top)
-        return DrawnLogprob(token=drawn.token, token_id=token_id, logprob=drawn.logprob, top=top)
+        return DrawnLogprob(**dict(drawn), top=top)
 
     def _likely(self, token_id: int, logprob: float) -> TokenLogprob:
-        text = self.template.token_bytes(token_id).decode(errors="replace")
-        return TokenLogprob(token=text, token_id=token_id, logprob=round(logprob, 6))  # 32 bits hold no more
+        own = self.template.token_bytes(token_id)
+        text = own.decode(errors="replace")
+        # 32 bits hold no more digits.
+        return TokenLogprob(token=text, bytes=tuple(own), token_id=token_id, logprob=round(logprob, 6))
 
 
 def system_of(messages: Sequence[Message]) -> str | None:

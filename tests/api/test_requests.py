@@ -53,6 +53,36 @@ def test_every_form_of_every_operation_is_let_in() -> None:
     ]
 
 
+PARTS = [{"type": "text", "text": "one "}, {"type": "text", "text": ""}, {"type": "text", "text": "two"}]
+
+
+@pytest.mark.parametrize("operation", ["chat", "generate", "enhance"])
+def test_text_parts_are_joined_with_nothing_between_them(operation: str) -> None:
+    request = parse({"operation": operation, "messages": [{"role": "user", "content": PARTS}]})
+    assert not isinstance(request, InfoRequest)
+    assert request.messages == (Message(role="user", content="one two"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ([], "must have 1 to 1000 parts"),
+        (PARTS * 334, "must have 1 to 1000 parts"),
+        (["text"], "part 0 is no text part"),
+        ([*PARTS, {"text": "x"}], "part 3 is no text part"),
+        ([{"type": "image_url", "image_url": {}}], "part 0 is no text part; the model reads text alone"),
+        ([{"type": "text"}], "part 0 must have a type and a text, and nothing else"),
+        ([{"type": "text", "text": 5}], "part 0 must have a type and a text"),
+        ([{"type": "text", "text": "x", "cache_control": {}}], "part 0 must have a type and a text, and nothing else"),
+        ([{"type": "text", "text": "\ud800"}], "lone surrogate"),
+    ],
+)
+def test_other_parts_are_refused_with_their_number(content: list[Any], cause: str) -> None:
+    error = refusal({**CHAT, "messages": [{"role": "user", "content": content}]})
+    assert error.field == "messages.0.content"
+    assert cause in error.message
+
+
 def test_an_assistants_last_message_is_let_in_to_be_continued() -> None:
     turns = [*HI, {"role": "assistant", "content": "Well,"}]
     assert isinstance(parse({**CHAT, "messages": turns, "continue_final_message": True}), ChatRequest)
@@ -254,11 +284,11 @@ def test_a_call_of_openais_api_is_refused_by_what_the_platform_made_of_it() -> N
 
 def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made() -> None:
     wish = {**CHAT, "logprobs": True, "top_logprobs": 4}
-    assert parse({**wish, "max_tokens": 20_000})
-    error = refusal({**wish, "max_tokens": 20_001})
-    assert (error.field, "at most 100000" in error.message) == ("logprobs", True)
-    assert refusal({**CHAT, "logprobs": True, "max_tokens": 100_001}).field == "logprobs"
-    assert parse({**CHAT, "max_tokens": 100_001})
+    assert parse({**wish, "max_tokens": 16_000})
+    error = refusal({**wish, "max_tokens": 16_001})
+    assert (error.field, "at most 80000" in error.message) == ("logprobs", True)
+    assert refusal({**CHAT, "logprobs": True, "max_tokens": 80_001}).field == "logprobs"
+    assert parse({**CHAT, "max_tokens": 80_001})
 
 
 def test_a_refusal_never_quotes_what_was_sent() -> None:
