@@ -48,6 +48,12 @@ class TextRequest(Sent, Distribution):
         False, description="With `messages`: the last one is the assistant's, and the model continues it."
     )
 
+    truncate_history: bool = Field(
+        False,
+        description="Where the conversation is too long for the context with `max_tokens`: drop the oldest turns of "
+        "the user with the answers to them. System turns and the last turn stay.",
+    )
+
     #: fewer where the context ends before
     max_tokens: MaxTokens = 512
     temperature: Temperature = 0.7
@@ -197,6 +203,9 @@ class Run(Part):
         None, description="Where `logprobs` was sent: one for each completion token."
     )
     model_info: ModelFacts
+    truncated_turns: int | None = Field(
+        None, description="Where `truncate_history` was sent: the turns that the model did not read."
+    )
     prompt_sha256: str | None = Field(
         None, description="Of the token ids that the model read (fidelity.md); absent where it read none."
     )
@@ -228,6 +237,9 @@ class DryRunReply(Reply):
     )
     rendered: str
     token_ids: tuple[int, ...]
+    truncated_turns: int | None = Field(
+        None, description="Where `truncate_history` was sent: the turns that the model would not read."
+    )
     prompt_sha256: str | None = None
     usage: DryRunUsage
     sampling: Sampling
