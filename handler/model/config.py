@@ -73,6 +73,10 @@ class ModelConfig(BaseModel, frozen=True):
         theta = self.rope["rope_theta"]
         if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta <= sys.float_info.max:
             raise ValueError(f"rope_theta is {reprlib.repr(theta)}; it must be a finite number above 0")
+        if any(isinstance(value, Mapping) for value in self.rope.values()):
+            raise ValueError("rope_parameters names kinds of layers, but this worker has one rope for all layers")
+        if self.rope.get("partial_rotary_factor") not in (None, 1):
+            raise ValueError("partial_rotary_factor is set, but this worker rotates whole heads")
         for name, value in self.rope.items():
             numbers = value if isinstance(value, list) else [value]
             if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
@@ -81,7 +85,7 @@ class ModelConfig(BaseModel, frozen=True):
 
     @model_validator(mode="after")
     def _check_scaling(self) -> "ModelConfig":
-        if kind_of(self.rope) in KINDS:
+        if self.rope_kind in KINDS:
             context = self.scaling.context(self.max_position_embeddings)
             if context >= 2**31:
                 raise ValueError(f"the rope's factor extends the context to {context} positions, which is too many")
@@ -108,6 +112,11 @@ class ModelConfig(BaseModel, frozen=True):
         return {"rope_theta": self.rope_theta, **(self.rope_scaling or {}), **(self.rope_parameters or {})}
 
     @property
+    def rope_kind(self) -> str:
+        """The type of the rope: one of `KINDS`, or another."""
+        return kind_of(self.rope)
+
+    @property
     def scaling(self) -> Rope:
         """The same as one value, for a type that our own forward computes."""
         return Rope.model_validate(self.rope)
@@ -124,7 +133,7 @@ class ModelConfig(BaseModel, frozen=True):
     @property
     def limits(self) -> Mapping[str, int]:
         """Positions that each part of the model allows, by the part; the context is the least of them."""
-        kind, made = kind_of(self.rope), self.max_position_embeddings
+        kind, made = self.rope_kind, self.max_position_embeddings
         reached = {f"rope of type {kind}" if kind != "default" else "max_position_embeddings": made}
         if kind in KINDS and kind != "default":
             reached = {f"rope of type {kind}": self.scaling.context(made)}
@@ -153,12 +162,12 @@ class ModelConfig(BaseModel, frozen=True):
             intermediate=self.intermediate_size,
             vocab=self.vocab_size,
             dtype_bytes=dtype_bytes,
-            shared_prompt=self.max_position_embeddings if kind_of(self.rope) == "dynamic" else None,
+            shared_prompt=self.max_position_embeddings if self.rope_kind == "dynamic" else None,
         )
 
     def beyond_merged(self) -> str | None:
         """The feature of this model that the merged forward does not support; None where it supports the model."""
-        if (kind := kind_of(self.rope)) not in KINDS:
+        if (kind := self.rope_kind) not in KINDS:
             return f"rope of type {kind}"
         if self.hidden_act != "silu":
             return f"hidden_act {self.hidden_act}"
@@ -210,10 +219,10 @@ def read_model_config(directory: Path, name: str, rope_scaling: Mapping[str, Any
     config = _parse(ModelConfig, content, f"{name}: config.json")
     if rope_scaling is not None:
         config = _rescaled(config, rope_scaling)
-    if config.beyond_merged() and kind_of(config.rope) not in MODULES_ROPE:
+    if config.beyond_merged() and config.rope_kind not in MODULES_ROPE:
         raise StartError(
             f"{name}: config.json has {config.beyond_merged()}, and this worker computes no rope of type "
-            f"{kind_of(config.rope)} for that; set ROPE_SCALING to one of type default, linear or yarn"
+            f"{config.rope_kind} for that; set ROPE_SCALING to one of type default, linear or yarn"
         )
     _warn_of_limits(config, name)
     return config

@@ -40,6 +40,10 @@ def load(
         StartError: a file is missing or damaged, this worker does not serve the model, or memory is too small.
     """
     config = read_model_config(snapshot.path, snapshot.name, rope_scaling)
+    if config.rope_kind != "default":
+        log.info(
+            f"{snapshot.name}: the context is {config.context_length} positions, by a rope of type {config.rope_kind}"
+        )
     generation = read_generation_config(snapshot.path, snapshot.name)
     template = Template(tokenizer.read(snapshot.path, snapshot.name))
     if not template.chats:

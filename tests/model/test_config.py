@@ -67,6 +67,8 @@ def test_a_wrong_setting_stops_the_start_and_is_named(tmp_path: Path, setting: d
             {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "attention_bias": True},
             "no rope of type dynamic for that",
         ),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_parameters names kinds of layers"),
+        ({"rope_scaling": {"type": "linear", "factor": 2, "partial_rotary_factor": 0.5}}, "rotates whole heads"),
         ({"layer_types": ["linear_attention"] * 4}, "layer_types has 'linear_attention'"),
         ({"layer_types": ["full_attention"] * 3}, "layer_types names 3 layers, but num_hidden_layers is 4"),
         ({"layer_types": ["sliding_attention"] * 4}, "use_sliding_window and sliding_window are not set"),

@@ -212,6 +212,15 @@ def test_the_bytes_of_tokens_that_cut_a_character_are_those_of_the_text(line: Li
     assert b"".join(bytes(one.bytes) for one in told).decode() == "é"
 
 
+@pytest.mark.parametrize("fields", [{"messages": [{"role": "user", "content": "a\0b"}]}, {"prompt": "a\0b"}])
+def test_u0000_goes_through_as_any_other_character(line: Line, fields: dict[str, Any]) -> None:
+    _, reply = run(line(ScriptedEngine(["x\0", "y"])), operation="generate", **fields)
+    _, dry = run(line(ScriptedEngine()), operation="generate", dry_run=True, **fields)
+    assert isinstance(reply, GenerateReply)
+    assert isinstance(dry, DryRunReply)
+    assert (reply.text, "a\0b" in dry.rendered) == ("x\0y", True)
+
+
 def test_logprobs_are_absent_where_they_were_not_asked_for(line: Line) -> None:
     _, reply = run(line(ScriptedEngine()), operation="chat", messages=HI)
     assert isinstance(reply, TextReply)
