@@ -345,8 +345,8 @@ def bounds_of(field: dict[str, Any]) -> Iterator[str]:
 
 
 def number(value: float) -> str:
-    if value == 2**63:
-        return "2^63"
+    if value == 2**64:
+        return "2^64"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

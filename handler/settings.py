@@ -1,5 +1,6 @@
 """The settings: the environment, read once into a frozen value. A bad value stops the start and is named."""
 
+import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Literal, Self
@@ -10,10 +11,12 @@ from pydantic import (
     ConfigDict,
     DirectoryPath,
     Field,
+    JsonValue,
     NonNegativeInt,
     PositiveInt,
     ValidationError,
 )
+from pydantic_core import PydanticCustomError
 
 from handler.errors import StartError
 
@@ -22,6 +25,18 @@ def _comma_separated(value: object) -> object:
     if not isinstance(value, str):
         return value
     return () if value == "off" else tuple(value.split(","))
+
+
+def _json_object(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        read = json.loads(value)
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        raise PydanticCustomError("json", "is not a JSON object")
+    return read
 
 
 #: which requests share computed prefixes: all with the same `cache_salt` or none, those with a salt, no two
@@ -67,6 +82,12 @@ class Settings(BaseModel):
         None, description="Requests that run on the device at the same time, at most."
     )
     max_model_len: PositiveInt | None = Field(None, description="Prompt and completion tokens of a request, at most.")
+    rope_scaling: Annotated[dict[str, JsonValue], BeforeValidator(_json_object)] | None = Field(
+        None,
+        description="Rotary embedding in place of config.json's, as JSON: "
+        '`{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}` extends Qwen2.5 and Qwen3 '
+        "to 131,072 tokens.",
+    )
     kv_cache_gb: float | None = Field(
         None, gt=0, le=100_000, description="Memory for the KV cache, in GiB (2^30 bytes)."
     )

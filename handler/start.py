@@ -98,7 +98,7 @@ def start(settings: Settings, report: Report) -> Worker:
         gpu = check_device(snapshot)
     compiled = record_compiled_kernels() if gpu else []
     with report.phase("weights") as facts:
-        loaded = load_weights(snapshot, readahead, facts)
+        loaded = load_weights(snapshot, readahead, facts, settings.rope_scaling)
     with report.phase("packs"):
         packs, encoders = read_packs(settings, snapshot, loaded)
     with report.phase("engine"):
@@ -203,7 +203,12 @@ def record_compiled_kernels() -> list[str]:
     return compiled
 
 
-def load_weights(snapshot: Snapshot, readahead: Readahead, facts: dict[str, JsonValue]) -> "Loaded":
+def load_weights(
+    snapshot: Snapshot,
+    readahead: Readahead,
+    facts: dict[str, JsonValue],
+    rope_scaling: Mapping[str, JsonValue] | None = None,
+) -> "Loaded":
     """The model on its device; `facts` gets the bytes of its files, and those that were read ahead.
 
     Raises:
@@ -211,7 +216,7 @@ def load_weights(snapshot: Snapshot, readahead: Readahead, facts: dict[str, Json
     """
     from handler.model import weights
 
-    loaded = weights.load(snapshot)
+    loaded = weights.load(snapshot, rope_scaling=rope_scaling)
     readahead.stop()
     facts |= {"bytes": snapshot.bytes(), "read_ahead": readahead.read}
     return loaded
@@ -282,7 +287,9 @@ def warm_up(engine: "BatchingEngine", settings: Settings, loaded: "Loaded") -> N
     if not warm:
         raise late
     try:
-        prompt = loaded.template.chat([Turn("user", "Hello")], engine.max_model_len - probe.TOKENS).prompt
+        template, room = loaded.template, engine.max_model_len - probe.TOKENS
+        rendered = template.chat([Turn("user", "Hello")], room) if template.chats else template.raw("Hello", room)
+        prompt = rendered.prompt
         finite = asyncio.run(asyncio.wait_for(probe.computes_finite_logits(engine, prompt), limit_s))
     except ContextLengthExceeded:
         return  # MAX_MODEL_LEN is smaller than the shortest chat; nothing can be asked

@@ -97,7 +97,7 @@ def test_the_schema_of_replies_says_what_is_always_there_and_allows_no_null_for_
     chat = schema["ChatReply"]
     optional = {
         *("system_prompt_used", "conversation_history", "conversation_id", "context_type", "project_id"),
-        *("finish_reason", "reasoning", "logprobs", "prompt_sha256"),
+        *("finish_reason", "reasoning", "logprobs", "truncated_turns", "prompt_sha256"),
     }
     assert set(chat["properties"]) - set(chat["required"]) == optional
     assert chat["properties"]["system_prompt_used"]["type"] == "string"

@@ -91,8 +91,8 @@ def test_log_probabilities_come_with_the_whole_reply_and_not_with_chunks(line: L
     *deltas, reply = chunks(line(ScriptedEngine(step_s=0.01)), {"id": "j", "input": request})
     assert {key for chunk in deltas for key in chunk} == {"index", "delta"}
     assert [token["token_id"] for token in reply["logprobs"]] == [0, 1, 2, 3]
-    assert set(reply["logprobs"][0]) == {"token", "token_id", "logprob", "top"}
-    assert set(reply["logprobs"][0]["top"][0]) == {"token", "token_id", "logprob"}
+    assert set(reply["logprobs"][0]) == {"token", "bytes", "token_id", "logprob", "top"}
+    assert set(reply["logprobs"][0]["top"][0]) == {"token", "bytes", "token_id", "logprob"}
 
 
 def test_a_slow_consumer_gets_fewer_and_larger_chunks(line: Line) -> None:

@@ -117,6 +117,7 @@ def test_a_bad_request_exits_with_one_error_and_no_traceback() -> None:
         ((), {"MODEL_NAMES": "x"}, "did you mean MODEL_NAME"),
         ((), {"VERIFY_WEIGHTS": "hash"}, "has no manifest.json"),
         ((), {"MAX_MODEL_LEN": "1000000"}, "MAX_MODEL_LEN is 1000000"),
+        ((), {"ROPE_SCALING": '{"rope_type": "yarn"}'}, "ROPE_SCALING: Value error, rope of type yarn needs a factor"),
         ((), {"KV_CACHE_GB": "100000"}, "KV_CACHE_GB is 100000"),
         ((), {"ATTENTION": "kernel"}, "kernel"),
         ((), {"PACKS_DIR": "/nowhere"}, "PACKS_DIR='/nowhere': Path does not point to a directory"),

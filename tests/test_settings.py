@@ -22,6 +22,11 @@ def test_graph_buckets_are_separated_by_commas(value: str, buckets: tuple[int, .
     assert Settings.from_environment({"GRAPH_BUCKETS": value}).graph_buckets == buckets
 
 
+def test_a_rope_scaling_is_a_json_object() -> None:
+    settings = Settings.from_environment({"ROPE_SCALING": '{"rope_type": "yarn", "factor": 4.0}'})
+    assert settings.rope_scaling == {"rope_type": "yarn", "factor": 4.0}
+
+
 def test_an_empty_variable_counts_as_unset_and_foreign_ones_are_left_alone() -> None:
     assert Settings.from_environment({"MAX_MODEL_LEN": "", "STREAMING": "", "HOME": "/root"}) == Settings()
 
@@ -47,6 +52,9 @@ def test_an_empty_variable_counts_as_unset_and_foreign_ones_are_left_alone() -> 
         ("PREFIX_SHARING", "none"),
         ("GRAPH_BUCKETS", "1;2"),
         ("GRAPH_BUCKETS", "1,0"),
+        ("ROPE_SCALING", "yarn"),
+        ("ROPE_SCALING", "4"),
+        ("ROPE_SCALING", "null"),
     ],
 )
 def test_a_bad_value_stops_the_start_and_names_itself(name: str, value: str) -> None:

@@ -170,6 +170,8 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         exactly_one(self, "messages", "prompt")
+        if self.truncate_history and self.messages is None:
+            raise InvalidRequest("truncate_history needs messages: a prompt is one turn", field="truncate_history")
         if self.messages is not None:
             none_of(self, "messages", "system_prompt", "job_type", "target_model", "quality", "pack")
         elif not self.names_entry:

@@ -30,6 +30,8 @@ def few_fields(given: object) -> object:
     return given
 
 
+#: text parts of one message, at most
+MAX_PARTS = 1_000
 #: marks a field that comes back as it was sent, null included
 PASSED_BACK = object()
 
@@ -107,6 +109,24 @@ def _unicode(value: str) -> str:
     return value
 
 
+def _joined(content: object) -> object:
+    """The text of a list of text parts, with nothing between them; anything else as it is."""
+    if not isinstance(content, list):
+        return content
+    if not 0 < len(content) <= MAX_PARTS:
+        raise PydanticCustomError("parts", "must have 1 to {limit} parts, or be a string", {"limit": MAX_PARTS})
+    for index, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") != "text":
+            raise PydanticCustomError(
+                "parts", "part {index} is no text part; the model reads text alone", {"index": index}
+            )
+        if part.keys() != {"type", "text"} or not isinstance(part["text"], str):
+            raise PydanticCustomError(
+                "parts", "part {index} must have a type and a text, and nothing else", {"index": index}
+            )
+    return "".join(part["text"] for part in content)
+
+
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise PydanticCustomError("blank", "must hold more than white space")
@@ -119,6 +139,19 @@ MAX_ECHO_BYTES = 65_536
 #: a list on the wire, a tuple here, so that it cannot change
 LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Text = Annotated[str, AfterValidator(_unicode)]
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
+_PARTS = {"type": "array", "minItems": 1, "maxItems": MAX_PARTS, "items": _PART}
+#: a text, or a list of text parts; text here
+Content = Annotated[
+    Text,
+    BeforeValidator(_joined),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _PARTS]}, mode="validation"),
+]
 NonBlank = Annotated[Text, AfterValidator(_not_blank)]
 #: any JSON of the caller's, passed back as it came
 AnyJson = Annotated[JsonValue, json_within(MAX_ECHO_BYTES), PASSED_BACK]

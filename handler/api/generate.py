@@ -27,6 +27,8 @@ class GenerateRequest(TextRequest):
             raise InvalidRequest(
                 "enable_thinking needs messages: a raw prompt has no template", field="enable_thinking"
             )
+        if self.truncate_history and self.prompt is not None:
+            raise InvalidRequest("truncate_history needs messages: a raw prompt has no turns", field="truncate_history")
         return self
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from handler.api.fields import LIST, CacheSalt, Part, Sent, StopStrings, Text, few_fields
+from handler.api.fields import LIST, CacheSalt, Content, Part, Sent, StopStrings, few_fields
 from handler.api.reply import Reply
 from handler.engine.protocol import MAX_TOP_LOGPROBS
 from handler.engine.sampling import Distribution, MaxTokens, Sampling, Seed, Temperature, TopP
@@ -14,15 +14,18 @@ from handler.errors import InvalidRequest
 
 #: turns of one conversation, at most
 MAX_TURNS = 10_000
-#: log-probabilities of one reply, at most; each takes 60 bytes of JSON, and RunPod loses a result of more than 10 MB
-MAX_LOGPROBS = 100_000
+#: log-probabilities of one reply, at most; each takes about 90 bytes of JSON (75 in English, 85 in Chinese, 92 over the
+#: whole vocabulary of Qwen2.5), and RunPod loses a result of more than 10 MB
+MAX_LOGPROBS = 80_000
 
 
 class Message(Value):
     """One turn, exactly as the model reads it."""
 
     role: Literal["system", "user", "assistant"]
-    content: Text = Field(description="Text; control tokens typed in it stay text. May be empty.")
+    content: Content = Field(
+        description="Text; control tokens typed in it stay text. May be empty. Text parts are joined as they are."
+    )
 
     _few_fields = model_validator(mode="before")(few_fields)
 
@@ -43,6 +46,12 @@ class TextRequest(Sent, Distribution):
     )
     continue_final_message: bool = Field(
         False, description="With `messages`: the last one is the assistant's, and the model continues it."
+    )
+
+    truncate_history: bool = Field(
+        False,
+        description="Where the conversation is too long for the context with `max_tokens`: drop the oldest turns of "
+        "the user with the answers to them. System turns and the last turn stay.",
     )
 
     #: fewer where the context ends before
@@ -151,6 +160,9 @@ class TokenLogprob(Value):
     """A token and its log-probability."""
 
     token: str = Field(description="Its text; U+FFFD for bytes that are no character, empty for a control token.")
+    bytes: tuple[int, ...] = Field(
+        description="Its bytes: those of tokens one after the other are the text, where a character is cut too."
+    )
     token_id: int
     logprob: float = Field(description="Natural logarithm of its probability.")
 
@@ -191,6 +203,9 @@ class Run(Part):
         None, description="Where `logprobs` was sent: one for each completion token."
     )
     model_info: ModelFacts
+    truncated_turns: int | None = Field(
+        None, description="Where `truncate_history` was sent: the turns that the model did not read."
+    )
     prompt_sha256: str | None = Field(
         None, description="Of the token ids that the model read (fidelity.md); absent where it read none."
     )
@@ -222,6 +237,9 @@ class DryRunReply(Reply):
     )
     rendered: str
     token_ids: tuple[int, ...]
+    truncated_turns: int | None = Field(
+        None, description="Where `truncate_history` was sent: the turns that the model would not read."
+    )
     prompt_sha256: str | None = None
     usage: DryRunUsage
     sampling: Sampling

@@ -16,7 +16,7 @@ TopK = Annotated[int, Field(ge=0, le=1_000_000, description="0 is off.", example
 MinP = Annotated[float, Field(ge=0, le=1, description="0 is off.", examples=[0.05])]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=10, description="1 is off.", examples=[1.05])]
 Penalty = Annotated[float, Field(ge=-2, le=2, description="0 is off.", examples=[0.5])]
-Seed = Annotated[int, Field(ge=0, lt=2**63, description="Same request and seed, same draws.", examples=[7])]
+Seed = Annotated[int, Field(ge=0, lt=2**64, description="Same request and seed, same draws.", examples=[7])]
 
 
 class Distribution(Value):
@@ -53,5 +53,5 @@ class Sampling(Distribution):
     stop: tuple[str, ...] = ()
 
     def with_seed(self, seed: int) -> Self:
-        """The same with another seed, which wraps round at 2**63."""
-        return self.model_copy(update={"seed": seed % 2**63})
+        """The same with another seed, which wraps round at 2**64."""
+        return self.model_copy(update={"seed": seed % 2**64})

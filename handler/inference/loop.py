@@ -25,7 +25,7 @@ from handler.inference.graphs import FIRST_GRAPHS
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.pace import Pace
-from handler.inference.request import Outbox, Request, check
+from handler.inference.request import Outbox, Request, check, salt_of
 from handler.inference.runner import Runner
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Step
@@ -75,6 +75,7 @@ class BatchingEngine:
         and an error that it raises ends the start.
         """
         self._info = info
+        self._shared_prompt = model.shape.shared_prompt
         self._token_bytes = token_bytes
         self._config = config
         self._end_ids = frozenset(info.stop_token_ids)
@@ -123,7 +124,8 @@ class BatchingEngine:
         stream = Stream(lambda: self._command(lambda: self._interrupt(request, "cancelled")))
         text = TextStream(self._token_bytes, sampling.stop)
         guesses = self._config.speculative_tokens
-        request = Request.of(token_ids, sampling, logprobs, deadline, stream, text, guesses, prompt.salt)
+        salt = salt_of(prompt, self._shared_prompt)
+        request = Request.of(token_ids, sampling, logprobs, deadline, stream, text, guesses, salt)
         with self._admission:
             if not self._alive:
                 raise EngineFailed(CLOSED if self._closing else FAILED)

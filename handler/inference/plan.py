@@ -122,7 +122,8 @@ def _context(options: EngineOptions, shape: ModelShape, gpu: bool, held: int, ca
     _positive("MAX_MODEL_LEN", length, 0)
     if length > shape.context_length:
         raise StartError(
-            f"MAX_MODEL_LEN is {length}, but the model was made for {shape.context_length} positions; lower it"
+            f"MAX_MODEL_LEN is {length}, but the context of the model is {shape.context_length} positions; lower it, "
+            "or extend the context by ROPE_SCALING (docs/models.md)"
         )
     if length > held:
         raise StartError(

@@ -6,6 +6,7 @@ import time
 from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from handler.engine.protocol import MAX_TOP_LOGPROBS, Prompt
 from handler.engine.sampling import Sampling
@@ -44,6 +45,14 @@ def check(prompt: Prompt, sampling: Sampling, logprobs: int | None, vocab_size: 
             "context; shorten the prompt or lower max_tokens"
         )
     return ids
+
+
+def salt_of(prompt: Prompt, shared_prompt: int | None) -> bytes:
+    """The salt of its pages: the prompt's own, and its length where its keys depend on that (see `ModelShape`)."""
+    length = len(prompt.token_ids)
+    if shared_prompt is None or length <= shared_prompt:
+        return prompt.salt
+    return blake2b(length.to_bytes(8, "big") + prompt.salt, digest_size=32, person=b"prompt length").digest()
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

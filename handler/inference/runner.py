@@ -53,6 +53,7 @@ class Runner:
         # A product whose parts are added up in bfloat16 depends on how many parts there are, and so on the batch.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self._forward = model.forward
+        self._rotates_by_prompt = shape.shared_prompt is not None
         self._page_size = config.page_size
         self._padding = rows = config.rows
         self._width = -(-config.max_model_len // config.page_size)
@@ -222,7 +223,7 @@ class Runner:
         # A decode row draws from its only token; a chunk from its last token, if the prompt ends there.
         drawing = [*range(count), *(count + i for i, chunk in enumerate(chunks) if chunk.draws)]
         keep = [*range(count), *(end - 1 for chunk, end in zip(chunks, starts[1:], strict=True) if chunk.draws)]
-        ids, positions, token_rows, rows, contexts, query_starts, drawn, kept = self._upload(
+        ids, positions, token_rows, rows, contexts, query_starts, drawn, kept, prompt_lens = self._upload(
             [*chain.from_iterable(chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks)],
             [*chain.from_iterable(range(chunk.start, chunk.end) for chunk in chunks)],
             [*chain.from_iterable([chunk.sequence.row] * size for chunk, size in zip(chunks, sizes, strict=True))],
@@ -231,6 +232,9 @@ class Runner:
             starts[1:],
             drawing,
             keep,
+            [0] * count + [*chain.from_iterable([c.sequence.prompt_len] * (c.end - c.start) for c in chunks)]
+            if self._rotates_by_prompt
+            else [],
         )
         decode = self._rows[:count]
         lengths = self._lengths[decode]
@@ -245,6 +249,7 @@ class Runner:
             query_lens=[1] * count + sizes,
             context_lens_host=contexts_host,
             decode_rows=count,
+            prompt_lens=prompt_lens if self._rotates_by_prompt else None,
         )
         ids = torch.cat((self._last[decode], ids))
         logits = self._forward(ids, positions, kept, layout, self._pages)

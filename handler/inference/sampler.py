@@ -65,7 +65,7 @@ class Sampler:
         penalties = (s.repetition_penalty, s.presence_penalty, s.frequency_penalty)
         needs = Needs(s.penalises, draw, cut != (0, 1.0, 0.0))
         self._options[row] = self._upload([s.temperature if draw else 1.0, *cut, *penalties, draw], torch.float32)
-        self._seeds[row] = s.seed
+        self._seeds[row] = s.seed - 2**64 if s.seed >= 2**63 else s.seed  # the same 64 bits, with a sign
         if needs.penalties:
             history = self._history[row].zero_()
             history[self._upload(prompt_ids, torch.int64)] = IN_PROMPT

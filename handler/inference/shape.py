@@ -18,6 +18,9 @@ class ModelShape:
     vocab: int
     #: bytes of one element; weights, activations and cache have the same dtype
     dtype_bytes: int
+    #: a prompt longer than this has keys that depend on its length (rope of type dynamic), so that prompts of different
+    #: lengths share none of them; None where keys never do
+    shared_prompt: int | None = None
 
     @property
     def token_bytes(self) -> int:

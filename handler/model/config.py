@@ -14,7 +14,9 @@ from handler import log
 from handler.engine.sampling import MinP, RepetitionPenalty, Temperature, TopK, TopP
 from handler.errors import StartError
 from handler.inference.shape import ModelShape
+from handler.model.family import refusal
 from handler.model.one_line import is_printable, reason
+from handler.model.rope import KINDS, Rope, kind_of
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -46,6 +48,13 @@ class ModelConfig(BaseModel, frozen=True):
     rope_scaling: Mapping[str, Any] | None = None
     rope_parameters: Mapping[str, Any] | None = None
     use_sliding_window: bool = False
+    #: tokens that a layer with a window attends to, itself included; only where `use_sliding_window` is set
+    sliding_window: Size | None = 4096
+    #: where `layer_types` is not set, layers from this one on have the window
+    max_window_layers: Annotated[int, Field(ge=0, le=2**31)] = 28
+    layer_types: tuple[str, ...] | None = None
+    #: of Qwen2.5-1M: attention in chunks, for texts beyond its `original_max_position_embeddings`
+    dual_chunk_attention_config: Mapping[str, Any] | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
         None, validation_alias=AliasChoices("dtype", "torch_dtype")
@@ -64,10 +73,37 @@ class ModelConfig(BaseModel, frozen=True):
         theta = self.rope["rope_theta"]
         if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta <= sys.float_info.max:
             raise ValueError(f"rope_theta is {reprlib.repr(theta)}; it must be a finite number above 0")
+        if any(isinstance(value, Mapping) for value in self.rope.values()):
+            raise ValueError("rope_parameters names kinds of layers, but this worker has one rope for all layers")
+        if self.rope.get("partial_rotary_factor") not in (None, 1):
+            raise ValueError("partial_rotary_factor is set, but this worker rotates whole heads")
         for name, value in self.rope.items():
             numbers = value if isinstance(value, list) else [value]
             if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
                 raise ValueError(f"rope_parameters: {reprlib.repr(name)} is not a finite number")
+        return self
+
+    @model_validator(mode="after")
+    def _check_scaling(self) -> "ModelConfig":
+        if self.rope_kind in KINDS:
+            context = self.scaling.context(self.max_position_embeddings)
+            if context >= 2**31:
+                raise ValueError(f"the rope's factor extends the context to {context} positions, which is too many")
+        return self
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> "ModelConfig":
+        types = self.layer_types
+        if types is None:
+            return self
+        if len(types) != self.num_hidden_layers:
+            raise ValueError(
+                f"layer_types names {len(types)} layers, but num_hidden_layers is {self.num_hidden_layers}"
+            )
+        if other := {*types} - {"full_attention", "sliding_attention"}:
+            raise ValueError(f"layer_types has {reprlib.repr(min(other))}, but this worker computes full attention")
+        if "sliding_attention" in types and not (self.use_sliding_window and self.sliding_window):
+            raise ValueError("layer_types has sliding_attention, but use_sliding_window and sliding_window are not set")
         return self
 
     @property
@@ -75,10 +111,49 @@ class ModelConfig(BaseModel, frozen=True):
         """The rotary position embedding: `rope_theta` and the parameters of its scaling."""
         return {"rope_theta": self.rope_theta, **(self.rope_scaling or {}), **(self.rope_parameters or {})}
 
+    @property
+    def rope_kind(self) -> str:
+        """The type of the rope: one of `KINDS`, or another."""
+        return kind_of(self.rope)
+
+    @property
+    def scaling(self) -> Rope:
+        """The same as one value, for a type that our own forward computes."""
+        return Rope.model_validate(self.rope)
+
+    @property
+    def windowed(self) -> tuple[int, ...]:
+        """The layers that attend to the last `sliding_window` tokens alone."""
+        if not self.use_sliding_window or self.sliding_window is None:
+            return ()
+        if self.layer_types is not None:
+            return tuple(index for index, kind in enumerate(self.layer_types) if kind == "sliding_attention")
+        return tuple(range(min(self.max_window_layers, self.num_hidden_layers), self.num_hidden_layers))
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Positions that each part of the model allows, by the part; the context is the least of them."""
+        kind, made = self.rope_kind, self.max_position_embeddings
+        reached = {f"rope of type {kind}" if kind != "default" else "max_position_embeddings": made}
+        if kind in KINDS and kind != "default":
+            reached = {f"rope of type {kind}": self.scaling.context(made)}
+        if self.windowed:
+            # Within the window such a layer attends to the whole context, as ours do.
+            reached["sliding_window"] = self.sliding_window or 0
+        chunks = (self.dual_chunk_attention_config or {}).get("original_max_position_embeddings")
+        if isinstance(chunks, int) and chunks > 0:
+            reached["dual_chunk_attention_config"] = chunks
+        return reached
+
+    @property
+    def context_length(self) -> int:
+        """Positions that this worker computes as the model was made to."""
+        return min(self.limits.values())
+
     def shape(self, dtype_bytes: int) -> ModelShape:
         """The dimensions of the model in a dtype of `dtype_bytes` bytes."""
         return ModelShape(
-            context_length=self.max_position_embeddings,
+            context_length=self.context_length,
             layers=self.num_hidden_layers,
             heads=self.num_attention_heads,
             kv_heads=self.num_key_value_heads,
@@ -87,12 +162,12 @@ class ModelConfig(BaseModel, frozen=True):
             intermediate=self.intermediate_size,
             vocab=self.vocab_size,
             dtype_bytes=dtype_bytes,
+            shared_prompt=self.max_position_embeddings if self.rope_kind == "dynamic" else None,
         )
 
     def beyond_merged(self) -> str | None:
         """The feature of this model that the merged forward does not support; None where it supports the model."""
-        kind = self.rope.get("rope_type") or self.rope.get("type") or "default"
-        if kind != "default":
+        if (kind := self.rope_kind) not in KINDS:
             return f"rope of type {kind}"
         if self.hidden_act != "silu":
             return f"hidden_act {self.hidden_act}"
@@ -122,23 +197,61 @@ class GenerationConfig(BaseModel, frozen=True, allow_inf_nan=False):
         return given if self.do_sample else {**given, "temperature": 0.0}
 
 
-def read_model_config(directory: Path, name: str) -> ModelConfig:
+#: types of rope that transformers' modules compute from each position alone; others depend on what else is in a step
+MODULES_ROPE = ("default", "linear", "yarn", "llama3")
+
+
+def read_model_config(directory: Path, name: str, rope_scaling: Mapping[str, Any] | None = None) -> ModelConfig:
     """Read and check config.json; `name` is the operator's name of the model.
+
+    `rope_scaling` takes the place of the file's own, but for `rope_theta`.
 
     Raises:
         StartError: the file is missing or damaged, or this worker does not serve the model.
     """
     content = read_json(directory / "config.json")
+    if why := refusal(content):
+        raise StartError(f"{name}: {why}")
     if method := _quantised(content):
         raise StartError(
             f"{name}: the model is quantised by {method}, but this worker runs unquantised weights; use the bf16 model"
         )
     config = _parse(ModelConfig, content, f"{name}: config.json")
-    if config.use_sliding_window:
+    if rope_scaling is not None:
+        config = _rescaled(config, rope_scaling)
+    if config.beyond_merged() and config.rope_kind not in MODULES_ROPE:
         raise StartError(
-            f"{name}: config.json sets use_sliding_window, but this worker attends the whole context; use another model"
+            f"{name}: config.json has {config.beyond_merged()}, and this worker computes no rope of type "
+            f"{config.rope_kind} for that; set ROPE_SCALING to one of type default, linear or yarn"
         )
+    _warn_of_limits(config, name)
     return config
+
+
+def _rescaled(config: ModelConfig, rope_scaling: Mapping[str, Any]) -> ModelConfig:
+    """The config with the scaling of the operator's setting."""
+    known = {*Rope.model_fields, "type"} - {"rope_theta"}
+    if unknown := [key for key in rope_scaling if key not in known]:
+        raise StartError(f"ROPE_SCALING has {reprlib.repr(unknown[0])}, which is not one of {', '.join(sorted(known))}")
+    if (kind := kind_of(rope_scaling)) not in KINDS:
+        raise StartError(f"ROPE_SCALING has the rope_type {reprlib.repr(kind)}; it must be one of {', '.join(KINDS)}")
+    if kind != "yarn" and "original_max_position_embeddings" in rope_scaling:
+        raise StartError(f"ROPE_SCALING has original_max_position_embeddings, which a rope_type {kind} does not use")
+    theta = config.rope["rope_theta"]
+    _parse(Rope, {**rope_scaling, "rope_theta": theta}, "ROPE_SCALING")
+    own = {"rope_scaling": None, "rope_parameters": {**rope_scaling, "rope_type": kind, "rope_theta": theta}}
+    return _parse(ModelConfig, {**config.model_dump(), **own}, "ROPE_SCALING")
+
+
+def _warn_of_limits(config: ModelConfig, name: str) -> None:
+    """Say where the context is shorter than the positions of the model, and why."""
+    made, context = next(iter(config.limits.values())), config.context_length
+    if context < made:
+        part = next(part for part, limit in config.limits.items() if limit == context)
+        log.warn(
+            f"{name}: the context is {context} of {made} positions: beyond these config.json's {part} asks for another "
+            "attention than this worker computes; within them the two are the same"
+        )
 
 
 def read_generation_config(directory: Path, name: str) -> GenerationConfig:

@@ -4,6 +4,7 @@ Serves models that the merged forward does not support, and is its reference in 
 because importing transformers takes seconds.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
+from handler.errors import StartError
 from handler.model.config import ModelConfig
+from handler.model.rope import kind_of
 from handler.ops.attention import attend
 from handler.ops.pages import KVPages, Layout
 
@@ -24,7 +27,12 @@ class Modules:
     """A `Model` made of transformers' modules."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Set the attention of `model` to ours; from then on the model runs only through this class."""
+        """Set the attention of `model` to ours; from then on the model runs only through this class.
+
+        Raises:
+            StartError: a layer has another attention than a full one, which would run on ours and answer wrongly.
+        """
+        _check_layers(model)
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION, paged_attention)
         model.eval().requires_grad_(False)
         model.set_attn_implementation(ATTENTION)
@@ -38,12 +46,18 @@ class Modules:
         return self._body.training
 
     @classmethod
-    def load(cls, directory: Path, dtype: torch.dtype | None, device: torch.device) -> "Modules":
-        """Load a checkpoint, in its own dtype where `dtype` is None; raises the errors of transformers."""
+    def load(
+        cls, directory: Path, dtype: torch.dtype | None, device: torch.device, rope: Mapping[str, Any] | None = None
+    ) -> "Modules":
+        """Load a checkpoint, in its own dtype where `dtype` is None and with its own rope where `rope` is None.
+
+        Raises the errors of transformers, and StartError as above.
+        """
         logging.disable_progress_bar()
+        own = {} if rope is None else {"rope_parameters": {"rope_type": kind_of(rope), **rope}}
         return cls(
             AutoModelForCausalLM.from_pretrained(
-                directory, local_files_only=True, dtype=dtype or "auto", device_map={"": device}
+                directory, local_files_only=True, dtype=dtype or "auto", device_map={"": device}, **own
             )
         )
 
@@ -65,6 +79,20 @@ class Modules:
         ).last_hidden_state[0]
         logits: Tensor = self._head(hidden if keep is None else hidden[keep])
         return logits if out is None else out.copy_(logits)
+
+
+def _check_layers(model: PreTrainedModel) -> None:
+    """Each layer must be one of full attention: others keep a state or a window, of which our cache knows nothing."""
+    types = getattr(model.config, "layer_types", None) or []
+    other = [kind for kind in types if kind != "full_attention"]
+    layers = model.get_submodule("model.layers").children()
+    lacking = [index for index, layer in enumerate(layers) if not hasattr(layer, "self_attn")]
+    if other or lacking:
+        found = f"layers of the type {other[0]}" if other else f"no attention in layer {lacking[0]}"
+        raise StartError(
+            f"the model has {found}, but this worker computes full attention in every layer; "
+            "use a dense Qwen2.5 or Qwen3"
+        )
 
 
 def paged_attention(

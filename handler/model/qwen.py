@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from handler.model.config import ModelConfig
+from handler.model.rotation import Rotation
 from handler.ops import layers_torch
 from handler.ops.attention import attend
 from handler.ops.pages import KVPages, Layout
@@ -55,9 +56,7 @@ class Qwen:
         self._norm = take({"model.norm.weight": (width,)})
         tied = config.tie_word_embeddings
         self._head = self._embedding if tied else take({"lm_head.weight": (shape.vocab, width)})
-        self._theta = float(config.rope["rope_theta"])
-        #: see `layers_torch.rope_table`; `reserve` gives it positions
-        self._rope = torch.empty(0, 2, shape.head_dim, dtype=dtype, device=device)
+        self._rotation = Rotation(config.scaling, config.max_position_embeddings, shape.head_dim, dtype, device)
 
     @classmethod
     def from_state(cls, config: ModelConfig, state: Mapping[str, Tensor]) -> Self:
@@ -67,7 +66,7 @@ class Qwen:
         """
         like = state["model.embed_tokens.weight"]
         model = cls(config, lambda names: torch.cat([state[name] for name in names]), like.dtype, like.device)
-        model.reserve(config.max_position_embeddings)
+        model.reserve(config.context_length)
         return model
 
     def _take(self, source: Source, names: Mapping[str, tuple[int, ...]]) -> Tensor:
@@ -100,8 +99,7 @@ class Qwen:
 
     def reserve(self, positions: int) -> None:
         """See `Model.reserve`. The config's own number of positions is only claimed: its table may not fit anywhere."""
-        if positions > len(self._rope):
-            self._rope = layers_torch.rope_table(positions, self.shape.head_dim, self._theta, self.dtype, self.device)
+        self._rotation.reserve(positions)
 
     def forward(
         self,
@@ -114,7 +112,7 @@ class Qwen:
     ) -> Tensor:
         """See `Model.forward`."""
         ops, eps = _ops(pages.parts.layers), self._eps
-        hidden, rope = self._embedding[ids], self._rope[positions]
+        hidden, rope = self._embedding[ids], self._rotation(positions, layout.prompt_lens)
         # Memory that all layers share, taken once.
         normed = torch.empty_like(hidden)
         mixed = hidden.new_empty(len(ids), self.shape.intermediate)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
 from handler.engine.protocol import Prompt
-from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
+from handler.errors import ContextLengthExceeded, InvalidRequest, StartError, Unsupported
 from handler.model.one_line import reason
 from handler.model.tokenizer import ChatTokenizer
 
@@ -63,12 +63,12 @@ class Template:
     """The tokenizer and chat template of one checkpoint.
 
     Raises:
-        StartError: the checkpoint has no ChatML chat template, or no byte-level tokenizer.
+        StartError: the checkpoint has a chat template that is not ChatML, or no byte-level tokenizer.
     """
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
-        if not tokenizer.chat_template:
-            raise StartError("the model's tokenizer has no chat template; use an instruct model")
+        #: False for a base checkpoint without a chat template: only raw text can be encoded
+        self.chats = bool(tokenizer.chat_template)
         backend = tokenizer.backend
         if not isinstance(backend.decoder, ByteLevel):
             raise StartError("the model's tokenizer is not byte-level BPE; use a Qwen2, 2.5 or 3 model")
@@ -81,7 +81,7 @@ class Template:
         self._control = re.compile(
             "|".join(re.escape(text) for text in sorted(self._control_ids, key=len, reverse=True))
         )
-        if not {"<|im_start|>", "<|im_end|>"} <= self._control_ids.keys():
+        if self.chats and not {"<|im_start|>", "<|im_end|>"} <= self._control_ids.keys():
             raise StartError(
                 "the model's tokenizer has no token <|im_start|> or <|im_end|>; use a Qwen2, 2.5 or 3 instruct model"
             )
@@ -92,6 +92,12 @@ class Template:
         if not self._longest_token:
             raise StartError("the model's tokenizer has no tokens; fetch the checkpoint again")
         self._frame = lru_cache(maxsize=256)(self._render_frame)
+        #: True where the template supports thinking before the answer, like Qwen3's
+        self.thinks = "enable_thinking" in (tokenizer.chat_template or "")
+        #: the template's own system prompt; it is used only where the operator sets MODEL_DEFAULT_SYSTEM
+        self.default_system: str | None = None
+        if not self.chats:
+            return
         try:
             *_, self._turn_end = self._parts(("system", "user"), answer=False)
             before = self._frame(("user",), ANSWER)[0]
@@ -99,9 +105,6 @@ class Template:
             raise StartError(f"{error}; use a Qwen2, 2.5 or 3 instruct model") from error
         if before != "<|im_start|>user\n":
             raise StartError("the model's chat template is not ChatML; use a Qwen2, 2.5 or 3 instruct model")
-        #: True where the template supports thinking before the answer, like Qwen3's
-        self.thinks = "enable_thinking" in tokenizer.chat_template
-        #: the template's own system prompt; it is used only where the operator sets MODEL_DEFAULT_SYSTEM
         self.default_system = self._default_system()
 
     def chat(self, turns: Sequence[Turn], max_tokens: int, ending: Ending = ANSWER) -> Rendered:
@@ -110,7 +113,13 @@ class Template:
         Raises:
             ContextLengthExceeded: more than `max_tokens` prompt tokens.
             InvalidRequest: more than `MAX_CHARACTERS`, or roles that the template refuses.
+            Unsupported: the checkpoint has no chat template.
         """
+        if not self.chats:
+            raise Unsupported(
+                "the model has no chat template, so it can only continue a text: send generate with a prompt, or serve "
+                "an instruct model"
+            )
         contents = [*(turn.content for turn in turns), ""]
         self._check_characters(sum(map(len, contents)), max_tokens)
         # The frame of a long conversation is large, and seldom needed again.

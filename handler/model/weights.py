@@ -1,10 +1,11 @@
 """Loads a checkpoint: from a snapshot, the model on its device, the template and the facts about both."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
+from handler import log
 from handler.engine.protocol import ModelInfo
 from handler.errors import StartError
 from handler.inference.model import Model
@@ -26,15 +27,27 @@ class Loaded(NamedTuple):
     info: ModelInfo
 
 
-def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | None = None) -> Loaded:
-    """Load a checkpoint. None means: the GPU where there is one, else the CPU; the dtype of the checkpoint.
+def load(
+    snapshot: Snapshot,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    rope_scaling: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Load a checkpoint. None means: the GPU where there is one, else the CPU; the checkpoint's own dtype and rope.
 
     Raises:
         StartError: a file is missing or damaged, this worker does not serve the model, or memory is too small.
     """
-    config = read_model_config(snapshot.path, snapshot.name)
+    config = read_model_config(snapshot.path, snapshot.name, rope_scaling)
+    if config.rope_kind != "default":
+        log.info(
+            f"{snapshot.name}: the context is {config.context_length} positions, by a rope of type {config.rope_kind}"
+        )
     generation = read_generation_config(snapshot.path, snapshot.name)
     template = Template(tokenizer.read(snapshot.path, snapshot.name))
+    if not template.chats:
+        log.warn(f"{snapshot.name} has no chat template: it answers generate with a prompt, and refuses messages")
     if template.tokens_in_vocab > config.vocab_size:
         raise StartError(
             f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, but the model has only "
@@ -59,7 +72,7 @@ def load(snapshot: Snapshot, *, device: str | None = None, dtype: torch.dtype | 
         parameters=(parameters := sum(stored.elements for stored in tensors.values())),
         weight_bytes=parameters * model.dtype.itemsize,
         vocab_size=config.vocab_size,
-        context_length=config.max_position_embeddings,
+        context_length=config.context_length,
         stop_token_ids=() if ends is None else ends if isinstance(ends, tuple) else (ends,),
         sampling_defaults=generation.sampling(),
     )
@@ -86,7 +99,9 @@ def _load_modules(
     from handler.model.modules import Modules
 
     try:
-        return Modules.load(snapshot.path, dtype, device)
+        return Modules.load(snapshot.path, dtype, device, config.rope)
+    except StartError as error:
+        raise StartError(f"{snapshot.name}: {error}") from error
     except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise StartError(
             f"{snapshot.name}: the checkpoint cannot be loaded ({reason(error)}); fetch it again"

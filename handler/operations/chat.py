@@ -32,7 +32,7 @@ def chat(core: Core, request: ChatRequest) -> AsyncGenerator[Piece | Reply, None
         core.conversation(request, messages),
         field=field,
         reply=reply,
-        dry_run=lambda prepared: _dry_run(core.dry_run(prepared), sent, messages),
+        dry_run=lambda prepared: _dry_run(core.dry_run(prepared), sent, prepared.messages),
     )
 
 

@@ -40,6 +40,7 @@ from handler.engine.thinking import Thinking
 from handler.enhancement.enhancer import Enhancer
 from handler.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from handler.model.template import Ending, Rendered, Template, Turn
+from handler.operations.truncation import Kept, truncate
 from handler.pool import Pool
 from handler.report import Report
 from handler.settings import PrefixSharing
@@ -69,6 +70,8 @@ class Prepared:
     messages: tuple[Message, ...]
     rendered: Rendered
     sampling: Sampling
+    #: turns that were dropped from the conversation; None where none may be
+    truncated_turns: int | None = None
 
     @property
     def system(self) -> str | None:
@@ -143,6 +146,19 @@ class Core:
         ending = Ending(continues=request.continue_final_message, thinks=request.enable_thinking)
         return lambda room: self.template.chat(turns, room, ending)
 
+    def _truncated(self, request: TextRequest, messages: tuple[Message, ...], most: int) -> Kept:
+        """The conversation without the turns for which there is no room beside the answer."""
+        context = self.engine.max_model_len
+        # An answer of the default length may take half of a short context.
+        answer = request.sent_max_tokens or min(request.max_tokens, context // 2)
+        return truncate(
+            messages,
+            context - answer,
+            most,
+            lambda kept, room: self.conversation(request, kept)(room),
+            self.template.count,
+        )
+
     async def prepare(
         self,
         request: TextRequest,
@@ -163,19 +179,26 @@ class Core:
         Raises:
             ContextLengthExceeded: the prompt does not fit.
             DeadlineExceeded: it was not ready at the deadline. Encoding cannot be interrupted, and ends unread.
+            Unsupported: it has messages, and the model has no chat template.
         """
         context, sent = self.engine.max_model_len, request.sent_max_tokens
+        most, truncated_turns = context - (sent or 1), None
         try:
-            rendered = await self.encoding.run_until(until, encode, context - (sent or 1))
+            if request.truncate_history:
+                kept = await self.encoding.run_until(until, self._truncated, request, messages, most)
+                truncated_turns = len(messages) - len(kept.messages)
+                messages, rendered = kept.messages, kept.rendered
+            else:
+                rendered = await self.encoding.run_until(until, encode, most)
         except ContextLengthExceeded as error:
             taken = "" if sent is None else f": max_tokens takes {sent} of the context's {context}"
             raise ContextLengthExceeded(error.message + taken, field=field) from None
-        except InvalidRequest as error:
-            raise InvalidRequest(error.message, field=field) from None
+        except (InvalidRequest, Unsupported) as error:
+            raise type(error)(error.message, field=field) from None
         rendered = replace(rendered, prompt=replace(rendered.prompt, salt=self._salt(request)))
         room = context - len(rendered.prompt.token_ids)
         applied = partial(self.sampling, request) if sampling is None else sampling
-        return Prepared(messages, rendered, applied(room))
+        return Prepared(messages, rendered, applied(room), truncated_turns)
 
     def _salt(self, request: TextRequest) -> bytes:
         """The salt of the request's prompt: its caller's, none, or one that no other prompt has."""
@@ -247,7 +270,8 @@ class Core:
                 spent = Spent(prepared.sampling).plus(event, prepared.rendered.sha256)
                 # In a thread: thousands of tokens take a while, and other jobs go on.
                 logprobs = await self.encoding.run(self._logprobs, event) if request.logprobs else None
-                yield reply(prepared, event.text, self.run(spent, self.clock() - began, logprobs))
+                run = self.run(spent, self.clock() - began, logprobs, prepared.truncated_turns)
+                yield reply(prepared, event.text, run)
 
     def _completion(
         self, request: TextRequest, prepared: Prepared, until: float | None
@@ -262,7 +286,13 @@ class Core:
 
     # -- the reply's facts -------------------------------------------------------------------------------------------
 
-    def run(self, spent: Spent, seconds: float, logprobs: tuple[DrawnLogprob, ...] | None = None) -> Run:
+    def run(
+        self,
+        spent: Spent,
+        seconds: float,
+        logprobs: tuple[DrawnLogprob, ...] | None = None,
+        truncated_turns: int | None = None,
+    ) -> Run:
         """The facts of one run. `seconds`: in the worker, from the job's start."""
         usage, timing = spent.usage, spent.timing
         generating = timing.total_s - timing.queue_s
@@ -278,6 +308,7 @@ class Core:
             sampling=spent.sampling,
             logprobs=logprobs,
             model_info=self.model_facts(),
+            truncated_turns=truncated_turns,
             prompt_sha256=spent.prompt_sha256,
             timing=Timing(
                 queue_ms=round(timing.queue_s * 1000, 2),
@@ -301,10 +332,14 @@ class Core:
 
     def dry_run(self, prepared: Prepared) -> DryRunReply:
         """The prompt that the model would read."""
-        return self.without_run(prepared.sampling, prepared.messages, prepared.rendered)
+        return self.without_run(prepared.sampling, prepared.messages, prepared.rendered, prepared.truncated_turns)
 
     def without_run(
-        self, sampling: Sampling, messages: tuple[Message, ...] = (), rendered: Rendered | None = None
+        self,
+        sampling: Sampling,
+        messages: tuple[Message, ...] = (),
+        rendered: Rendered | None = None,
+        truncated_turns: int | None = None,
     ) -> DryRunReply:
         """`rendered` is None where the model would not be asked."""
         token_ids = () if rendered is None else rendered.prompt.token_ids
@@ -312,6 +347,7 @@ class Core:
             messages=messages or None,
             rendered="" if rendered is None else rendered.text,
             token_ids=token_ids,
+            truncated_turns=truncated_turns,
             prompt_sha256=None if rendered is None else rendered.sha256,
             usage=DryRunUsage(prompt_tokens=len(token_ids)),
             sampling=sampling,
@@ -327,11 +363,13 @@ class Core:
     def _drawn(self, token_id: int, found: Logprob) -> DrawnLogprob:
         drawn = self._likely(token_id, found.logprob)
         top = tuple(self._likely(*other) for other in found.top)
-        return DrawnLogprob(token=drawn.token, token_id=token_id, logprob=drawn.logprob, top=top)
+        return DrawnLogprob(**dict(drawn), top=top)
 
     def _likely(self, token_id: int, logprob: float) -> TokenLogprob:
-        text = self.template.token_bytes(token_id).decode(errors="replace")
-        return TokenLogprob(token=text, token_id=token_id, logprob=round(logprob, 6))  # 32 bits hold no more
+        own = self.template.token_bytes(token_id)
+        text = own.decode(errors="replace")
+        # 32 bits hold no more digits.
+        return TokenLogprob(token=text, bytes=tuple(own), token_id=token_id, logprob=round(logprob, 6))
 
 
 def system_of(messages: Sequence[Message]) -> str | None:

@@ -67,7 +67,7 @@ async def _judge(core: Core, request: EnhanceRequest) -> EnhanceReply | DryRunRe
     if request.dry_run:
         return core.dry_run(prepared)
     answers = await core.enhancer.answers(request, brief, prepared.rendered, prepared.sampling, until)
-    return _enhance_reply(core, request, brief, answers, began)
+    return _enhance_reply(core, request, brief, answers, began, prepared.truncated_turns)
 
 
 def _own_messages(request: EnhanceRequest) -> tuple[Message, ...]:
@@ -104,9 +104,14 @@ def _sampling(core: Core, request: EnhanceRequest, brief: Brief, room: int) -> S
 
 
 def _enhance_reply(
-    core: Core, request: EnhanceRequest, brief: Brief, answers: tuple[Rewritten, ...], began: float
+    core: Core,
+    request: EnhanceRequest,
+    brief: Brief,
+    answers: tuple[Rewritten, ...],
+    began: float,
+    truncated_turns: int | None = None,
 ) -> EnhanceReply:
-    run = core.run(spent_on_all(answers), core.clock() - began)
+    run = core.run(spent_on_all(answers), core.clock() - began, truncated_turns=truncated_turns)
     variants = tuple(_variant(answer) for answer in answers) if request.n > 1 else None
     return _reply(request, brief, best(answers).enhanced, run, variants)
 

@@ -48,14 +48,20 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.mul(functional.silu(gate), up, out=out)
 
 
-def rope_table(positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[positions, 2, head_dim]: the cosines that multiply a head, and the signed sines that multiply its swapped
-    halves."""
-    frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float, device=device) / head_dim)
-    angles = torch.arange(positions, dtype=torch.float, device=device)[:, None] * frequencies
-    table = torch.empty(positions, 2, head_dim, dtype=dtype, device=device)
+def frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """float32 [head_dim / 2]: radians for each position of the pairs of a head, without any scaling."""
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float, device=device) / head_dim)
+
+
+def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
+    """[n, 2, head_dim]: the cosines that multiply a head, and the signed sines that multiply its swapped halves.
+
+    positions [n]; frequencies float32, [head_dim / 2] for all of them or [n, head_dim / 2]; both times `scale`.
+    """
+    angles = positions.float()[:, None] * frequencies
+    table = torch.empty(*angles.shape[:1], 2, 2 * angles.shape[1], dtype=dtype, device=angles.device)
     cos, sin = table.unflatten(-1, (2, -1)).unbind(1)
-    cos.copy_(angles.cos()[:, None])
-    sin.copy_(angles.sin_()[:, None])
+    cos.copy_(angles.cos().mul_(scale)[:, None])
+    sin.copy_(angles.sin_().mul_(scale)[:, None])
     sin[:, 0].neg_()
     return table

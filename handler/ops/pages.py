@@ -155,6 +155,9 @@ class Layout:
     context_lens_host: list[int]
     #: rows [0, decode_rows) have exactly one new token
     decode_rows: int
+    #: int64 [tokens]: the length of the prompt that each token is part of, 0 for drawn tokens; None where all tokens
+    #: were drawn, and for models that do not need it
+    prompt_lens: Tensor | None = None
     #: derived by plain attention
     decode_groups: list[DecodeGroup] | None = field(default=None, repr=False)
     prefill_rows: list[PrefillRow] | None = field(default=None, repr=False)

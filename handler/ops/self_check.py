@@ -84,7 +84,7 @@ def _layers(sizes: Sizes) -> str | None:
     if sizes.norms:
         norms = 1 + sizes.random(2, sizes.head_dim, seed=7)
     positions = 7 * torch.arange(len(step.slots), device=sizes.device)
-    rope = layers_torch.rope_table(7 * len(step.slots), sizes.head_dim, 1e6, sizes.dtype, sizes.device)[positions]
+    rope = layers_torch.rope_table(positions, layers_torch.frequencies(sizes.head_dim, 1e6, sizes.device), sizes.dtype)
 
     def moved(ops: ModuleType) -> tuple[Tensor, ...]:
         pages = sizes.pages(len(step.pages.k[0]))

@@ -1,7 +1,7 @@
 """The Qwen models that workers serve most, as numbers: an image without weights compiles the kernels of all of them.
 
-Kernels depend on these numbers and on no weight. Each row is from the model's config.json on the hub: Qwen/Qwen2.5-…
-(base, Instruct and Coder alike) and Qwen/Qwen3-….
+Kernels depend on these numbers and on no weight. Each row is that of config.json of Qwen/Qwen2.5-… (base, Instruct and
+Coder alike) or Qwen/Qwen3-…: all eleven were compared with copies of these files in public repositories, 2026-11-25.
 """
 
 from handler.model.config import ModelConfig

@@ -53,6 +53,36 @@ def test_every_form_of_every_operation_is_let_in() -> None:
     ]
 
 
+PARTS = [{"type": "text", "text": "one "}, {"type": "text", "text": ""}, {"type": "text", "text": "two"}]
+
+
+@pytest.mark.parametrize("operation", ["chat", "generate", "enhance"])
+def test_text_parts_are_joined_with_nothing_between_them(operation: str) -> None:
+    request = parse({"operation": operation, "messages": [{"role": "user", "content": PARTS}]})
+    assert not isinstance(request, InfoRequest)
+    assert request.messages == (Message(role="user", content="one two"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ([], "must have 1 to 1000 parts"),
+        (PARTS * 334, "must have 1 to 1000 parts"),
+        (["text"], "part 0 is no text part"),
+        ([*PARTS, {"text": "x"}], "part 3 is no text part"),
+        ([{"type": "image_url", "image_url": {}}], "part 0 is no text part; the model reads text alone"),
+        ([{"type": "text"}], "part 0 must have a type and a text, and nothing else"),
+        ([{"type": "text", "text": 5}], "part 0 must have a type and a text"),
+        ([{"type": "text", "text": "x", "cache_control": {}}], "part 0 must have a type and a text, and nothing else"),
+        ([{"type": "text", "text": "\ud800"}], "lone surrogate"),
+    ],
+)
+def test_other_parts_are_refused_with_their_number(content: list[Any], cause: str) -> None:
+    error = refusal({**CHAT, "messages": [{"role": "user", "content": content}]})
+    assert error.field == "messages.0.content"
+    assert cause in error.message
+
+
 def test_an_assistants_last_message_is_let_in_to_be_continued() -> None:
     turns = [*HI, {"role": "assistant", "content": "Well,"}]
     assert isinstance(parse({**CHAT, "messages": turns, "continue_final_message": True}), ChatRequest)
@@ -76,9 +106,9 @@ def test_every_field_that_need_not_be_sent_may_be_null(form: dict[str, Any]) -> 
 
 
 def test_numbers_keep_their_kind_an_integer_may_stand_for_a_float() -> None:
-    request = parse({**CHAT, "temperature": 1, "top_k": 5, "seed": 2**63 - 1})
+    request = parse({**CHAT, "temperature": 1, "top_k": 5, "seed": 2**64 - 1})
     assert isinstance(request, ChatRequest)
-    assert (request.temperature, request.top_k, request.seed) == (1.0, 5, 2**63 - 1)
+    assert (request.temperature, request.top_k, request.seed) == (1.0, 5, 2**64 - 1)
 
 
 @pytest.mark.parametrize(("sent", "kept"), [("END", ("END",)), (["a", "b"], ("a", "b")), ([], ())])
@@ -97,7 +127,7 @@ OUT_OF_RANGE: list[tuple[str, list[object]]] = [
     ("repetition_penalty", [0, -1, 11, "1"]),
     ("presence_penalty", [-2.1, 2.1, "0"]),
     ("frequency_penalty", [-2.1, 2.1, "0"]),
-    ("seed", [-1, 2**63, 10**30, 1.5, "7"]),
+    ("seed", [-1, 2**64, 10**30, 1.5, "7"]),
     ("stop", ["", [""], [1], 5, ["x"] * 17, "x" * 201, {}]),
     ("logprobs", ["true", 1, 5]),
     ("top_logprobs", [-1, 6, 1.5, "3", True, 0, 3]),  # in bounds it goes with `logprobs` alone
@@ -254,11 +284,11 @@ def test_a_call_of_openais_api_is_refused_by_what_the_platform_made_of_it() -> N
 
 def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made() -> None:
     wish = {**CHAT, "logprobs": True, "top_logprobs": 4}
-    assert parse({**wish, "max_tokens": 20_000})
-    error = refusal({**wish, "max_tokens": 20_001})
-    assert (error.field, "at most 100000" in error.message) == ("logprobs", True)
-    assert refusal({**CHAT, "logprobs": True, "max_tokens": 100_001}).field == "logprobs"
-    assert parse({**CHAT, "max_tokens": 100_001})
+    assert parse({**wish, "max_tokens": 16_000})
+    error = refusal({**wish, "max_tokens": 16_001})
+    assert (error.field, "at most 80000" in error.message) == ("logprobs", True)
+    assert refusal({**CHAT, "logprobs": True, "max_tokens": 80_001}).field == "logprobs"
+    assert parse({**CHAT, "max_tokens": 80_001})
 
 
 def test_a_refusal_never_quotes_what_was_sent() -> None:

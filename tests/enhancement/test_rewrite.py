@@ -146,8 +146,8 @@ def test_a_bad_answer_is_asked_for_once_more_with_another_seed(line: Line, said:
 
 def test_the_seed_after_the_last_is_the_first(line: Line) -> None:
     model = wide("", GOOD)
-    by_pack(line(model), seed=2**63 - 1)
-    assert [sampling.seed for sampling in model.asked] == [2**63 - 1, 0]
+    by_pack(line(model), seed=2**64 - 1)
+    assert [sampling.seed for sampling in model.asked] == [2**64 - 1, 0]
 
 
 def test_a_fault_that_the_pack_does_not_name_is_no_reason_to_ask_again(line: Line) -> None:

@@ -266,7 +266,7 @@ def sampled() -> list[tuple[Ids, Sampling]]:
             repetition_penalty=maybe(dice.uniform(0.7, 1.6), 1.0),
             presence_penalty=maybe(dice.uniform(-2, 2), 0.0),
             frequency_penalty=maybe(dice.uniform(-2, 2), 0.0),
-            seed=dice.randrange(2**63),
+            seed=dice.randrange(2**64),
             stop=dice.choice(((), (" 1", "99"), (str(dice.randrange(100)),))),
         )
         requests.append((ids, sampling))

@@ -112,7 +112,8 @@ def test_in_bfloat16_every_part_rounds_where_the_modules_round() -> None:
     cos, sin = theirs.get_submodule("model.rotary_emb")(x, positions[None])
     normed = (layer.get_submodule(f"self_attn.{name}_norm")(x) for name, x in (("q", qkv[:, :4]), ("k", qkv[:, 4:6])))
     expected = apply_rotary_pos_emb(*(part[None] for part in normed), cos, sin, unsqueeze_dim=2)
-    rope = layers_torch.rope_table(models.CONTEXT, 32, 10_000.0, torch.bfloat16, torch.device("cpu"))[positions]
+    frequencies = layers_torch.frequencies(32, 10_000.0, torch.device("cpu"))
+    rope = layers_torch.rope_table(positions, frequencies, torch.bfloat16)
     pages = KVPages(1, 1, PAGE, 2, 32, torch.bfloat16, "cpu")
     query, key, value = layers_torch.rotate_and_store(qkv.clone(), norms, rope, torch.arange(7), 0, pages, 1e-6)
     assert torch.equal(query, expected[0][0])
@@ -187,8 +188,9 @@ CONFIG: dict[str, Any] = {
         ({}, None),
         ({"rope_theta": 1e6, "rope_scaling": None}, None),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, None),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope of type yarn"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, "rope of type yarn"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, None),
+        ({"rope_scaling": {"type": "llama3", "factor": 4.0}}, "rope of type llama3"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6, "factor": 4.0}}, "rope of type llama3"),
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"model_type": "qwen3", "attention_bias": True}, "attention_bias"),
     ],
@@ -208,7 +210,9 @@ def test_genuine_configurations_are_read_as_transformers_reads_them(name: str) -
     assert isinstance(theirs, Qwen2Config | Qwen3Config)
     ours = read_model_config(path, name)
     assert ours.beyond_merged() is None
-    for field in set(ModelConfig.model_fields) - {"head_dim", "rope_theta", "rope_scaling", "rope_parameters", "dtype"}:
+    assert (ours.windowed, ours.context_length) == ((), theirs.max_position_embeddings)
+    rope = {"rope_theta", "rope_scaling", "rope_parameters"}
+    for field in {*ModelConfig.model_fields} - rope - {"head_dim", "dtype", "sliding_window", "layer_types"}:
         if hasattr(theirs, field):
             assert getattr(ours, field) == getattr(theirs, field), field
     assert ours.rope["rope_theta"] == dict(theirs.rope_parameters or {})["rope_theta"]
@@ -223,7 +227,6 @@ def test_genuine_configurations_are_read_as_transformers_reads_them(name: str) -
         ({"num_hidden_layers": "many"}, r"num_hidden_layers: .*\(it is 'many'\)$"),
         ({"model_type": "llama"}, r"model_type: .*\(it is 'llama'\)$"),
         ({"num_key_value_heads": 3}, "4 attention heads do not share 3 key heads evenly"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised by awq.* use the bf16 model"),
         ({"quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}}, "quantised by fp8"),
         ({"quantization_config": {"bits": 4}}, "quantised by an unnamed method"),

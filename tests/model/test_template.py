@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
+from handler.errors import ContextLengthExceeded, InvalidRequest, StartError, Unsupported
 from handler.model.snapshot import DEMO
 from handler.model.template import Ending, Template, Turn
 from handler.model.tokenizer import ChatTokenizer, read
@@ -187,9 +187,14 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(template: Templa
         template.raw("x" * 10_000_000, 100)
 
 
-def test_a_tokenizer_without_a_chat_template_stops_the_start(name: str) -> None:
-    with pytest.raises(StartError, match="no chat template"):
-        Template(replace(load(name), chat_template=None))
+def test_a_tokenizer_without_a_chat_template_encodes_raw_text_and_refuses_messages_with_the_cure(name: str) -> None:
+    base, chatting = (Template(replace(load(name), chat_template=text)) for text in (None, load(name).chat_template))
+    assert (base.chats, base.thinks, base.default_system, chatting.chats) == (False, False, None, True)
+    assert base.raw("Once upon a time", 100) == chatting.raw("Once upon a time", 100)
+    with pytest.raises(
+        Unsupported, match=r"no chat template.* send generate with a prompt, or serve an instruct model"
+    ):
+        base.chat([Turn("user", "hi")], 100)
 
 
 @pytest.mark.parametrize(

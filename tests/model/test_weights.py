@@ -17,6 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from handler.errors import StartError
+from handler.inference.config import GIB, EngineOptions
+from handler.inference.plan import plan
 from handler.model import checkpoint, weights
 from handler.model.checkpoint import Checkpoint
 from handler.model.config import read_model_config
@@ -357,8 +359,11 @@ def test_a_model_larger_than_memory_stops_the_start(copy: Path, monkeypatch: pyt
 
 
 def test_models_that_the_merged_forward_does_not_support_are_served_by_the_modules(copy: Path) -> None:
-    yarn = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 512}
-    change(copy / "config.json", rope_parameters=yarn)
+    llama = {
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 512,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    }  # fmt: skip
+    change(copy / "config.json", rope_parameters=llama)
     model, _, info = weights.load(snapshot(copy), device="cpu", dtype=torch.float32)
     assert (info.forward, info.parameters) == ("modules", 2_834_688)
     theirs = AutoModelForCausalLM.from_pretrained(copy, local_files_only=True, dtype=torch.float32)
@@ -369,6 +374,25 @@ def test_models_that_the_merged_forward_does_not_support_are_served_by_the_modul
     assert plain.info.forward == "merged"
     plain.model.reserve(models.CONTEXT)
     assert (steps(plain.model) - steps(model)).abs().max() > 0.1
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+
+
+@pytest.mark.parametrize("forward", ["merged", "modules"])
+def test_the_setting_extends_the_context_that_can_be_planned_on_either_forward(copy: Path, forward: str) -> None:
+    change(copy / "config.json", hidden_act="silu" if forward == "merged" else "gelu")
+    plain = weights.load(snapshot(copy), device="cpu", dtype=torch.float32)
+    extended = weights.load(snapshot(copy), device="cpu", dtype=torch.float32, rope_scaling=YARN)
+    assert plain.info.forward == extended.info.forward == forward
+    assert (plain.info.context_length, extended.info.context_length) == (2048, 8192)
+    longest = EngineOptions(max_model_len=8192)
+    assert plan(longest, extended.model.shape, device="cpu", free_bytes=8 * GIB).max_model_len == 8192
+    with pytest.raises(StartError, match="MAX_MODEL_LEN is 8192, but the context of the model is 2048 positions"):
+        plan(longest, plain.model.shape, device="cpu", free_bytes=8 * GIB)
+    for model in (plain.model, extended.model):
+        model.reserve(models.CONTEXT)
+    assert (steps(extended.model) - steps(plain.model)).abs().max() > 0.01
 
 
 def test_answering_a_job_imports_no_transformers() -> None:

@@ -39,7 +39,7 @@ FORCE: Json = {
 }  # fmt: skip
 SENT: Json = {
     "max_tokens": 30, "temperature": 1.25, "top_p": 0.875, "top_k": 50, "min_p": 0.03125, "repetition_penalty": 1.125,
-    "presence_penalty": 0.5, "frequency_penalty": 0.25, "seed": 2**62 + 1, "stop": ["never said"],
+    "presence_penalty": 0.5, "frequency_penalty": 0.25, "seed": 2**63 + 2**62 + 1, "stop": ["never said"],
 }  # fmt: skip
 #: the values that the worker draws by where nothing was sent
 WORKERS: Json = {
@@ -84,7 +84,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[Json]:
         assign(sampler, row, sampling, *ids)
         *options, drawn = sampler._options[row].tolist()
         assert drawn
-        seen.append({**dict(zip(COLUMNS, options, strict=True)), "seed": int(sampler._seeds[row])})
+        seen.append({**dict(zip(COLUMNS, options, strict=True)), "seed": int(sampler._seeds[row]) % 2**64})
 
     monkeypatch.setattr(Sampler, "assign", spy)
     return seen

@@ -198,10 +198,27 @@ def test_logprobs_tell_of_every_completion_token_what_the_engine_said(
     for token, told in enumerate(reply.run.logprobs):
         expected = likely(token, alternatives)
         assert (told.token_id, told.logprob) == (token, round(expected.logprob, 6))
-        assert told.token == template.token_bytes(token).decode()
+        assert bytes(told.bytes).decode() == told.token == template.token_bytes(token).decode()
         assert [(other.token_id, other.logprob) for other in told.top] == [
             (other, round(logprob, 6)) for other, logprob in expected.top
         ]
+
+
+def test_the_bytes_of_tokens_that_cut_a_character_are_those_of_the_text(line: Line, template: Template) -> None:
+    cut = [id_ for id_ in range(template.tokens_in_vocab) if template.token_bytes(id_) in (b"\xc3", b"\xa9")]
+    core = line(ScriptedEngine()).core
+    told = sorted((core._likely(id_, -1.0) for id_ in cut), key=lambda one: one.bytes, reverse=True)
+    assert [one.token for one in told] == ["\ufffd", "\ufffd"]
+    assert b"".join(bytes(one.bytes) for one in told).decode() == "é"
+
+
+@pytest.mark.parametrize("fields", [{"messages": [{"role": "user", "content": "a\0b"}]}, {"prompt": "a\0b"}])
+def test_u0000_goes_through_as_any_other_character(line: Line, fields: dict[str, Any]) -> None:
+    _, reply = run(line(ScriptedEngine(["x\0", "y"])), operation="generate", **fields)
+    _, dry = run(line(ScriptedEngine()), operation="generate", dry_run=True, **fields)
+    assert isinstance(reply, GenerateReply)
+    assert isinstance(dry, DryRunReply)
+    assert (reply.text, "a\0b" in dry.rendered) == ("x\0y", True)
 
 
 def test_logprobs_are_absent_where_they_were_not_asked_for(line: Line) -> None:

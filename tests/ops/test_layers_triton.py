@@ -64,7 +64,8 @@ def test_queries_keys_and_values_go_where_they_belong(
 ) -> None:
     qkv = draw(6, heads + 2 * kv_heads, head_dim, dtype=dtype)
     norms = 1 + draw(2, head_dim, dtype=dtype, seed=1) if normed else None
-    table = layers_torch.rope_table(4000, head_dim, 1e6, dtype, DEVICE)
+    frequencies = layers_torch.frequencies(head_dim, 1e6, torch.device(DEVICE))
+    table = layers_torch.rope_table(torch.arange(4000, device=DEVICE), frequencies, dtype)
     rope = table[torch.tensor([0, 1, 2, 700, 3999, 5], device=DEVICE)]
     slots = torch.tensor([17, 5, 40, 41, 3, 63], device=DEVICE)
     both = []

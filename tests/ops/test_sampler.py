@@ -121,6 +121,33 @@ def test_neighbouring_seeds_draw_independently() -> None:
     assert p_value(pairs, (share[:, None] * share).flatten() * (len(got) - 1)) > 0.001
 
 
+@pytest.mark.parametrize(
+    ("seed", "tokens"),
+    [
+        (0, [33, 24, 40, 28, 28, 27, 26, 17]),
+        (7, [42, 41, 1, 41, 1, 28, 22, 21]),
+        (2**40 + 3, [27, 13, 10, 26, 43, 10, 41, 13]),
+        (2**62 + 5, [45, 23, 21, 34, 59, 24, 5, 40]),
+        (2**63 - 1, [60, 41, 10, 56, 27, 12, 28, 27]),
+    ],
+)
+def test_a_seed_draws_today_what_it_drew_in_earlier_releases(seed: int, tokens: list[int]) -> None:
+    logits = torch.linspace(-2, 2, 64)[torch.randperm(64, generator=torch.Generator().manual_seed(12))]
+    drawer, positions = Sampler(1, 64, 64, "cpu"), torch.arange(1, 9)
+    drawer.assign(0, sampling(seed=seed), [0])
+    assert drawer.sample(logits.expand(8, -1), torch.zeros(8, dtype=torch.int64), positions).tolist() == tokens
+
+
+def test_each_of_the_64_bits_of_a_seed_changes_the_draws() -> None:
+    seeds = [2**64 - 1, *(2**64 - 1 - 2**bit for bit in range(64))]
+    drawer, count = Sampler(len(seeds), 64, 64, "cpu"), 20
+    for row, seed in enumerate(seeds):
+        drawer.assign(row, sampling(seed=seed), [0])
+    rows, positions = torch.arange(len(seeds)).repeat_interleave(count), torch.arange(count).repeat(len(seeds))
+    drawn = drawer.sample(torch.zeros(len(rows), 64), rows, positions).view(-1, count).tolist()
+    assert len({tuple(one) for one in drawn}) == len(seeds)
+
+
 def test_noise_of_a_large_vocabulary_is_gumbel_noise() -> None:
     noise = gumbel(torch.tensor([[123456789]]), torch.arange(10**6)).flatten().double()
     assert noise.isfinite().all()

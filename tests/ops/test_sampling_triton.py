@@ -73,6 +73,18 @@ def test_kernels_keep_the_edges_of_each_option(options: dict[str, float]) -> Non
     assert torch.equal(fused.sample(logits, rows, rows), plain.sample(logits, rows, rows))
 
 
+def test_kernels_read_all_64_bits_of_a_seed_as_torch_does() -> None:
+    seeds = [0, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 2**64 - 1 - 2**63, *(2**bit for bit in range(58, 64))]
+    plain, fused = samplers(40, 40, [sampling(seed=seed) for seed in seeds])
+    rows = torch.arange(len(seeds), device=DEVICE)
+    drawn = []
+    for position in range(6):
+        positions = torch.full_like(rows, position)
+        drawn.append(fused.sample(torch.zeros(len(seeds), 40, device=DEVICE), rows, positions))
+        assert torch.equal(drawn[-1], plain.sample(torch.zeros(len(seeds), 40, device=DEVICE), rows, positions))
+    assert len({tuple(one) for one in torch.stack(drawn, 1).tolist()}) == len({*seeds})
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
 def test_kernels_end_and_stay_in_range_on_broken_logits() -> None:
     _, fused = samplers(50, 50, [sampling(seed=seed, top_p=0.9, top_k=5) for seed in range(4)])

@@ -33,7 +33,7 @@ def random_sampling(chance: random.Random) -> Sampling:
         repetition_penalty=maybe(chance.uniform(0.5, 2), 1.0),
         presence_penalty=maybe(chance.uniform(-2, 2), 0.0),
         frequency_penalty=maybe(chance.uniform(-2, 2), 0.0),
-        seed=chance.randrange(2**63),
+        seed=chance.randrange(2**64),
     )
 
 

@@ -129,10 +129,14 @@ class Changed:
 @cache
 def greedy(name: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
     """What serial greedy `generate` says."""
+    return generated(oracle(name), prompt, max_tokens)
+
+
+def generated(model: Any, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
+    """The same, by this model of transformers."""
     greedily = GenerationConfig(max_new_tokens=max_tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
     ids = torch.tensor([prompt])
     with torch.inference_mode():
-        model: Any = oracle(name)
         out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedily)
     return tuple(out[0, len(prompt) :].tolist())
 
