@@ -204,7 +204,7 @@ def record_compiled_kernels() -> list[str]:
 
 
 def load_weights(snapshot: Snapshot, readahead: Readahead, facts: dict[str, JsonValue]) -> "Loaded":
-    """The model on its device; `facts` gets the bytes of its files, and those that were read ahead.
+    """The model on its device; `facts` gets the bytes of its files, those that were read ahead, and its end tokens.
 
     Raises:
         StartError: see `weights.load`.
@@ -214,6 +214,9 @@ def load_weights(snapshot: Snapshot, readahead: Readahead, facts: dict[str, Json
     loaded = weights.load(snapshot)
     readahead.stop()
     facts |= {"bytes": snapshot.bytes(), "read_ahead": readahead.read}
+    facts["end_tokens"] = [
+        {"token_id": end.token_id, "token": end.token, "sources": [*end.sources]} for end in loaded.info.end_tokens
+    ]
     return loaded
 
 
