@@ -105,7 +105,8 @@ class Template:
         self._insists = False
         try:
             self._insists = self._refuses_not_to_think()
-            *_, self._turn_end = self._parts(("system", "user"), answer=False)
+            # Read between two turns: a template may write nothing after the last one.
+            self._turn_end = self._parts(("system", "user"), answer=False)[1].removesuffix("<|im_start|>user\n")
             before = self._frame(("user",), ANSWER)[0]
         except InvalidRequest as error:
             raise StartError(f"{error}; use a Qwen2, 2.5 or 3 instruct model") from error
