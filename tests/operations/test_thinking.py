@@ -68,9 +68,12 @@ def test_with_thinking_on_stop_strings_sleep_until_the_thought_has_ended(choice:
     assert reply["reasoning"] == " hm Question: so hm Question:\n"
 
 
-def test_a_thought_that_ends_by_itself_is_not_cut(tmp_path: Path) -> None:
+def test_a_thought_that_ends_by_itself_is_not_cut_and_stop_strings_sleep_until_then(
+    tmp_path: Path, architecture: str
+) -> None:
     script = ("\n", "<think>", " hm Question:", "</think>", *ANSWER)
-    with started(scripted.write(tmp_path / "c", script, template=TEMPLATES["choice"])) as line:
+    path = scripted.write(tmp_path / "c", script, template=TEMPLATES["choice"], architecture=architecture)
+    with started(path) as line:
         thinks = {"operation": "chat", "message": "hi", "enable_thinking": True, "stop": "Question:"}
         reply = line.told(**thinks)
         assert (reply["response"], reply["reasoning"]) == ("The answer is 4. ", " hm Question:")
