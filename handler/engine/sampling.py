@@ -21,7 +21,9 @@ MAX_STOP_TOKENS = 64
 StopTokenIds = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)
 ]
-MaxThinkingTokens = Annotated[int, Field(ge=1, le=1_000_000, examples=[1024])]
+MaxThinkingTokens = Annotated[
+    int, Field(ge=1, le=1_000_000, description="Tokens of the thought, at most.", examples=[1024])
+]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="Same request and seed, same draws.", examples=[7])]
 
 

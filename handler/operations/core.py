@@ -226,7 +226,7 @@ class Core:
         if request.max_thinking_tokens is not None and request.max_thinking_tokens > most:
             raise InvalidRequest(
                 f"max_thinking_tokens is {request.max_thinking_tokens}, and thought and answer share max_tokens, "
-                f"{max_tokens}; send {max(most, 0)} at most, or more max_tokens",
+                f"{max_tokens}; send {f'{most} at most, or ' if most > 0 else ''}more max_tokens",
                 field="max_thinking_tokens",
             )
         sent = {name: value for name, value in _of(request).items() if name in request.model_fields_set}

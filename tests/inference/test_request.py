@@ -48,6 +48,12 @@ def test_a_cut_by_max_tokens_drops_half_a_character() -> None:
     assert take_all(request(b"A", "☃".encode(), max_tokens=2), 0, 1) == ("A☃", "length")
 
 
+def test_an_end_from_outside_sends_what_is_held_back_but_no_half_character() -> None:
+    one = request(b"A", b"B", "☃".encode()[:2], stop=("BC",))
+    assert take_all(one, 0, 1, 2) == ("A", None)
+    assert one.rest() == Delta("B", ())
+
+
 def test_times_count_from_the_arrival_and_the_first_token_is_the_first() -> None:
     one = request(b"a", b"b")
     one.arrived, one.started = 10.0, 10.5

@@ -173,7 +173,7 @@ def test_false_closes_the_block_of_a_template_that_knows_how_and_not_sent_does_t
     ("fields", "told"),
     [
         ({"enable_thinking": True, "max_thinking_tokens": 10, "max_tokens": 13}, "13; send 9 at most"),
-        ({"enable_thinking": True, "max_thinking_tokens": 1, "max_tokens": 3}, "3; send 0 at most"),
+        ({"enable_thinking": True, "max_thinking_tokens": 1, "max_tokens": 3}, "3; send more max_tokens"),
         ({"enable_thinking": True, "max_thinking_tokens": 509}, "share max_tokens, "),
         ({"max_thinking_tokens": 10}, "not asked to think"),
         ({"enable_thinking": False, "max_thinking_tokens": 10}, "not asked to think"),
