@@ -209,7 +209,7 @@ def load_weights(
     facts: dict[str, JsonValue],
     rope_scaling: Mapping[str, JsonValue] | None = None,
 ) -> "Loaded":
-    """The model on its device; `facts` gets the bytes of its files, and those that were read ahead.
+    """The model on its device; `facts` gets the bytes of its files, those that were read ahead, and its end tokens.
 
     Raises:
         StartError: see `weights.load`.
@@ -219,6 +219,9 @@ def load_weights(
     loaded = weights.load(snapshot, rope_scaling=rope_scaling)
     readahead.stop()
     facts |= {"bytes": snapshot.bytes(), "read_ahead": readahead.read}
+    facts["end_tokens"] = [
+        {"token_id": end.token_id, "token": end.token, "sources": [*end.sources]} for end in loaded.info.end_tokens
+    ]
     return loaded
 
 

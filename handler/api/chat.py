@@ -1,5 +1,6 @@
 """chat: a conversation in, its next turn out."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -31,6 +32,8 @@ class ChatEcho(Echo):
 
 class ChatRequest(ChatEcho, TextRequest):
     """A conversation to continue: `messages`, or `message` with the turns before it."""
+
+    MEANT: ClassVar[Mapping[str, str]] = {"prompt": "message"}
 
     operation: Literal["chat"]
     message: NonBlank | None = Field(None, description="The new turn of the user.", examples=["hi"])

@@ -157,13 +157,22 @@ NonBlank = Annotated[Text, AfterValidator(_not_blank)]
 AnyJson = Annotated[JsonValue, json_within(MAX_ECHO_BYTES), PASSED_BACK]
 #: text that is never passed back, logged or part of an error
 CacheSalt = Annotated[Text, Field(min_length=1, max_length=128)]
+
+
+def _one_or_more(value: object) -> object:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    raise PydanticCustomError("stop", "should be a string or a list of strings")
+
+
 StopString = Annotated[Text, Field(min_length=1, max_length=200)]
 _ONE_STOP = {"type": "string", "minLength": 1, "maxLength": 200}
 #: one stop string, or a list of them
 StopStrings = Annotated[
     tuple[StopString, ...],
     Field(max_length=16, fail_fast=True),
-    LIST,
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    BeforeValidator(_one_or_more),
     WithJsonSchema({"anyOf": [_ONE_STOP, {"type": "array", "maxItems": 16, "items": _ONE_STOP}]}),
 ]

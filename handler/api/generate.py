@@ -23,7 +23,7 @@ class GenerateRequest(TextRequest):
         exactly_one(self, "messages", "prompt")
         if self.special_tokens and self.prompt is None:
             raise InvalidRequest("special_tokens needs prompt", field="special_tokens")
-        if self.enable_thinking and self.prompt is not None:
+        if self.enable_thinking is not None and self.prompt is not None:
             raise InvalidRequest(
                 "enable_thinking needs messages: a raw prompt has no template", field="enable_thinking"
             )

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from handler.api.fields import LIST, CacheSalt, Sent
 from handler.api.reply import Reply
+from handler.engine.protocol import EndSource
 from handler.engine.values import Value
 from handler.errors import InvalidRequest
 
@@ -85,6 +86,17 @@ class WorkerFacts(Value):
     tokens: dict[str, int] = Field(description="Tokens by kind: prompt, completion.")
 
 
+class EndTokenFacts(Value):
+    """A token that ends an answer."""
+
+    token_id: int
+    token: str = Field(description="As the tokenizer's files write it.")
+    sources: tuple[EndSource, ...] = Field(
+        description="The files of the checkpoint that say so. With `chat_template` alone it ends answers to messages, "
+        "not to a raw prompt."
+    )
+
+
 class ModelSection(Value):
     """The model that is loaded."""
 
@@ -107,7 +119,11 @@ class ModelSection(Value):
     vocab_size: int
     context_length: int = Field(description="Positions that the model was made for.")
     max_model_len: int = Field(description="Prompt and completion tokens of one request, at most.")
-    stop_token_ids: tuple[int, ...]
+    stop_token_ids: tuple[int, ...] = Field(description="The `end_tokens` of the configurations: they end any answer.")
+    end_tokens: tuple[EndTokenFacts, ...] = Field(description="Every token that ends an answer.")
+    thinking: Literal["never", "choice", "always"] = Field(
+        description="Whether answers to messages begin with a thought; `choice`: with `enable_thinking: true`."
+    )
     sampling_defaults: dict[str, float | int] = Field(description="Of the model's own generation_config.")
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from handler.api.requests import REQUESTS, Request
 from handler.api.size import check_size
+from handler.api.text import TextRequest
 from handler.errors import InvalidRequest
 
 OPERATIONS = ", ".join(REQUESTS)
@@ -66,9 +67,10 @@ def _refusal(error: ValidationError) -> InvalidRequest:
     words = _WORDS.get(kind) or _in_json(first["msg"])
     if kind == "extra_forbidden" and len(place) == 2:
         # 0.9: one letter in ten is wrong
-        fields = REQUESTS[str(place[0])].model_fields
-        meant = get_close_matches(str(place[1])[:100], fields, n=1, cutoff=0.9)
-        words += "".join(f"; did you mean {name}?" for name in meant)
+        kind_of_request, name = REQUESTS[str(place[0])], str(place[1])[:100]
+        known = kind_of_request.MEANT.get(name) if issubclass(kind_of_request, TextRequest) else None
+        meant = [known] if known else get_close_matches(name, kind_of_request.model_fields, n=1, cutoff=0.9)
+        words += "".join(f"; did you mean {one}?" for one in meant)
     return InvalidRequest(f"{path}: {words}", field=path)
 
 

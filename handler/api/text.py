@@ -1,5 +1,6 @@
 """The common fields of chat, generate and enhance: of their requests, and at the end of each of their replies."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,7 +8,16 @@ from pydantic import Field, model_validator
 from handler.api.fields import LIST, CacheSalt, Content, Part, Sent, StopStrings, few_fields
 from handler.api.reply import Reply
 from handler.engine.protocol import MAX_TOP_LOGPROBS
-from handler.engine.sampling import Distribution, MaxTokens, Sampling, Seed, Temperature, TopP
+from handler.engine.sampling import (
+    Distribution,
+    MaxThinkingTokens,
+    MaxTokens,
+    Sampling,
+    Seed,
+    StopTokenIds,
+    Temperature,
+    TopP,
+)
 from handler.engine.stream import FinishReason
 from handler.engine.values import Value
 from handler.errors import InvalidRequest
@@ -39,6 +49,9 @@ class TextRequest(Sent, Distribution):
     The defaults are the worker's; `sampling_defaults: "model"` takes the model's own in their place.
     """
 
+    #: fields of the other operations that callers send to this one by mistake -> the field that it has
+    MEANT: ClassVar[Mapping[str, str]] = {}
+
     messages: Messages | None = Field(
         None,
         description="The whole conversation, as the model reads it.",
@@ -60,7 +73,14 @@ class TextRequest(Sent, Distribution):
     top_p: TopP = 0.9
     seed: Annotated[Seed | None, Field(description="Same request and seed, same draws; drawn where not sent.")] = None
     stop: StopStrings = Field(
-        (), description="The answer ends before the first of these that completes.", examples=["\n\n"]
+        (),
+        description="The answer ends before the first of these that completes; in a thought they end nothing.",
+        examples=["\n\n"],
+    )
+    stop_token_ids: Annotated[StopTokenIds, LIST] = Field(
+        (),
+        description="The answer ends at the first of these, beside the model's own end tokens; it adds no text.",
+        examples=[[151643]],
     )
     logprobs: bool = Field(False, description="Return the log-probability of each token of the answer.")
     top_logprobs: int | None = Field(
@@ -84,8 +104,16 @@ class TextRequest(Sent, Distribution):
         description="Share computed prefixes and kept enhancements with requests of the same salt alone (security.md).",
         examples=["8c1f4a"],
     )
-    enable_thinking: bool = Field(
-        False, description="Let the model think first, where its template knows how; its thoughts come as `reasoning`."
+    enable_thinking: bool | None = Field(
+        None,
+        description="Let the model think first, or not; its thoughts come as `reasoning`. Not sent: it thinks only "
+        "where its template always has it think.",
+    )
+    max_thinking_tokens: MaxThinkingTokens | None = Field(
+        None,
+        description="Tokens of the thought, at most, of the `max_tokens`: then the worker closes it, and the answer "
+        "begins.",
+        examples=[1024],
     )
     dry_run: bool = Field(False, description="Answer with the prompt that the model would read, without running it.")
     sampling_defaults: Literal["worker", "model"] = Field(
@@ -196,7 +224,10 @@ class Run(Part):
     """The facts of one run of the model; they stand at the end of every reply that ran it."""
 
     finish_reason: FinishReason | None = Field(None, description="Absent where an enhance did not ask the model.")
-    reasoning: str | None = Field(None, description="The think block, where `enable_thinking` was sent.")
+    reasoning: str | None = Field(None, description="The think block, where the model was to think.")
+    reasoning_cut: Literal[True] | None = Field(
+        None, description="Where the thought was closed at `max_thinking_tokens`."
+    )
     usage: Usage
     sampling: Sampling = Field(description="The sampling fields as they were applied.")
     logprobs: tuple[DrawnLogprob, ...] | None = Field(

@@ -3,13 +3,12 @@
 Knows no request and no reply.
 """
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import assert_never
 
 from handler.engine.stream import Delta, Finish, Logprob, Stream
-from handler.engine.thinking import Thinking
 from handler.errors import DeadlineExceeded, EngineFailed
 
 
@@ -26,7 +25,7 @@ class Completion:
     """A whole answer: a folded stream."""
 
     text: str
-    #: None where thinking was not asked for
+    #: None where no think block was looked for
     reasoning: str | None
     token_ids: tuple[int, ...]
     #: one for each token, where the request asked for them
@@ -34,7 +33,7 @@ class Completion:
     finish: Finish
 
 
-async def fold(stream: Stream, thinking: Thinking | None = None) -> AsyncGenerator[Piece | Completion, None]:
+async def fold(stream: Stream) -> AsyncGenerator[Piece | Completion, None]:
     """Yield the text as it comes, then the completion. Closing the iterator cancels the request.
 
     Raises:
@@ -46,29 +45,22 @@ async def fold(stream: Stream, thinking: Thinking | None = None) -> AsyncGenerat
     token_ids: list[int] = []
     logprobs: list[Logprob] = []
 
-    def split(text: str, *, last: bool = False) -> Iterator[Piece]:
-        thought, said = ("", text) if thinking is None else thinking.flush() if last else thinking.push(text)
-        if thought:
-            reasoning.append(thought)
-            yield Piece(thought, reasoning=True)
-        if said:
-            answer.append(said)
-            yield Piece(said)
-
     try:
         async for event in stream:
             match event:
                 case Delta():
                     token_ids.extend(event.token_ids)
                     logprobs.extend(event.logprobs)
-                    for piece in split(event.text):
-                        yield piece
+                    if event.reasoning:
+                        reasoning.append(event.reasoning)
+                        yield Piece(event.reasoning, reasoning=True)
+                    if event.text:
+                        answer.append(event.text)
+                        yield Piece(event.text)
                 case Finish():
                     if event.reason == "deadline" and event.usage.completion_tokens == 0:
                         raise DeadlineExceeded("the deadline passed before the first token")
-                    for piece in split("", last=True):
-                        yield piece
-                    thoughts = None if thinking is None else "".join(reasoning)
+                    thoughts = None if event.reasoning_cut is None else "".join(reasoning)
                     yield Completion("".join(answer), thoughts, tuple(token_ids), tuple(logprobs), event)
                 case _:
                     assert_never(event)
@@ -76,9 +68,9 @@ async def fold(stream: Stream, thinking: Thinking | None = None) -> AsyncGenerat
         stream.cancel()
 
 
-async def whole(stream: Stream, thinking: Thinking | None = None) -> Completion:
+async def whole(stream: Stream) -> Completion:
     """The completion alone; raises as `fold` does."""
-    async with aclosing(fold(stream, thinking)) as events:
+    async with aclosing(fold(stream)) as events:
         async for event in events:
             if isinstance(event, Completion):
                 return event

@@ -12,16 +12,41 @@ from handler.engine.stream import Stream
 
 #: likeliest tokens listed beside each drawn token, at most
 MAX_TOP_LOGPROBS = 5
+#: where a checkpoint says that a token ends an answer
+EndSource = Literal["chat_template", "generation_config", "config"]
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """The think block that an answer may begin with."""
+
+    #: the prompt ends inside it; else the model may open it
+    opened: bool
+    #: the tokens that close it at `max_thinking_tokens`
+    closing: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The token ids that the model reads."""
+    """The token ids that the model reads, and how an answer to them begins and ends."""
 
     token_ids: tuple[int, ...]
     #: prompts share what was computed of a common beginning only where their salts are equal; changes no answer. 64
     #: bytes at most
     salt: bytes = b""
+    #: ids that end an answer to this prompt, beside the model's own: those that end a turn of its chat template
+    end_ids: tuple[int, ...] = ()
+    #: None where no think block is looked for: all text is answer
+    thought: Thought | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndToken:
+    """A token that ends an answer, and the files of the checkpoint that say so."""
+
+    token_id: int
+    token: str
+    sources: tuple[EndSource, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +74,12 @@ class ModelInfo:
     vocab_size: int
     #: positions the model was made for
     context_length: int
-    #: ids that end an answer
+    #: ids that end every answer: those of the configurations
     stop_token_ids: tuple[int, ...]
     #: the sampling of the model's own generation_config, by our field names
     sampling_defaults: Mapping[str, float | int]
+    #: all tokens that end an answer; those of the chat template alone end answers to prompts that it rendered
+    end_tokens: tuple[EndToken, ...] = ()
 
     @property
     def device_type(self) -> Literal["cpu", "cuda"]:

@@ -16,6 +16,14 @@ TopK = Annotated[int, Field(ge=0, le=1_000_000, description="0 is off.", example
 MinP = Annotated[float, Field(ge=0, le=1, description="0 is off.", examples=[0.05])]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=10, description="1 is off.", examples=[1.05])]
 Penalty = Annotated[float, Field(ge=-2, le=2, description="0 is off.", examples=[0.5])]
+#: tokens that end an answer, of one request, at most
+MAX_STOP_TOKENS = 64
+StopTokenIds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)
+]
+MaxThinkingTokens = Annotated[
+    int, Field(ge=1, le=1_000_000, description="Tokens of the thought, at most.", examples=[1024])
+]
 Seed = Annotated[int, Field(ge=0, lt=2**64, description="Same request and seed, same draws.", examples=[7])]
 
 
@@ -51,6 +59,10 @@ class Sampling(Distribution):
     seed: Seed
     #: the completion ends before the first of these that completes
     stop: tuple[str, ...] = ()
+    #: the completion ends at the first of these, which adds no text
+    stop_token_ids: StopTokenIds = ()
+    #: a think block is closed after so many tokens; None for any number
+    max_thinking_tokens: MaxThinkingTokens | None = Field(None, exclude_if=lambda limit: limit is None)
 
     def with_seed(self, seed: int) -> Self:
         """The same with another seed, which wraps round at 2**64."""

@@ -18,8 +18,9 @@ class Spent:
     finish_reason: FinishReason | None = None
     usage: Usage = NO_TOKENS
     timing: Timing = NO_TIME
-    #: None where thinking was not asked for
+    #: None where no think block was looked for
     reasoning: str | None = None
+    reasoning_cut: bool = False
     tries: int = 0
     #: of the token ids that the model read; None where it read none
     prompt_sha256: str | None = None
@@ -37,6 +38,7 @@ class Spent:
             ),
             timing=replace(self.timing if self.tries else timing, total_s=self.timing.total_s + timing.total_s),
             reasoning=completion.reasoning,
+            reasoning_cut=completion.finish.reasoning_cut or False,
             tries=self.tries + 1,
             prompt_sha256=prompt_sha256,
         )

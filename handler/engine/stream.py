@@ -28,6 +28,8 @@ class Delta:
     token_ids: tuple[int, ...]
     #: one for each of `token_ids`, where the request asked for them
     logprobs: tuple[Logprob, ...] = ()
+    #: text of the think block before the answer
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Finish:
     reason: FinishReason
     usage: Usage
     timing: Timing
+    #: whether the thought was closed at `max_thinking_tokens`; None where no think block was looked for
+    reasoning_cut: bool | None = None
 
 
 class Stream:
@@ -71,6 +75,7 @@ class Stream:
     def __init__(self, cancel: Callable[[], None]) -> None:
         self._cancel = cancel
         self._text: list[str] = []
+        self._reasoning: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[Logprob] = []
         self._end: Finish | WorkerError | None = None
@@ -83,6 +88,7 @@ class Stream:
             return
         if isinstance(event, Delta):
             self._text.append(event.text)
+            self._reasoning.append(event.reasoning)
             self._token_ids.extend(event.token_ids)
             self._logprobs.extend(event.logprobs)
         else:
@@ -104,8 +110,9 @@ class Stream:
             self._ready.clear()
             await self._ready.wait()
         if self._token_ids or self._text:
-            delta = Delta("".join(self._text), tuple(self._token_ids), tuple(self._logprobs))
+            delta = Delta("".join(self._text), tuple(self._token_ids), tuple(self._logprobs), "".join(self._reasoning))
             self._text.clear()
+            self._reasoning.clear()
             self._token_ids.clear()
             self._logprobs.clear()
             return delta

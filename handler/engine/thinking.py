@@ -17,10 +17,10 @@ class Thinking:
         self._fresh = True  # nothing of the present part was sent yet
         self._held = ""
 
-    @classmethod
-    def of(cls, prompt: str) -> "Thinking":
-        """For the answer to a rendered prompt, which may end inside a think block already."""
-        return cls(prompt.rstrip().endswith(cls.OPEN))
+    @property
+    def inside(self) -> bool:
+        """True while the think block is open."""
+        return self._state == "reasoning"
 
     def push(self, text: str) -> tuple[str, str]:
         """Add text; returns (reasoning, answer) as far as both are certain."""

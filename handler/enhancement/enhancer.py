@@ -75,7 +75,7 @@ class Enhancer:
             seeded=request.seed is not None,
             variant=0,
             seed_step=request.n,
-            thinking=request.enable_thinking,
+            thinking=bool(request.enable_thinking),
             cache=request.cache_use,
             model=(self.model.name, self.model.revision),
             deadline=deadline,

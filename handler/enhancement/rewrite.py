@@ -14,7 +14,6 @@ from handler.engine.fold import whole
 from handler.engine.protocol import Engine
 from handler.engine.sampling import Sampling
 from handler.engine.spent import NO_TIME, NO_TOKENS, Spent
-from handler.engine.thinking import Thinking
 from handler.enhancement.brief import Brief
 from handler.enhancement.cache import Cache, key_of
 from handler.enhancement.draft import Draft, composed, draft, over_budget
@@ -198,7 +197,7 @@ class Rewriter:
         """One completion, and what was spent with it."""
         rendered = question.rendered
         stream = self.engine.stream(rendered.prompt, spent.sampling, deadline=question.deadline)
-        completion = await whole(stream, Thinking.of(rendered.text) if question.thinking else None)
+        completion = await whole(stream)
         return completion.text, spent.plus(completion, rendered.sha256)
 
 

@@ -17,6 +17,7 @@ from handler.engine.protocol import ModelInfo, Prompt, Status
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream
 from handler.engine.text import TextStream
+from handler.engine.thinking import Thinking
 from handler.errors import EngineFailed, OutOfMemory, Overloaded, StartError, WorkerError
 from handler.inference.config import EngineConfig
 from handler.inference.draws import Draws
@@ -122,10 +123,14 @@ class BatchingEngine:
         """See `Engine.stream`; must be called on a running event loop."""
         token_ids = check(prompt, sampling, logprobs, self._info.vocab_size, self.max_model_len)
         stream = Stream(lambda: self._command(lambda: self._interrupt(request, "cancelled")))
-        text = TextStream(self._token_bytes, sampling.stop)
+        thought = prompt.thought
+        text = TextStream(self._token_bytes, sampling.stop, Thinking(thought.opened) if thought else None)
         guesses = self._config.speculative_tokens
-        salt = salt_of(prompt, self._shared_prompt)
-        request = Request.of(token_ids, sampling, logprobs, deadline, stream, text, guesses, salt)
+        request = Request.of(
+            token_ids, sampling, logprobs, deadline, stream, text, guesses, salt_of(prompt, self._shared_prompt),
+            end_ids=self._end_ids.union(prompt.end_ids, sampling.stop_token_ids),
+            closing=thought.closing if thought else (),
+        )  # fmt: skip
         with self._admission:
             if not self._alive:
                 raise EngineFailed(CLOSED if self._closing else FAILED)
@@ -310,21 +315,27 @@ class BatchingEngine:
             drawn = self._launched.popleft().read()
             now = time.monotonic()
             for request, token, logprobs in drawn:
-                # Two kinds of draws are dropped: those of a request that ended after the step was launched, and those
-                # after a wrong guess.
-                if not request.ended and not (request.guesses and request.mispredicted):
+                # Three kinds of draws are dropped: those of a request that ended after the step was launched, those in
+                # whose place tokens were put in, and those after a wrong guess.
+                if request.dropped:
+                    request.dropped -= 1
+                elif not request.ended and not (request.guesses and request.mispredicted):
                     self._accept(request, token, logprobs, now)
             if settled := self._scheduler.settle():
                 self._runner.correct(settled)
 
     def _accept(self, request: Request, token: int, logprobs: tuple[Logprob, ...], now: float) -> None:
         try:
-            delta, reason = request.take(token, logprobs, self._end_ids, now)
+            delta, reason = request.take(token, logprobs, now)
+            closing = request.close_thought() if reason is None and request.thought_is_full else None
         except Exception as error:
             log.defect(error, request.job_id)
             self._end(request, EngineFailed(UNDECODED))
             return
         self._outbox.put(request, delta)
+        if closing is not None:
+            self._outbox.put(request, closing)
+            self._scheduler.put_in(request, closing.token_ids)
         if reason is not None:
             self._end(request, request.finish(reason))
 
@@ -339,8 +350,8 @@ class BatchingEngine:
         """End a request between two tokens unless it has ended; the text that it holds back is sent first."""
         if request.ended:
             return
-        if held := request.text.flush():
-            self._outbox.put(request, Delta(held, ()))
+        if (rest := request.rest()) != Delta("", ()):
+            self._outbox.put(request, rest)
         self._end(request, request.finish(reason))
 
     def _end(self, request: Request, event: Finish | WorkerError) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import math
 import time
 from array import array
-from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -62,6 +61,11 @@ class Request(Sequence):
     stream: Stream
     loop: asyncio.AbstractEventLoop
     text: TextStream
+    #: ids that end it
+    end_ids: frozenset[int] = frozenset()
+    #: the tokens that close its thought once it has as many tokens as it may; none where it may have any number
+    closing: tuple[int, ...] = ()
+    thought_closed: bool = False
     deadline: float
     arrived: float
     started: float | None = None
@@ -81,10 +85,12 @@ class Request(Sequence):
         text: TextStream,
         guesses: int,
         salt: bytes = b"",
+        end_ids: frozenset[int] = frozenset(),
+        closing: tuple[int, ...] = (),
     ) -> "Request":
         """A request that arrives now, on the running event loop; at most `guesses` tokens are guessed at a time.
 
-        `salt`: the prompt's.
+        `salt`: the prompt's. `closing`: the tokens that close a thought of `max_thinking_tokens`.
         """
         return cls(
             tokens=token_ids,
@@ -99,14 +105,14 @@ class Request(Sequence):
             stream=stream,
             loop=asyncio.get_running_loop(),
             text=text,
+            end_ids=end_ids,
+            closing=() if sampling.max_thinking_tokens is None else closing,
             deadline=math.inf if deadline is None else deadline,
             arrived=time.monotonic(),
             job_id=current_job.get(),
         )
 
-    def take(
-        self, token: int, logprobs: tuple[Logprob, ...], end_ids: Collection[int], now: float
-    ) -> tuple[Delta, FinishReason | None]:
+    def take(self, token: int, logprobs: tuple[Logprob, ...], now: float) -> tuple[Delta, FinishReason | None]:
         """Add a drawn token; returns its event, and the finish reason where it was the last.
 
         An end token counts as a token of the answer but adds no text. Raises the errors of decoding.
@@ -115,13 +121,49 @@ class Request(Sequence):
         if self.first_token is None:
             self.first_token = now
         text = self.text
-        if token in end_ids:
-            return Delta(text.flush(), (token,), logprobs), "stop"
-        new_text = text.push(token)
-        if not text.stopped and len(self.tokens) < self.full_length:
-            return Delta(new_text, (token,), logprobs), None
-        new_text += text.flush()
-        return Delta(new_text, (token,), logprobs), "stop" if text.stopped else "length"
+        reason: FinishReason | None = None
+        if token in self.end_ids:
+            reasoning, answer = text.flush()
+            reason = "stop"
+        else:
+            reasoning, answer = text.push(token)
+            if text.stopped:
+                reason = "stop"
+            elif len(self.tokens) == self.full_length:
+                held_reasoning, held_answer = text.flush(cut=True)
+                reasoning, answer = reasoning + held_reasoning, answer + held_answer
+                reason = "stop" if text.stopped else "length"
+        return Delta(answer, (token,), logprobs, reasoning), reason
+
+    @property
+    def thought_is_full(self) -> bool:
+        """True once the thought has as many tokens as it may, where there is room to close it and to answer."""
+        limit = self.sampling.max_thinking_tokens
+        return (
+            limit is not None
+            and not self.thought_closed
+            and self.text.inside_thought
+            and len(self.tokens) - self.prompt_len >= limit
+            and len(self.tokens) + len(self.closing) < self.full_length
+        )
+
+    def close_thought(self) -> Delta:
+        """The event of the tokens that close the thought; `Scheduler.put_in` adds them. Raises the errors of decoding.
+
+        They were not drawn: a log-probability of 0 says that they had to come.
+        """
+        self.thought_closed = True
+        self.text.drop_half_character()
+        parts = [self.text.push(token) for token in self.closing]
+        logprobs = () if self.logprobs is None else (Logprob(0.0, ()),) * len(self.closing)
+        return Delta(
+            "".join(answer for _, answer in parts), self.closing, logprobs, "".join(thought for thought, _ in parts)
+        )
+
+    def rest(self) -> Delta:
+        """The text that is still held back, where the request is ended between two tokens."""
+        reasoning, answer = self.text.flush(cut=True)
+        return Delta(answer, (), (), reasoning)
 
     def finish(self, reason: FinishReason) -> Finish:
         now = time.monotonic()
@@ -131,9 +173,8 @@ class Request(Sequence):
             ttft_s=None if first is None else first - self.arrived,
             total_s=now - self.arrived,
         )
-        return Finish(
-            reason, Usage(self.prompt_len, self.cached_tokens or 0, len(self.tokens) - self.prompt_len), timing
-        )
+        usage = Usage(self.prompt_len, self.cached_tokens or 0, len(self.tokens) - self.prompt_len)
+        return Finish(reason, usage, timing, self.thought_closed if self.text.splits else None)
 
 
 class Outbox:

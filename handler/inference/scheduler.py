@@ -4,6 +4,7 @@ Pure: knows lengths, rows and pages, no tensor, no text and no clock.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic
 
@@ -111,7 +112,7 @@ class Scheduler(Generic[S]):
 
         Returns the running sequences with guesses. A step with guesses must be read before the next one is scheduled.
         """
-        guessing = [sequence for sequence in self._guessing if sequence.row != NO_ROW]
+        guessing = [sequence for sequence in self._guessing if sequence.row != NO_ROW and sequence.guesses]
         self._guessing = []
         for sequence in guessing:
             guessed, wrong = len(sequence.guesses), sequence.length - len(sequence.tokens)
@@ -122,6 +123,22 @@ class Scheduler(Generic[S]):
             if sequence.lookup is not None:
                 sequence.lookup.learn(guessed, guessed - wrong)
         return guessing
+
+    def put_in(self, sequence: S, tokens: Iterable[int]) -> None:
+        """Continue a running or waiting sequence with these tokens in place of the next draws.
+
+        They are computed as a chunk, from the last token that was read. Draws that are still on the device are dropped.
+        """
+        read = len(sequence.tokens)
+        sequence.dropped += sequence.length - read
+        sequence.tokens.extend(tokens)
+        sequence.length = len(sequence.tokens)
+        if sequence.row != NO_ROW:
+            # A launched step may have computed the last token already, or guesses after it.
+            sequence.computed = min(sequence.computed, read - 1)
+            sequence.target = sequence.length
+            sequence.guesses = ()
+            sequence.changed = True
 
     def remove(self, sequence: S) -> None:
         """Remove a running or waiting sequence, and free its row and pages at once.
@@ -152,6 +169,7 @@ class Scheduler(Generic[S]):
         self._guessing.clear()
         for sequence in self.waiting:
             sequence.length = len(sequence.tokens)
+            sequence.dropped = 0
         if forget:
             self.cache.forget()
 
@@ -172,12 +190,18 @@ class Scheduler(Generic[S]):
     def _decode(self, step: Step[S]) -> None:
         # `_grow` may shorten `running` at its end during this loop; the iterator of a list allows that.
         for sequence in self.running:
-            if sequence.computed < sequence.target or sequence.length >= sequence.full_length:
+            prefills = sequence.computed < sequence.target
+            if not prefills and sequence.length >= sequence.full_length:
                 continue
             if sequence.length > sequence.capacity:
                 if not self._grow(sequence):
                     continue
                 step.grown.append(sequence)
+            if sequence.changed:
+                sequence.changed = False
+                step.admitted.append(sequence)
+            if prefills:
+                continue
             sequence.computed += 1
             sequence.length += 1
             step.decode.append(sequence)
@@ -265,6 +289,7 @@ class Scheduler(Generic[S]):
     def _stop(self, sequence: S) -> None:
         self.cache.release(sequence.table)
         sequence.guesses = ()
+        sequence.changed = False
         self._free_rows.append(sequence.row)
         sequence.row = NO_ROW
         sequence.computed = 0

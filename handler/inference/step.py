@@ -42,6 +42,10 @@ class Sequence:
     lookup: Lookup | None = None
     #: the guesses that the launched step computes beside the last token; empty once `Scheduler.settle` has counted them
     guesses: Ids[int] = ()
+    #: draws on the device that do not count: they were launched before tokens were put in (`Scheduler.put_in`)
+    dropped: int = 0
+    #: tokens were put in, and its row has to be set up again
+    changed: bool = False
 
     @property
     def mispredicted(self) -> bool:
@@ -72,9 +76,9 @@ class Step(Generic[S_co]):
 
     decode: list[S_co] = field(default_factory=list)
     chunks: list[Chunk[S_co]] = field(default_factory=list)
-    #: sequences that start, or start again after a preemption, in this step
+    #: sequences whose row is set up in this step: they start, start again, or had tokens put in
     admitted: list[S_co] = field(default_factory=list)
-    #: decoding sequences that got a page
+    #: running sequences that got a page
     grown: list[S_co] = field(default_factory=list)
     #: how many tokens are guessed; a step that prefills guesses none
     guesses: int = 0

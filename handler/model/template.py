@@ -6,6 +6,7 @@ control token can come from a caller's text. Knows no request; runs on any threa
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -15,9 +16,11 @@ import jinja2
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
-from handler.engine.protocol import Prompt
+from handler.engine.protocol import Prompt, Thought
+from handler.engine.thinking import Thinking
 from handler.errors import ContextLengthExceeded, InvalidRequest, StartError, Unsupported
 from handler.model.one_line import reason
+from handler.model.thoughts import CLOSING, Thinks, ends_inside_thought
 from handler.model.tokenizer import ChatTokenizer
 
 #: characters of a prompt, at most, whatever the context: 4,000,000 spaces take 1.2 s and 0.6 GB, and on 11,000,000 the
@@ -76,7 +79,13 @@ class Template:
         self._backend = backend
         self._plain = _without_added_tokens(backend)
         added = backend.get_added_tokens_decoder()
-        self._added_bytes = {id_: b"" if token.special else token.content.encode() for id_, token in added.items()}
+        # Some checkpoints mark the tags of thoughts as special; as text they are needed all the same.
+        self._added_bytes = {
+            id_: b""
+            if token.special and token.content not in (Thinking.OPEN, Thinking.CLOSE)
+            else token.content.encode()
+            for id_, token in added.items()
+        }
         self._control_ids = {token.content: id_ for id_, token in added.items()}
         self._control = re.compile(
             "|".join(re.escape(text) for text in sorted(self._control_ids, key=len, reverse=True))
@@ -92,19 +101,30 @@ class Template:
         if not self._longest_token:
             raise StartError("the model's tokenizer has no tokens; fetch the checkpoint again")
         self._frame = lru_cache(maxsize=256)(self._render_frame)
-        #: True where the template supports thinking before the answer, like Qwen3's
-        self.thinks = "enable_thinking" in (tokenizer.chat_template or "")
+        #: the template refuses `enable_thinking: false`, and is never given it
+        self._insists = False
+        self.thinks: Thinks = "never"
+        #: the token that ends a turn of the assistant; None where the template writes none
+        self.end_id: int | None = None
+        #: the tokens that close a thought
+        self.closing: tuple[int, ...] = ()
         #: the template's own system prompt; it is used only where the operator sets MODEL_DEFAULT_SYSTEM
         self.default_system: str | None = None
         if not self.chats:
             return
         try:
-            *_, self._turn_end = self._parts(("system", "user"), answer=False)
+            self._insists = self._refuses_not_to_think()
+            # Read between two turns: a template may write nothing after the last one.
+            self._turn_end = self._parts(("system", "user"), answer=False)[1].removesuffix("<|im_start|>user\n")
             before = self._frame(("user",), ANSWER)[0]
         except InvalidRequest as error:
             raise StartError(f"{error}; use a Qwen2, 2.5 or 3 instruct model") from error
         if before != "<|im_start|>user\n":
             raise StartError("the model's chat template is not ChatML; use a Qwen2, 2.5 or 3 instruct model")
+        self.thinks = self._thinks()
+        self.end_id = self._end_of_turn()
+        (closing,) = self._encode([CLOSING], backend)
+        self.closing = tuple(closing)
         self.default_system = self._default_system()
 
     def chat(self, turns: Sequence[Turn], max_tokens: int, ending: Ending = ANSWER) -> Rendered:
@@ -140,7 +160,10 @@ class Template:
         first, *others = self._encode(runs)
         token_ids = first + [id_ for control, run in zip(controls, others, strict=True) for id_ in (control, *run)]
         text = "".join(part + content for part, content in zip(frame, contents, strict=True))
-        return _rendered(text, token_ids, max_tokens)
+        end_ids = () if self.end_id is None else (self.end_id,)
+        return _rendered(
+            text, Prompt((*token_ids,), b"", end_ids, self._thought(text, asked=ending.thinks)), max_tokens
+        )
 
     def raw(self, text: str, max_tokens: int, *, special_tokens: bool = False) -> Rendered:
         """Encode text without a template; control tokens in it are encoded as text unless `special_tokens` is set.
@@ -151,7 +174,7 @@ class Template:
         """
         self._check_characters(len(text), max_tokens)
         (token_ids,) = self._encode([text], self._backend if special_tokens else self._plain)
-        return _rendered(text, token_ids, max_tokens)
+        return _rendered(text, Prompt((*token_ids,), thought=self._thought(text)), max_tokens)
 
     def count(self, text: str) -> int:
         """How many tokens a text has by itself."""
@@ -163,6 +186,10 @@ class Template:
         if known is None:
             known = self._known_bytes[token_id] = self._look_up_bytes(token_id)
         return known
+
+    def token(self, token_id: int) -> str:
+        """A token as the tokenizer's files write it; empty for ids without one."""
+        return self._backend.id_to_token(token_id) or ""
 
     def _look_up_bytes(self, token_id: int) -> bytes:
         if token_id in self._added_bytes:
@@ -210,10 +237,47 @@ class Template:
             parts.append(part)
         return (*parts, text)
 
+    def _refuses_not_to_think(self) -> bool:
+        """True where the template renders a chat with `enable_thinking: true`, and none with false."""
+        hello = [Turn("system", ""), Turn("user", "")]
+        for thinks in (False, True):
+            with suppress(InvalidRequest):
+                self._apply(hello, True, thinks)
+                return thinks
+        return False
+
+    def _thinks(self) -> Thinks:
+        """Told by what the template writes before an answer, not by the names in it."""
+        off = self._frame(("user",), ANSWER)[-1]
+        if self._insists or ends_inside_thought(off):
+            return "always"
+        with suppress(InvalidRequest):
+            return "never" if self._frame(("user",), Ending(thinks=True))[-1] == off else "choice"
+        return "never"
+
+    def _end_of_turn(self) -> int | None:
+        """The first control token after the assistant's words; of another turn's where the template refuses them."""
+        after: list[str] = []
+        for roles in (("system", "user", "assistant", "user"), ("user", "assistant")):
+            with suppress(InvalidRequest):
+                after.append(self._parts(roles, answer=False)[roles.index("assistant") + 1])
+        for text in after or [self._turn_end]:
+            found = self._control.search(text)
+            if found is not None and found.group() != "<|im_start|>":
+                return self._control_ids[found.group()]
+        return None
+
+    def _thought(self, text: str, *, asked: bool = False) -> Thought | None:
+        """The think block that the answer to a rendered prompt may begin with."""
+        opened = ends_inside_thought(text)
+        return Thought(opened, self.closing) if asked or opened else None
+
     def _apply(self, turns: list[Turn], answer: bool, thinks: bool = False) -> str:
         conversation = [turn._asdict() for turn in turns]
         try:
-            return self._tokenizer.render(conversation, add_generation_prompt=answer, enable_thinking=thinks)
+            return self._tokenizer.render(
+                conversation, add_generation_prompt=answer, enable_thinking=thinks or self._insists
+            )
         except jinja2.TemplateError as error:
             raise InvalidRequest(f"the model's chat template refuses these roles: {reason(error)}") from error
         except BROKEN as error:
@@ -228,11 +292,11 @@ class Template:
         return prompt if opened else None
 
 
-def _rendered(text: str, token_ids: list[int], max_tokens: int) -> Rendered:
-    if len(token_ids) > max_tokens:
-        raise ContextLengthExceeded(f"the prompt has {len(token_ids)} tokens, and the limit is {max_tokens}")
-    digest = sha256(",".join(map(str, token_ids)).encode()).hexdigest()
-    return Rendered(text, Prompt(tuple(token_ids)), digest)
+def _rendered(text: str, prompt: Prompt, max_tokens: int) -> Rendered:
+    if len(prompt.token_ids) > max_tokens:
+        raise ContextLengthExceeded(f"the prompt has {len(prompt.token_ids)} tokens, and the limit is {max_tokens}")
+    digest = sha256(",".join(map(str, prompt.token_ids)).encode()).hexdigest()
+    return Rendered(text, prompt, digest)
 
 
 def _without_added_tokens(backend: Tokenizer) -> Tokenizer:

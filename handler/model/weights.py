@@ -9,7 +9,7 @@ from handler import log
 from handler.engine.protocol import ModelInfo
 from handler.errors import StartError
 from handler.inference.model import Model
-from handler.model import tokenizer
+from handler.model import ends, tokenizer
 from handler.model.checkpoint import Checkpoint, wanted
 from handler.model.config import ModelConfig, read_generation_config, read_model_config
 from handler.model.one_line import reason
@@ -53,13 +53,13 @@ def load(
             f"{snapshot.name}: the tokenizer has {template.tokens_in_vocab} tokens, but the model has only "
             f"{config.vocab_size} rows for them; use the tokenizer that belongs to the model"
         )
+    end_tokens = ends.read(template, generation, config, snapshot.name)
     tensors = wanted(find_tensors(snapshot.shards(), snapshot.name), tied=config.tie_word_embeddings)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     kind: Literal["merged", "modules"] = "modules" if config.beyond_merged() else "merged"
     dtype = dtype or (getattr(torch, config.dtype) if config.dtype else next(iter(tensors.values())).dtype)
     load_model = _load_merged if kind == "merged" else _load_modules
     model = load_model(snapshot, config, tensors, dtype, target)
-    ends = config.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
     info = ModelInfo(
         name=snapshot.name,
         revision=snapshot.revision,
@@ -73,8 +73,9 @@ def load(
         weight_bytes=parameters * model.dtype.itemsize,
         vocab_size=config.vocab_size,
         context_length=config.context_length,
-        stop_token_ids=() if ends is None else ends if isinstance(ends, tuple) else (ends,),
+        stop_token_ids=tuple(end.token_id for end in end_tokens if end.sources != ("chat_template",)),
         sampling_defaults=generation.sampling(),
+        end_tokens=end_tokens,
     )
     return Loaded(model, template, info)
 

@@ -36,7 +36,6 @@ from handler.engine.protocol import Engine, ModelInfo
 from handler.engine.sampling import Distribution, Sampling
 from handler.engine.spent import Spent
 from handler.engine.stream import Logprob
-from handler.engine.thinking import Thinking
 from handler.enhancement.enhancer import Enhancer
 from handler.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from handler.model.template import Ending, Rendered, Template, Turn
@@ -124,15 +123,27 @@ class Core:
 
         Raises:
             ContextLengthExceeded: `max_tokens` leaves no room for a prompt.
-            Unsupported: the model's template has no thinking.
+            InvalidRequest: a stop token is outside the vocabulary.
+            Unsupported: the model's template never thinks, or always does, and the request wants the other.
         """
         context, sent = self.engine.max_model_len, request.sent_max_tokens or 0
         if sent >= context:
             raise ContextLengthExceeded(
                 f"max_tokens is {sent}, and prompt and answer share a context of {context} tokens", field="max_tokens"
             )
-        if request.enable_thinking and not self.template.thinks:
-            raise Unsupported("the model's template has no thinking", field="enable_thinking")
+        for index, token_id in enumerate(request.stop_token_ids):
+            if token_id >= self.model.vocab_size:
+                field = f"stop_token_ids.{index}"
+                raise InvalidRequest(f"{field}: {token_id} is outside [0, {self.model.vocab_size})", field=field)
+        if request.enable_thinking is True and self.template.thinks == "never":
+            raise Unsupported(
+                "the model's template has no thinking; leave enable_thinking out, or send false",
+                field="enable_thinking",
+            )
+        if request.enable_thinking is False and self.template.thinks == "always":
+            raise Unsupported(
+                "the model's template always thinks; leave enable_thinking out, or send true", field="enable_thinking"
+            )
 
     def with_default_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """The conversation as it is; only what the operator set may be added to it."""
@@ -143,7 +154,7 @@ class Core:
     def conversation(self, request: TextRequest, messages: Sequence[Message]) -> Encode:
         """Encodes messages through the model's template."""
         turns = [Turn(message.role, message.content) for message in messages]
-        ending = Ending(continues=request.continue_final_message, thinks=request.enable_thinking)
+        ending = Ending(continues=request.continue_final_message, thinks=bool(request.enable_thinking))
         return lambda room: self.template.chat(turns, room, ending)
 
     def _truncated(self, request: TextRequest, messages: tuple[Message, ...], most: int) -> Kept:
@@ -195,6 +206,12 @@ class Core:
             raise ContextLengthExceeded(error.message + taken, field=field) from None
         except (InvalidRequest, Unsupported) as error:
             raise type(error)(error.message, field=field) from None
+        if request.max_thinking_tokens is not None and rendered.prompt.thought is None:
+            raise InvalidRequest(
+                "max_thinking_tokens: the model is not asked to think before this answer; leave it out, or send "
+                "enable_thinking: true",
+                field="max_thinking_tokens",
+            )
         rendered = replace(rendered, prompt=replace(rendered.prompt, salt=self._salt(request)))
         room = context - len(rendered.prompt.token_ids)
         applied = partial(self.sampling, request) if sampling is None else sampling
@@ -222,15 +239,29 @@ class Core:
         return self.sampled(request, base, max_tokens, room)
 
     def sampled(self, request: TextRequest, base: Distribution, max_tokens: int, room: int) -> Sampling:
-        """The values that the request sent, over those of `base`."""
+        """The values that the request sent, over those of `base`.
+
+        Raises:
+            InvalidRequest: `max_thinking_tokens` leaves no room for an answer.
+        """
+        max_tokens = request.sent_max_tokens or min(max_tokens, room)
+        most = max_tokens - len(self.template.closing) - 1
+        if request.max_thinking_tokens is not None and request.max_thinking_tokens > most:
+            raise InvalidRequest(
+                f"max_thinking_tokens is {request.max_thinking_tokens}, and thought and answer share max_tokens, "
+                f"{max_tokens}; send {f'{most} at most, or ' if most > 0 else ''}more max_tokens",
+                field="max_thinking_tokens",
+            )
         sent = {name: value for name, value in _of(request).items() if name in request.model_fields_set}
         return Sampling.model_validate(
             {
                 **_of(base),
                 **sent,
-                "max_tokens": request.sent_max_tokens or min(max_tokens, room),
+                "max_tokens": max_tokens,
                 "seed": self.draw_seed() if request.seed is None else request.seed,
                 "stop": request.stop,
+                "stop_token_ids": request.stop_token_ids,
+                "max_thinking_tokens": request.max_thinking_tokens,
             }
         )
 
@@ -282,7 +313,7 @@ class Core:
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             deadline=until,
         )
-        return fold(stream, Thinking.of(prepared.rendered.text) if request.enable_thinking else None)
+        return fold(stream)
 
     # -- the reply's facts -------------------------------------------------------------------------------------------
 
@@ -299,6 +330,7 @@ class Core:
         return Run(
             finish_reason=spent.finish_reason,
             reasoning=spent.reasoning,
+            reasoning_cut=spent.reasoning_cut or None,
             usage=Usage(
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,

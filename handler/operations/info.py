@@ -7,6 +7,7 @@ from handler.api.info import (
     ARCHITECTURE,
     SECTIONS,
     Capabilities,
+    EndTokenFacts,
     HealthSection,
     InfoReply,
     InfoRequest,
@@ -65,7 +66,7 @@ def _worker(core: Core) -> WorkerFacts:
             enhancement="enhance" in REQUESTS,
             generation="generate" in REQUESTS,
             streaming=worker.streaming,
-            thinking=core.template.thinks,
+            thinking=core.template.thinks != "never",
             logprobs=True,
             hardcoded_prompts=False,
             prompt_modification=not pure,
@@ -106,6 +107,10 @@ def _model(core: Core) -> ModelSection:
         context_length=model.context_length,
         max_model_len=core.engine.max_model_len,
         stop_token_ids=model.stop_token_ids,
+        end_tokens=tuple(
+            EndTokenFacts(token_id=end.token_id, token=end.token, sources=end.sources) for end in model.end_tokens
+        ),
+        thinking=core.template.thinks,
         sampling_defaults=dict(model.sampling_defaults),
     )
 

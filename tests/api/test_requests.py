@@ -135,6 +135,8 @@ OUT_OF_RANGE: list[tuple[str, list[object]]] = [
     ("deadline_ms", [0, -5, 1.5, 10**12, "1000"]),
     ("dry_run", ["yes", 1]),
     ("enable_thinking", ["yes", 1]),
+    ("stop_token_ids", [5, "5", ["5"], [-1], [1.5], [True], [2**31], [7] * 65, {}]),
+    ("max_thinking_tokens", [0, -1, 10**7, 1.5, "5", True, []]),
     ("continue_final_message", ["yes", True]),
     ("sampling_defaults", ["mine", 1]),
 ]
@@ -193,6 +195,7 @@ def test_a_shared_field_out_of_bounds_or_of_the_wrong_type_is_refused_by_name(
         ({"operation": "generate", "prompt": ""}, "prompt"),
         ({"operation": "generate", "prompt": "x", "continue_final_message": True}, "continue_final_message"),
         ({"operation": "generate", "prompt": "x", "enable_thinking": True}, "enable_thinking"),
+        ({"operation": "generate", "prompt": "x", "enable_thinking": False}, "enable_thinking"),
         ({"operation": "generate", "messages": HI, "special_tokens": True}, "special_tokens"),
         ({**CHAT, "special_tokens": True}, "special_tokens"),
         ({**CHAT, "logprobs": True, "top_logprobs": 6}, "top_logprobs"),
@@ -251,7 +254,7 @@ def test_what_is_missing_unknown_or_contradictory_is_refused_by_its_path(payload
             {"messages": [{"role": "tool", "content": "x"}]},
             "messages.0.role: should be 'system', 'user' or 'assistant'",
         ),
-        ({"messages": HI, "stop": 5}, "stop: should be a list"),
+        ({"messages": HI, "stop": 5}, "stop: should be a string or a list of strings"),
         ({"messages": HI, "stop": ["x"] * 17}, "stop: should have at most 16 items"),
         ({"messages": HI, "stop": ""}, "stop.0: should have at least 1 character"),
         ({"messages": HI, "stop": "x" * 201}, "stop.0: should have at most 200 characters"),
@@ -270,7 +273,7 @@ def test_a_refusal_speaks_of_json_and_not_of_python(fields: dict[str, Any], told
         ({"temprature": 0.5}, "temprature: unknown field; did you mean temperature?"),
         ({"max_token": 5}, "max_token: unknown field; did you mean max_tokens?"),
         ({"max_completion_tokens": 5}, "max_completion_tokens: unknown field"),
-        ({"prompt": "x"}, "prompt: unknown field"),  # of generate, not of chat
+        ({"prompt": "x"}, "prompt: unknown field; did you mean message?"),  # of generate, not of chat
     ],
 )
 def test_a_name_that_is_nearly_a_field_of_the_operation_is_told_which(fields: dict[str, Any], told: str) -> None:

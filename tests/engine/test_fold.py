@@ -6,38 +6,38 @@ import pytest
 
 from handler.engine.fold import Completion, Piece, fold, whole
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream, Timing, Usage
-from handler.engine.thinking import Thinking
 from handler.errors import DeadlineExceeded
 
 
-def read(texts: list[str], thinking: Thinking | None = None, reason: FinishReason = "stop") -> list[Piece | Completion]:
-    """What a stream becomes, where each text is read before the next one comes."""
+def read(
+    texts: list[tuple[str, str]], reason: FinishReason = "stop", *, cut: bool | None = None
+) -> list[Piece | Completion]:
+    """What a stream of (reasoning, answer) becomes, where each is read before the next one comes."""
 
     async def gather() -> list[Piece | Completion]:
         stream = Stream(lambda: None)
         loop = asyncio.get_running_loop()
-        for number, text in enumerate(texts, 1):
-            loop.call_later(number / 1000, stream.put, Delta(text, (1,)))
-        finish = Finish(reason, Usage(3, 0, len(texts)), Timing(0, None, 0))
+        for number, (reasoning, text) in enumerate(texts, 1):
+            loop.call_later(number / 1000, stream.put, Delta(text, (1,), (), reasoning))
+        finish = Finish(reason, Usage(3, 0, len(texts)), Timing(0, None, 0), cut)
         loop.call_later((len(texts) + 1) / 1000, stream.put, finish)
-        return [event async for event in fold(stream, thinking)]
+        return [event async for event in fold(stream)]
 
     return asyncio.run(gather())
 
 
 def test_thoughts_and_answer_come_as_pieces_and_nothing_comes_as_none() -> None:
-    *parts, answer = read(["<think>", "hm", "</thi", "nk>\n", "yes"], Thinking(opened=False))
-    assert parts == [Piece("hm", reasoning=True), Piece("yes")]
+    *parts, answer = read([("", ""), ("hm", ""), (" so", "yes")], cut=False)
+    assert parts == [Piece("hm", reasoning=True), Piece(" so", reasoning=True), Piece("yes")]
     assert isinstance(answer, Completion)
-    assert (answer.reasoning, answer.text) == ("hm", "yes")
+    assert (answer.reasoning, answer.text) == ("hm so", "yes")
 
 
-@pytest.mark.parametrize(("held", "opened"), [("<thi", False), ("</thi", True)])
-def test_what_is_held_back_at_the_end_is_not_lost(held: str, opened: bool) -> None:
-    piece, answer = read([held], Thinking(opened))
-    assert piece == Piece(held, reasoning=opened)
+@pytest.mark.parametrize(("cut", "reasoning"), [(None, None), (False, ""), (True, "")])
+def test_no_thought_is_told_apart_from_none_that_was_looked_for(cut: bool | None, reasoning: str | None) -> None:
+    *_, answer = read([("", "yes")], cut=cut)
     assert isinstance(answer, Completion)
-    assert (answer.reasoning, answer.text) == ((held, "") if opened else ("", held))
+    assert (answer.reasoning, answer.text) == (reasoning, "yes")
 
 
 def test_a_deadline_before_the_first_token_is_an_error_and_an_answer_without_one_is_not() -> None:

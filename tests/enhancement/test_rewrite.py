@@ -53,6 +53,7 @@ from tests.support.rewriting import (
     wide,
     without_compose,
 )
+from tests.support.scripted import TEMPLATES
 
 
 def test_a_good_answer_comes_back_measured_checked_and_scored(line: Line) -> None:
@@ -218,7 +219,7 @@ def test_a_prompt_of_which_not_one_word_fits_comes_back_whole_where_the_model_fa
 
 def test_thoughts_are_no_part_of_a_rewritten_prompt_and_told_beside_it(line: Line) -> None:
     plain = read(DEMO, "demo")
-    template = Template(replace(plain, chat_template=f"{plain.chat_template}{{# enable_thinking #}}"))
+    template = Template(replace(plain, chat_template=TEMPLATES["choice"]))
     operations = Operations(replace(line(wide(f"<think>\nfoxes\n</think>\n\n{GOOD}")).core, template=template))
     reply = by_pack(operations, enable_thinking=True)
     assert (reply.enhanced.enhanced_prompt, reply.run.reasoning) == (GOOD, "foxes\n")

@@ -389,6 +389,46 @@ def test_a_step_that_prefills_guesses_nothing() -> None:
     run(s, step)
 
 
+@pytest.mark.parametrize("right", [0, 1, 2])
+def test_tokens_put_in_among_guesses_are_computed_from_the_last_token_that_was_read(right: int) -> None:
+    s, first, second = two_that_repeat_themselves(pages=1 + 8)
+    step = s.schedule()
+    assert (first.guesses, first.length, first.computed) == ([1, 2], 11, 10)
+    read = [[7], [1, 7], [1, 2]][right]
+    first.tokens.extend(read)
+    s.put_in(first, (3, 3))
+    assert (first.dropped, first.guesses, first.length) == (3 - len(read), (), len(first.tokens))
+    second.tokens.append(9)
+    assert s.settle() == []
+    step = s.schedule()
+    assert chunks(step) == [(8 + len(read) - 1, 8 + len(read) + 2)]
+    assert (step.admitted, step.chunks[0].draws, step.decode) == ([first], True, [second])
+
+
+def test_tokens_put_in_may_need_a_page_and_preempt_the_youngest_for_it() -> None:
+    s = scheduler(rows=4, page_size=4, pages=1 + 5)
+    first, second = sequence([1] * 6, 9), sequence([2] * 6, 9)
+    for one in (first, second):
+        s.add(one)
+    run(s, s.schedule())
+    s.put_in(first, (3,) * 6)
+    step = s.schedule()
+    assert (s.preemptions, chunks(step), step.decode) == (1, [(6, 13)], [])
+    assert (step.admitted, step.grown, list(s.waiting)) == ([first], [first], [second])
+
+
+def test_after_a_failed_step_no_draw_is_dropped() -> None:
+    s = scheduler()
+    one = sequence([1] * 3)
+    s.add(one)
+    run(s, s.schedule())
+    s.schedule()  # it fails, and its draw will never be read
+    s.put_in(one, (3,))
+    assert one.dropped == 1
+    s.restart()
+    assert (one.dropped, one.changed) == (0, False)
+
+
 def draw(tokens: list[int]) -> int:
     """A token that depends on all tokens before it and on nothing else, as a model's does."""
     return blake2b(bytes(tokens), digest_size=1).digest()[0] % 3
@@ -418,19 +458,24 @@ class Engine(RuleBasedStateMachine):
         )
         self.memory: dict[int, tuple[int, ...]] = {}
         self.said: dict[Sequence, list[int]] = {}
+        self.limits: dict[Sequence, int | None] = {}
         self.flights: deque[Flight] = deque()
         self.ended: list[Sequence] = []
 
     @rule(
-        prompts=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), max_size=4), max_tokens=st.integers(1, 20)
+        prompts=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), max_size=4),
+        max_tokens=st.integers(1, 20),
+        limit=st.none() | st.integers(1, 9),
     )
-    def arrive(self, prompts: list[list[int]], max_tokens: int) -> None:
+    def arrive(self, prompts: list[list[int]], max_tokens: int, limit: int | None) -> None:
         for prompt in prompts:
-            self.add(prompt[: self.longest - 1], max_tokens)
+            self.add(prompt[: self.longest - 1], max_tokens, limit)
 
-    def add(self, prompt: list[int], max_tokens: int) -> None:
+    def add(self, prompt: list[int], max_tokens: int, limit: int | None) -> None:
+        """After `limit` drawn tokens others are put in."""
         one = sequence(prompt, min(max_tokens, self.longest - len(prompt)), self.guesses)
         self.said[one] = list(one.tokens)
+        self.limits[one] = limit
         self.scheduler.add(one)
 
     @rule(overlap=st.booleans(), times=st.integers(1, 8))
@@ -519,10 +564,16 @@ class Engine(RuleBasedStateMachine):
 
     def read(self) -> None:
         for one, token in self.flights.popleft().drawing:
-            if one not in self.ended and not (one.guesses and one.mispredicted):
+            if one.dropped:
+                one.dropped -= 1
+            elif one not in self.ended and not (one.guesses and one.mispredicted):
                 one.tokens.append(token)
+                assert one.tokens == self.said[one][: len(one.tokens)]
                 if len(one.tokens) == one.full_length:
                     self.end(one)
+                elif len(one.tokens) - one.prompt_len == self.limits[one] and len(one.tokens) + 3 < one.full_length:
+                    self.scheduler.put_in(one, (5, 6, 7))
+                    self.said[one] = list(one.tokens)
         for one in self.scheduler.settle():
             assert one.tokens == self.said[one]
             assert (one.length, one.computed, one.guesses) == (len(one.tokens), len(one.tokens) - 1, ())

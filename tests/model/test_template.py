@@ -224,7 +224,7 @@ def test_a_template_that_is_not_chatml_stops_the_start(name: str, text: str, cau
 )
 def test_qwen3_thinks_only_where_thinking_is_turned_on(ending: Ending, end: str) -> None:
     template = Template(load("qwen3"))
-    assert (template.thinks, template.default_system) == (True, None)
+    assert (template.thinks, template.default_system) == ("choice", None)
     assert template.chat([Turn("user", "hi")], ROOM, ending).text == f"<|im_start|>user\nhi<|im_end|>\n{end}"
 
 

@@ -175,11 +175,12 @@ def test_every_sampling_field_that_was_sent_reaches_the_engine_and_is_echoed(lin
         "frequency_penalty": -0.4,
         "seed": 11,
         "stop": ["x", "y"],
+        "stop_token_ids": [5, 0],
     }
     _, reply = run(line(engine), operation="generate", prompt="a", **sent)
     assert isinstance(reply, GenerateReply)
-    assert {**reply.run.sampling.model_dump(), "stop": list(reply.run.sampling.stop)} == sent
-    assert engine.seen[0][1] == Sampling.model_validate({**sent, "stop": ("x", "y")})
+    assert reply.run.sampling.model_dump(mode="json") == sent
+    assert engine.seen[0][1] == Sampling.model_validate({**sent, "stop": ("x", "y"), "stop_token_ids": (5, 0)})
     assert reply.run.finish_reason == "length"
 
 

@@ -10,6 +10,7 @@ from handler.engine.protocol import Prompt, Status
 from handler.engine.sampling import Sampling
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream, Timing, Usage
 from handler.engine.text import TextStream
+from handler.engine.thinking import Thinking
 from handler.errors import EngineFailed, WorkerError
 from handler.inference.request import check
 
@@ -53,7 +54,8 @@ class ScriptedEngine:
     ) -> None:
         self.running += 1
         began = time.monotonic()
-        text = TextStream(lambda index: str(self.script[index]).encode(), sampling.stop)
+        thinking = Thinking(prompt.thought.opened) if prompt.thought else None
+        text = TextStream(lambda index: str(self.script[index]).encode(), sampling.stop, thinking)
         reason: FinishReason | None = None
         done = 0
         while reason is None:
@@ -70,13 +72,17 @@ class ScriptedEngine:
                 stream.put(piece)
                 break
             else:
-                stream.put(Delta(text.push(done), (done,), () if logprobs is None else (likely(done, logprobs),)))
+                reasoning, answer = text.push(done)
+                entries = () if logprobs is None else (likely(done, logprobs),)
+                stream.put(Delta(answer, (done,), entries, reasoning))
                 done += 1
         self.running -= 1
-        stream.put(Delta(text.flush(), ()))
+        reasoning, answer = text.flush(cut=reason != "stop")
+        stream.put(Delta(answer, (), (), reasoning))
         seconds = time.monotonic() - began
         usage = Usage(len(prompt.token_ids), 0, done)
-        stream.put(Finish(reason or "stop", usage, Timing(0.0, seconds if done else None, seconds)))
+        timing = Timing(0.0, seconds if done else None, seconds)
+        stream.put(Finish(reason or "stop", usage, timing, False if thinking else None))
 
     def status(self) -> Status:
         return Status(not self.closed, self.running, 0, 0.0)

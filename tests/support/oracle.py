@@ -123,7 +123,7 @@ class _Run(StoppingCriteria):
                     stopping_criteria=StoppingCriteriaList([self]),
                 )
         reason = self._reason or self._interrupted() or "length"
-        tail = self._text.flush()
+        _, tail = self._text.flush(cut=reason != "stop")
         if tail:
             self.put(Delta(tail, ()))
         usage = Usage(len(self._prompt.token_ids), 0, self._tokens)
@@ -137,7 +137,7 @@ class _Run(StoppingCriteria):
         token = int(input_ids[0, -1])
         if token in self._engine._info.stop_token_ids:
             self._reason = "stop"
-        text = self._text.push(token) if self._reason is None else ""
+        _, text = self._text.push(token) if self._reason is None else ("", "")
         if self._text.stopped:
             self._reason = "stop"
         self.put(Delta(text, (token,), self._measured(input_ids)))
