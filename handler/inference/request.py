@@ -5,7 +5,8 @@ import math
 import time
 from array import array
 from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, field
 
 from handler.engine.protocol import MAX_TOP_LOGPROBS, Prompt
 from handler.engine.sampling import Sampling
@@ -26,18 +27,10 @@ def check(prompt: Prompt, sampling: Sampling, logprobs: int | None, vocab_size: 
     Raises:
         InvalidRequest, ContextLengthExceeded: see `Engine.stream`.
     """
-    try:
-        ids = array("q", prompt.token_ids).tolist()
-    except (TypeError, OverflowError):
-        raise InvalidRequest("a token id of the prompt is not a 64-bit integer") from None
-    if not ids:
-        raise InvalidRequest("the prompt has no token; it needs at least one")
-    if min(ids) < 0 or max(ids) >= vocab_size:
-        raise InvalidRequest(f"a token id of the prompt is outside [0, {vocab_size})")
+    ids = _ids(prompt.token_ids, "prompt", vocab_size)
     if sampling.max_tokens < 1:
         raise InvalidRequest("max_tokens must be at least 1", field="max_tokens")
-    if logprobs is not None and not 0 <= logprobs <= MAX_TOP_LOGPROBS:
-        raise InvalidRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", field="top_logprobs")
+    _check_alternatives(logprobs)
     if len(ids) + sampling.max_tokens > max_model_len:
         raise ContextLengthExceeded(
             f"{len(ids)} prompt tokens and max_tokens {sampling.max_tokens} exceed the {max_model_len} tokens of the "
@@ -46,20 +39,56 @@ def check(prompt: Prompt, sampling: Sampling, logprobs: int | None, vocab_size: 
     return ids
 
 
+def check_score(prompt: Prompt, text: Ids[int], top: int, vocab_size: int, max_model_len: int) -> list[int]:
+    """The ids of the prompt and then of the text, once the request is valid for the device.
+
+    Raises:
+        InvalidRequest, ContextLengthExceeded: see `Engine.score`.
+    """
+    ids = _ids(prompt.token_ids, "prompt", vocab_size) + _ids(text, "text to score", vocab_size)
+    _check_alternatives(top)
+    if len(ids) > max_model_len:
+        raise ContextLengthExceeded(
+            f"{len(ids) - len(text)} prompt tokens and {len(text)} tokens to score exceed the {max_model_len} tokens of "
+            "the context; shorten the prompt or the text"
+        )
+    return ids
+
+
+def _ids(given: Ids[int], name: str, vocab_size: int) -> list[int]:
+    try:
+        ids = array("q", given).tolist()
+    except (TypeError, OverflowError):
+        raise InvalidRequest(f"a token id of the {name} is not a 64-bit integer") from None
+    if not ids:
+        raise InvalidRequest(f"the {name} has no token; it needs at least one")
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        raise InvalidRequest(f"a token id of the {name} is outside [0, {vocab_size})")
+    return ids
+
+
+def _check_alternatives(asked: int | None) -> None:
+    if asked is not None and not 0 <= asked <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", field="top_logprobs")
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Request(Sequence):
-    """A sequence and the stream of its caller. Times are of `time.monotonic`; without a deadline it is infinite."""
+    """A sequence and the stream of its caller. It arrives when it is made, on the running event loop.
+
+    Times are of `time.monotonic`; without a deadline it is infinite.
+    """
 
     stream: Stream
-    loop: asyncio.AbstractEventLoop
     text: TextStream
     deadline: float
-    arrived: float
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     first_token: float | None = None
     ended: bool = False
     #: for the log, which the engine's thread writes as well
-    job_id: str | None = None
+    job_id: str | None = field(default_factory=current_job.get)
 
     @classmethod
     def of(
@@ -73,7 +102,7 @@ class Request(Sequence):
         guesses: int,
         salt: bytes = b"",
     ) -> "Request":
-        """A request that arrives now, on the running event loop; at most `guesses` tokens are guessed at a time.
+        """A request whose answer is drawn; at most `guesses` tokens are guessed at a time.
 
         `salt`: the prompt's.
         """
@@ -88,12 +117,35 @@ class Request(Sequence):
             lookup=Lookup(guesses) if guesses and not sampling.penalises else None,
             table=BlockTable(salt=salt),
             stream=stream,
-            loop=asyncio.get_running_loop(),
             text=text,
             deadline=math.inf if deadline is None else deadline,
-            arrived=time.monotonic(),
-            job_id=current_job.get(),
         )
+
+    @classmethod
+    def to_score(
+        cls, token_ids: list[int], prompt: Prompt, top: int, deadline: float | None, stream: Stream, text: TextStream
+    ) -> "Request":
+        """A request that draws nothing: of `token_ids`, those after the prompt's are scored, with `top` alternatives."""
+        size = len(prompt.token_ids)
+        return cls(
+            tokens=token_ids,
+            prompt_len=size,
+            full_length=len(token_ids),
+            length=size,
+            sampling=None,
+            logprobs=top,
+            table=BlockTable(salt=prompt.salt),
+            stream=stream,
+            text=text,
+            deadline=math.inf if deadline is None else deadline,
+        )
+
+    def score(self, logprobs: tuple[Logprob, ...]) -> tuple[Delta, FinishReason | None]:
+        """Add the log-probabilities of the next given tokens; returns their event, and "length" after the last one."""
+        begin = self.known
+        self.scored += len(logprobs)
+        event = Delta("", tuple(self.tokens[begin : self.known]), logprobs)
+        return event, "length" if self.known == self.full_length else None
 
     def take(
         self, token: int, logprobs: tuple[Logprob, ...], end_ids: Collection[int], now: float
@@ -122,9 +174,8 @@ class Request(Sequence):
             ttft_s=None if first is None else first - self.arrived,
             total_s=now - self.arrived,
         )
-        return Finish(
-            reason, Usage(self.prompt_len, self.cached_tokens or 0, len(self.tokens) - self.prompt_len), timing
-        )
+        prompt = len(self.tokens) if self.sampling is None else self.prompt_len  # a given text is read, like a prompt
+        return Finish(reason, Usage(prompt, self.cached_tokens or 0, len(self.tokens) - prompt), timing)
 
 
 class Outbox:
