@@ -1,4 +1,4 @@
-"""The score of a given text: the log-probability of each of its tokens after a prompt. Knows no tensor and no request."""
+"""The score of a given text: the log-probability of each of its tokens after a prompt. Knows no tensor."""
 
 import math
 from dataclasses import dataclass

@@ -61,7 +61,7 @@ class Draws(Generic[S]):
         return list(zip(self._sequences, ids, logprobs, strict=True))
 
     def read_scores(self) -> list[tuple[S, tuple[Logprob, ...]]]:
-        """Each sequence with the log-probabilities of the given tokens that follow its chunk's; call it after `read`."""
+        """Each sequence with the log-probabilities of its given tokens that the step scored; call it after `read`."""
         if self._scores is None:
             return []
         best, values = self._host_side[-2:]

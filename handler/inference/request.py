@@ -49,8 +49,8 @@ def check_score(prompt: Prompt, text: Ids[int], top: int, vocab_size: int, max_m
     _check_alternatives(top)
     if len(ids) > max_model_len:
         raise ContextLengthExceeded(
-            f"{len(ids) - len(text)} prompt tokens and {len(text)} tokens to score exceed the {max_model_len} tokens of "
-            "the context; shorten the prompt or the text"
+            f"{len(ids) - len(text)} prompt tokens and {len(text)} tokens to score exceed the {max_model_len} tokens "
+            "of the context; shorten the prompt or the text"
         )
     return ids
 
@@ -125,7 +125,7 @@ class Request(Sequence):
     def to_score(
         cls, token_ids: list[int], prompt: Prompt, top: int, deadline: float | None, stream: Stream, text: TextStream
     ) -> "Request":
-        """A request that draws nothing: of `token_ids`, those after the prompt's are scored, with `top` alternatives."""
+        """A request that draws nothing: those of `token_ids` after the prompt's are scored, with `top` alternatives."""
         size = len(prompt.token_ids)
         return cls(
             tokens=token_ids,

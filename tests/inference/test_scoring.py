@@ -25,8 +25,8 @@ from handler.errors import (
 )
 from handler.inference.config import SCORED_AT_ONCE
 from handler.inference.loop import BatchingEngine
+from handler.inference.request import Request
 from handler.inference.sampler import Sampler
-from handler.inference.step import Sequence as Running
 from tests.inference.test_engine_equality import EDGES, Ids
 from tests.inference.test_loop import Faulty, held, out_of_memory, settled
 from tests.support import models
@@ -75,6 +75,15 @@ def same(name: str, pair: Pair, scored: Scored, top: int = 0) -> None:
         assert [value for _, value in here.top] == pytest.approx([value for _, value in there.top[:top]], abs=1e-5)
 
 
+async def begun(engine: BatchingEngine) -> None:
+    """Until a request has got pages."""
+    for _ in range(1000):
+        if engine.status().details["pages_used"]:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("nothing runs")
+
+
 async def score(engine: BatchingEngine, pair: Pair, **wishes: Any) -> Scored:
     return await engine.score(Prompt(pair[0]), pair[1], **wishes)
 
@@ -116,7 +125,7 @@ def test_a_text_gets_the_same_score_through_the_modules_of_transformers() -> Non
 
 
 def test_in_bfloat16_a_text_scores_alone_as_in_a_crowd_and_as_transformers_says_but_for_noise() -> None:
-    theirs = models.build("qwen2").to(torch.bfloat16)
+    theirs = models.build("qwen2").bfloat16()
     prompt, text = pairs()[20]
     right = log_probabilities(theirs, (*prompt, *text), len(text))
 
@@ -193,7 +202,7 @@ def test_a_text_that_is_preempted_midway_keeps_what_is_scored(monkeypatch: pytes
     async def main(engine: BatchingEngine) -> None:
         stop = engine._scheduler._stop
 
-        def spy(one: Running) -> None:
+        def spy(one: Request) -> None:
             if one.sampling is None and one.length < one.full_length:
                 preempted.append(one.scored)
             stop(one)
@@ -220,8 +229,7 @@ def test_a_call_that_is_cancelled_frees_its_pages_and_changes_no_other(overlap: 
     async def main(engine: BatchingEngine) -> None:
         doomed = [asyncio.create_task(score(engine, (tuple(range(100)), tuple(range(500))))) for _ in range(3)]
         other = asyncio.create_task(score(engine, pairs()[-1]))
-        while not engine.status().details["pages_used"]:
-            await asyncio.sleep(0)
+        await begun(engine)
         for task in doomed:
             task.cancel()
         same("demo", pairs()[-1], await other)
@@ -271,7 +279,7 @@ def test_out_of_memory_once_changes_no_score(overlap: bool) -> None:
 
 
 def test_out_of_memory_again_fails_the_largest_which_may_be_a_text_to_score() -> None:
-    async def main(engine: BatchingEngine) -> list[Any]:
+    async def main(engine: BatchingEngine) -> tuple[Any, Any, Any]:
         with held(engine):
             drawn = asyncio.create_task(whole(engine.stream(Prompt(tuple(range(40))), models.sampling(4))))
             large = asyncio.create_task(score(engine, ((1, 2, 3), tuple(range(300)))))
@@ -347,8 +355,7 @@ def test_a_full_queue_and_a_closed_engine_refuse_a_text() -> None:
 def test_closing_the_engine_ends_the_texts_that_it_scores() -> None:
     async def main(engine: BatchingEngine) -> None:
         task = asyncio.create_task(score(engine, (tuple(range(100)), tuple(range(500)))))
-        while not engine.status().details["pages_used"]:
-            await asyncio.sleep(0)
+        await begun(engine)
         await asyncio.to_thread(engine.close)
         with pytest.raises(EngineFailed, match="closed before the text was scored"):
             await task
