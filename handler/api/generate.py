@@ -1,11 +1,13 @@
-"""generate: text in, the text that follows it out."""
+"""generate: text in, the text that follows it out; or a given text in, and how likely it is out."""
 
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from handler.api.fields import Text
-from handler.api.text import TextReply, TextRequest, exactly_one
+from handler.api.text import TextReply, TextRequest, exactly_one, none_of
+from handler.engine.sampling import Sampling
+from handler.engine.values import Value
 from handler.errors import InvalidRequest
 
 
@@ -17,6 +19,12 @@ class GenerateRequest(TextRequest):
         None, min_length=1, description="Read by the model as it stands.", examples=["Once upon a time"]
     )
     special_tokens: bool = Field(False, description="With `prompt`: control tokens typed in it are control tokens.")
+    score_text: Text | None = Field(
+        None,
+        min_length=1,
+        description="Generate nothing: answer with the log-probability of this text after the prompt.",
+        examples=["positive"],
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -29,8 +37,30 @@ class GenerateRequest(TextRequest):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_given_text_is_not_drawn(self) -> Self:
+        if self.score_text is not None:
+            none_of(self, "score_text", *Sampling.model_fields, "sampling_defaults")
+            if self.stream:
+                raise InvalidRequest("stream does not go with score_text: a score is one value", field="stream")
+        return self
+
 
 class GenerateReply(TextReply):
     """The text that the model wrote."""
 
     text: str
+
+
+class TextScore(Value):
+    """How likely a text is after a prompt, in natural logarithms."""
+
+    mean: float = Field(description="Log-probability of a token; exp(-mean) is the perplexity.")
+    sum: float = Field(description="Log-probability of the whole text.")
+    tokens: int = Field(description="Tokens of the text.")
+
+
+class ScoreReply(TextReply):
+    """The score of `score_text`. Its tokens count as prompt tokens."""
+
+    score: TextScore

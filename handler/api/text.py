@@ -167,7 +167,9 @@ class Timing(Part):
     queue_ms: float = Field(description="Until the first step of this request began.")
     ttft_ms: float | None = Field(None, description="Until its first token; absent where none came.")
     total_ms: float = Field(description="Until its end.")
-    tokens_per_second: float | None = Field(None, description="Completion tokens over the time after the queue.")
+    tokens_per_second: float | None = Field(
+        None, description="Completion tokens over the time after the queue; absent where there are none."
+    )
 
 
 class ModelFacts(Part):
@@ -183,12 +185,16 @@ class ModelFacts(Part):
 class Run(Part):
     """The facts of one run of the model; they stand at the end of every reply that ran it."""
 
-    finish_reason: FinishReason | None = Field(None, description="Absent where an enhance did not ask the model.")
+    finish_reason: FinishReason | None = Field(
+        None, description="Absent where an enhance did not ask the model, and where a text was scored."
+    )
     reasoning: str | None = Field(None, description="The think block, where `enable_thinking` was sent.")
     usage: Usage
-    sampling: Sampling = Field(description="The sampling fields as they were applied.")
+    sampling: Sampling | None = Field(
+        None, description="The sampling fields as they were applied; absent where a text was scored."
+    )
     logprobs: tuple[DrawnLogprob, ...] | None = Field(
-        None, description="Where `logprobs` was sent: one for each completion token."
+        None, description="Where `logprobs` was sent: one for each completion token, or for each token of `score_text`."
     )
     model_info: ModelFacts
     prompt_sha256: str | None = Field(
@@ -222,9 +228,12 @@ class DryRunReply(Reply):
     )
     rendered: str
     token_ids: tuple[int, ...]
+    scored_tokens: int | None = Field(
+        None, description="With `score_text`: so many of `token_ids`, at their end, would be scored."
+    )
     prompt_sha256: str | None = None
     usage: DryRunUsage
-    sampling: Sampling
+    sampling: Sampling | None = Field(None, description="Absent with `score_text`.")
     model_info: ModelFacts
     no_override_detected: bool = Field(description="True where this worker adds nothing to what callers send.")
     pure_inference_mode: bool = Field(description="The same, by the name that older callers read.")

@@ -219,11 +219,20 @@ class Template:
         return prompt if opened else None
 
 
+def joined(first: Rendered, second: Rendered) -> Rendered:
+    """Two that were encoded apart, one after the other, with the salt of the first."""
+    token_ids = (*first.prompt.token_ids, *second.prompt.token_ids)
+    return Rendered(first.text + second.text, Prompt(token_ids, first.prompt.salt), _sha256(token_ids))
+
+
 def _rendered(text: str, token_ids: list[int], max_tokens: int) -> Rendered:
     if len(token_ids) > max_tokens:
         raise ContextLengthExceeded(f"the prompt has {len(token_ids)} tokens, and the limit is {max_tokens}")
-    digest = sha256(",".join(map(str, token_ids)).encode()).hexdigest()
-    return Rendered(text, Prompt(tuple(token_ids)), digest)
+    return Rendered(text, Prompt(tuple(token_ids)), _sha256(token_ids))
+
+
+def _sha256(token_ids: Sequence[int]) -> str:
+    return sha256(",".join(map(str, token_ids)).encode()).hexdigest()
 
 
 def _without_added_tokens(backend: Tokenizer) -> Tokenizer:

@@ -31,6 +31,7 @@ from handler.api.text import (
     TokenLogprob,
     Usage,
 )
+from handler.engine import stream as engine_stream
 from handler.engine.fold import Completion, Piece, fold
 from handler.engine.protocol import Engine, ModelInfo
 from handler.engine.sampling import Distribution, Sampling
@@ -164,6 +165,13 @@ class Core:
             ContextLengthExceeded: the prompt does not fit.
             DeadlineExceeded: it was not ready at the deadline. Encoding cannot be interrupted, and ends unread.
         """
+        rendered = await self.rendered(request, encode, field=field, until=until)
+        room = self.engine.max_model_len - len(rendered.prompt.token_ids)
+        applied = partial(self.sampling, request) if sampling is None else sampling
+        return Prepared(messages, rendered, applied(room))
+
+    async def rendered(self, request: TextRequest, encode: Encode, *, field: str, until: float | None) -> Rendered:
+        """The prompt, with its salt; arguments and errors are those of `prepare`."""
         context, sent = self.engine.max_model_len, request.sent_max_tokens
         try:
             rendered = await self.encoding.run_until(until, encode, context - (sent or 1))
@@ -172,10 +180,7 @@ class Core:
             raise ContextLengthExceeded(error.message + taken, field=field) from None
         except InvalidRequest as error:
             raise InvalidRequest(error.message, field=field) from None
-        rendered = replace(rendered, prompt=replace(rendered.prompt, salt=self._salt(request)))
-        room = context - len(rendered.prompt.token_ids)
-        applied = partial(self.sampling, request) if sampling is None else sampling
-        return Prepared(messages, rendered, applied(room))
+        return replace(rendered, prompt=replace(rendered.prompt, salt=self._salt(request)))
 
     def _salt(self, request: TextRequest) -> bytes:
         """The salt of the request's prompt: its caller's, none, or one that no other prompt has."""
@@ -246,7 +251,8 @@ class Core:
                     continue
                 spent = Spent(prepared.sampling).plus(event, prepared.rendered.sha256)
                 # In a thread: thousands of tokens take a while, and other jobs go on.
-                logprobs = await self.encoding.run(self._logprobs, event) if request.logprobs else None
+                found = event.token_ids, event.logprobs
+                logprobs = await self.encoding.run(self.logprobs, *found) if request.logprobs else None
                 yield reply(prepared, event.text, self.run(spent, self.clock() - began, logprobs))
 
     def _completion(
@@ -264,28 +270,16 @@ class Core:
 
     def run(self, spent: Spent, seconds: float, logprobs: tuple[DrawnLogprob, ...] | None = None) -> Run:
         """The facts of one run. `seconds`: in the worker, from the job's start."""
-        usage, timing = spent.usage, spent.timing
-        generating = timing.total_s - timing.queue_s
         return Run(
             finish_reason=spent.finish_reason,
             reasoning=spent.reasoning,
-            usage=Usage(
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                total_tokens=usage.prompt_tokens + usage.completion_tokens,
-                cached_tokens=usage.cached_tokens,
-            ),
+            usage=usage_of(spent.usage),
             sampling=spent.sampling,
             logprobs=logprobs,
             model_info=self.model_facts(),
             prompt_sha256=spent.prompt_sha256,
-            timing=Timing(
-                queue_ms=round(timing.queue_s * 1000, 2),
-                ttft_ms=None if timing.ttft_s is None else round(timing.ttft_s * 1000, 2),
-                total_ms=round(timing.total_s * 1000, 2),
-                tokens_per_second=round(usage.completion_tokens / generating, 2) if generating > 0 else None,
-            ),
-            generation_time=round(timing.total_s, 4),
+            timing=timing_of(spent.timing, spent.usage),
+            generation_time=round(spent.timing.total_s, 4),
             processing_time=round(seconds, 4),
         )
 
@@ -304,7 +298,7 @@ class Core:
         return self.without_run(prepared.sampling, prepared.messages, prepared.rendered)
 
     def without_run(
-        self, sampling: Sampling, messages: tuple[Message, ...] = (), rendered: Rendered | None = None
+        self, sampling: Sampling | None, messages: tuple[Message, ...] = (), rendered: Rendered | None = None
     ) -> DryRunReply:
         """`rendered` is None where the model would not be asked."""
         token_ids = () if rendered is None else rendered.prompt.token_ids
@@ -320,9 +314,9 @@ class Core:
             pure_inference_mode=self.adds_nothing,
         )
 
-    def _logprobs(self, completion: Completion) -> tuple[DrawnLogprob, ...]:
-        pairs = zip(completion.token_ids, completion.logprobs, strict=False)
-        return tuple(self._drawn(token_id, found) for token_id, found in pairs)
+    def logprobs(self, token_ids: Sequence[int], logprobs: Sequence[Logprob]) -> tuple[DrawnLogprob, ...]:
+        """The log-probabilities of tokens with their texts; takes a while where there are thousands."""
+        return tuple(self._drawn(token_id, found) for token_id, found in zip(token_ids, logprobs, strict=False))
 
     def _drawn(self, token_id: int, found: Logprob) -> DrawnLogprob:
         drawn = self._likely(token_id, found.logprob)
@@ -332,6 +326,27 @@ class Core:
     def _likely(self, token_id: int, logprob: float) -> TokenLogprob:
         text = self.template.token_bytes(token_id).decode(errors="replace")
         return TokenLogprob(token=text, token_id=token_id, logprob=round(logprob, 6))  # 32 bits hold no more
+
+
+def usage_of(usage: engine_stream.Usage) -> Usage:
+    """Token counts as a reply has them."""
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
+
+
+def timing_of(timing: engine_stream.Timing, usage: engine_stream.Usage) -> Timing:
+    """Times as a reply has them."""
+    generating, completed = timing.total_s - timing.queue_s, usage.completion_tokens
+    return Timing(
+        queue_ms=round(timing.queue_s * 1000, 2),
+        ttft_ms=None if timing.ttft_s is None else round(timing.ttft_s * 1000, 2),
+        total_ms=round(timing.total_s * 1000, 2),
+        tokens_per_second=round(completed / generating, 2) if completed and generating > 0 else None,
+    )
 
 
 def system_of(messages: Sequence[Message]) -> str | None:

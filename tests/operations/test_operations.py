@@ -178,6 +178,7 @@ def test_every_sampling_field_that_was_sent_reaches_the_engine_and_is_echoed(lin
     }
     _, reply = run(line(engine), operation="generate", prompt="a", **sent)
     assert isinstance(reply, GenerateReply)
+    assert reply.run.sampling is not None
     assert {**reply.run.sampling.model_dump(), "stop": list(reply.run.sampling.stop)} == sent
     assert engine.seen[0][1] == Sampling.model_validate({**sent, "stop": ("x", "y")})
     assert reply.run.finish_reason == "length"
@@ -297,6 +298,7 @@ def test_dry_run_tells_what_the_model_would_read_and_runs_nothing(
     assert isinstance(reply, DryRunReply)
     assert reply.rendered == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(list(reply.token_ids)) == reply.rendered
+    assert reply.sampling is not None
     assert (reply.usage.prompt_tokens, reply.sampling.seed, engine.seen) == (len(reply.token_ids), 5, [])
 
 
