@@ -106,13 +106,13 @@ def test_texts_in_a_crowd_of_requests_that_draw_get_the_scores_of_transformers(n
         await asyncio.gather(*dice.sample(work, len(work)))
         await settled(engine)
 
-    for overlap in (False, True):
-        with models.serving(name, overlap=overlap, **SETTINGS[setting]) as engine:
-            asyncio.run(together(engine))
-            details = engine.status().details
-        assert details["pages_used"] == details["step_failures"] == 0
-        assert details["prefix_hit_tokens"] != 0
-        assert (details["preemptions"] != 0) == (setting == "tiny cache")
+    overlap = name == "qwen2" or setting == "tiny cache"
+    with models.serving(name, overlap=overlap, **SETTINGS[setting]) as engine:
+        asyncio.run(together(engine))
+        details = engine.status().details
+    assert details["pages_used"] == details["step_failures"] == 0
+    assert details["prefix_hit_tokens"] != 0
+    assert (details["preemptions"] != 0) == (setting == "tiny cache")
 
 
 def test_a_text_gets_the_same_score_through_the_modules_of_transformers() -> None:
