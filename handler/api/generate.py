@@ -5,7 +5,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from handler.api.fields import Text
-from handler.api.text import TextReply, TextRequest, exactly_one, none_of
+from handler.api.reply import Reply
+from handler.api.text import (
+    DrawnLogprob,
+    ModelFacts,
+    TextReply,
+    TextRequest,
+    Timing,
+    Usage,
+    exactly_one,
+    none_of,
+)
 from handler.engine.sampling import Sampling
 from handler.engine.values import Value
 from handler.errors import InvalidRequest
@@ -60,7 +70,16 @@ class TextScore(Value):
     tokens: int = Field(description="Tokens of the text.")
 
 
-class ScoreReply(TextReply):
-    """The score of `score_text`. Its tokens count as prompt tokens."""
+class ScoreReply(Reply):
+    """The score of `score_text`."""
 
     score: TextScore
+    usage: Usage = Field(description="Prompt and text count as prompt tokens; none is completed.")
+    logprobs: tuple[DrawnLogprob, ...] | None = Field(
+        None, description="Where `logprobs` was sent: one for each token of the text."
+    )
+    model_info: ModelFacts
+    prompt_sha256: str = Field(description="Of the token ids of the prompt and then of the text (fidelity.md).")
+    timing: Timing
+    generation_time: float = Field(description="Seconds in the engine.")
+    processing_time: float = Field(description="Seconds in the worker, from job to reply.")

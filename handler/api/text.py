@@ -185,16 +185,12 @@ class ModelFacts(Part):
 class Run(Part):
     """The facts of one run of the model; they stand at the end of every reply that ran it."""
 
-    finish_reason: FinishReason | None = Field(
-        None, description="Absent where an enhance did not ask the model, and where a text was scored."
-    )
+    finish_reason: FinishReason | None = Field(None, description="Absent where an enhance did not ask the model.")
     reasoning: str | None = Field(None, description="The think block, where `enable_thinking` was sent.")
     usage: Usage
-    sampling: Sampling | None = Field(
-        None, description="The sampling fields as they were applied; absent where a text was scored."
-    )
+    sampling: Sampling = Field(description="The sampling fields as they were applied.")
     logprobs: tuple[DrawnLogprob, ...] | None = Field(
-        None, description="Where `logprobs` was sent: one for each completion token, or for each token of `score_text`."
+        None, description="Where `logprobs` was sent: one for each completion token."
     )
     model_info: ModelFacts
     prompt_sha256: str | None = Field(

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 from handler.api.generate import GenerateRequest, ScoreReply, TextScore
 from handler.api.reply import Reply
-from handler.api.text import MAX_LOGPROBS, Message, Run
+from handler.api.text import MAX_LOGPROBS, Message
 from handler.engine.fold import Piece
 from handler.errors import ContextLengthExceeded, InvalidRequest
 from handler.model.template import Rendered, joined
@@ -39,15 +39,13 @@ async def score(
     logprobs = await core.encoding.run(core.logprobs, token_ids, scored.logprobs) if request.logprobs else None
     yield ScoreReply(
         score=TextScore(mean=round(scored.mean, 6), sum=round(scored.sum, 6), tokens=len(token_ids)),
-        run=Run(
-            usage=usage_of(scored.usage),
-            logprobs=logprobs,
-            model_info=core.model_facts(),
-            prompt_sha256=whole.sha256,
-            timing=timing_of(scored.timing, scored.usage),
-            generation_time=round(scored.timing.total_s, 4),
-            processing_time=round(core.clock() - began, 4),
-        ),
+        usage=usage_of(scored.usage),
+        logprobs=logprobs,
+        model_info=core.model_facts(),
+        prompt_sha256=whole.sha256,
+        timing=timing_of(scored.timing, scored.usage),
+        generation_time=round(scored.timing.total_s, 4),
+        processing_time=round(core.clock() - began, 4),
     )
 
 

@@ -27,7 +27,6 @@ from tests.support.rewriting import (
     code_of,
     failed,
     run,
-    seed_of,
     wide,
 )
 
@@ -65,7 +64,7 @@ def test_without_a_seed_the_first_draw_is_kept_and_its_seed_told(line: Line) -> 
     operations = Operations(replace(line(model).core, draw_seed=count(11).__next__))
     replies = [run(operations, prompt=PROMPT, job_type="universal") for _ in range(2)]
     assert [reply.enhanced.cache_hit for reply in replies] == [False, True]
-    assert [seed_of(reply) for reply in replies] == [model.asked[0].seed] * 2
+    assert [reply.run.sampling.seed for reply in replies] == [model.asked[0].seed] * 2
 
 
 @pytest.mark.parametrize(

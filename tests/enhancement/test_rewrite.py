@@ -50,7 +50,6 @@ from tests.support.rewriting import (
     judged,
     measured,
     run,
-    seed_of,
     wide,
     without_compose,
 )
@@ -141,7 +140,7 @@ def test_a_bad_answer_is_asked_for_once_more_with_another_seed(line: Line, said:
     reply = by_pack(line(model))
     assert (reply.enhanced.enhanced_prompt, judged(reply).retries, code_of(reply)) == (GOOD, 1, None)
     assert [sampling.seed for sampling in model.asked] == [7, 8]
-    assert seed_of(reply) == 8
+    assert reply.run.sampling.seed == 8
     assert reply.run.usage.completion_tokens == sum(len(TOKEN.findall(answer)) for answer in (said, GOOD))
 
 
@@ -397,7 +396,7 @@ def test_variants_have_seeds_of_their_own_and_come_in_one_reply(line: Line) -> N
     reply = by_pack(line(model), n=4)
     assert reply.variants is not None
     assert [one.seed for one in reply.variants] == [7, 8, 9, 10] == sorted(one.seed for one in model.asked)
-    assert (reply.enhanced.enhanced_prompt, seed_of(reply)) == (reply.variants[0].enhanced_prompt, 7)
+    assert (reply.enhanced.enhanced_prompt, reply.run.sampling.seed) == (reply.variants[0].enhanced_prompt, 7)
     assert reply.run.usage.prompt_tokens == 4 * by_pack(line(wide())).run.usage.prompt_tokens
     drawn = run(line(wide()), prompt=PROMPT, job_type="universal", n=3).variants
     assert drawn is not None
@@ -408,7 +407,7 @@ def test_of_several_variants_the_first_that_is_the_models_leads(line: Line) -> N
     reply = by_pack(line(wide(RuntimeError("broken"), GOOD)), n=2)
     assert reply.variants is not None
     assert [one.degraded is not None for one in reply.variants] == [True, False]
-    assert (reply.enhanced.enhanced_prompt, code_of(reply), seed_of(reply)) == (GOOD, None, 8)
+    assert (reply.enhanced.enhanced_prompt, code_of(reply), reply.run.sampling.seed) == (GOOD, None, 8)
     with pytest.raises(OutOfMemory):
         by_pack(line(wide(OutOfMemory("full"))), n=2, fallback="error")
 

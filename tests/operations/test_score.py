@@ -63,11 +63,11 @@ def test_with_logprobs_there_is_one_for_each_token_of_the_text_and_the_alternati
     _, reply = run(line(engine), **SCORE, logprobs=True, top_logprobs=2)
     ((_, text),) = engine.seen_scores
     assert isinstance(reply, ScoreReply)
-    assert reply.run.logprobs is not None
-    assert tuple(one.token_id for one in reply.run.logprobs) == text
-    assert "".join(one.token for one in reply.run.logprobs) == " a time"
-    assert {one.logprob for one in reply.run.logprobs} == {round(-math.log(2), 6)}
-    assert {len(one.top) for one in reply.run.logprobs} == {2}
+    assert reply.logprobs is not None
+    assert tuple(one.token_id for one in reply.logprobs) == text
+    assert "".join(one.token for one in reply.logprobs) == " a time"
+    assert {one.logprob for one in reply.logprobs} == {round(-math.log(2), 6)}
+    assert {len(one.top) for one in reply.logprobs} == {2}
 
 
 def test_messages_are_rendered_as_for_an_answer_and_control_tokens_in_the_text_stay_text(
@@ -104,8 +104,8 @@ def test_a_dry_run_shows_the_tokens_of_prompt_and_text_and_how_many_are_scored(
     ((prompt, text),) = engine.seen_scores
     assert dry.token_ids == (*prompt.token_ids, *text)
     assert (dry.rendered, dry.scored_tokens) == ("Once upon a time", len(text))
-    assert (dry.usage.prompt_tokens, dry.sampling) == (reply.run.usage.prompt_tokens, None)
-    assert dry.prompt_sha256 == reply.run.prompt_sha256
+    assert (dry.usage.prompt_tokens, dry.sampling) == (reply.usage.prompt_tokens, None)
+    assert dry.prompt_sha256 == reply.prompt_sha256
     _, plain = run(line(engine), operation="generate", prompt="Once upon", dry_run=True)
     assert isinstance(plain, DryRunReply)
     assert "scored_tokens" not in to_wire(plain)

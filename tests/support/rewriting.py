@@ -118,9 +118,3 @@ def code_of(reply: EnhanceReply) -> str | None:
     """The code of `degraded`; None where it is absent."""
     degraded = reply.enhanced.degraded
     return None if degraded is None else degraded.code
-
-
-def seed_of(reply: EnhanceReply) -> int:
-    """The seed of the answer, which the model drew."""
-    assert reply.run.sampling is not None
-    return reply.run.sampling.seed
