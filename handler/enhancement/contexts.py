@@ -16,7 +16,7 @@ _MARK = re.compile(r"\{\{(\w*)\}\}")
 
 
 class Judge(Value):
-    """What stands before the texts that the model scores, and the figures that an answer must reach, in nats a token."""
+    """The contexts of the texts that the model scores, and the figures that an answer must reach, in nats a token."""
 
     kept: Context = Field(description="Before the user's prompt: it is likely here where `{{answer}}` says the same.")
     nothing: Context = Field(description="An answer that says nothing, above which an answer has to be.")

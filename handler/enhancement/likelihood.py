@@ -1,4 +1,4 @@
-"""Two figures of an answer by the model's own likelihoods, without word lists: is the meaning kept, is it a description?
+"""Two figures of an answer by the model's own likelihoods: does it keep the meaning, is it a description?
 
 Each is a difference of mean log-probabilities in two contexts of the pack, in nats a token, so that what makes a text
 likely in any context does not count. Costs prefill alone; texts after one context share its prefix. Knows no request.

@@ -284,7 +284,9 @@ class Pack(Value):
     rules: Annotated[dict[str, Rules], Field(min_length=1)]
     entries: Annotated[dict[str, Entry], Field(min_length=1)]
     targets: dict[str, dict[Quality, str]] = Field(default={}, description="The entry for a target_model and quality.")
-    judge: Judge | None = Field(default=None, description="How the model itself judges answers, by likelihood.")
+    judge: Judge | None = Field(
+        default=None, description="How the model itself judges answers, by likelihood; no entry asks for it yet."
+    )
 
     @model_validator(mode="after")
     def _has_what_it_names(self) -> Self:
