@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 import time
 from functools import cache
 from typing import Any
@@ -226,21 +227,31 @@ def test_a_text_that_is_preempted_midway_keeps_what_is_scored(monkeypatch: pytes
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_call_that_is_cancelled_frees_its_pages_and_changes_no_other(overlap: bool) -> None:
+    steps, reached, gate = list[int](), threading.Event(), threading.Event()
+
+    def forward(ids: Tensor, *rest: Any, **named: Any) -> Tensor:
+        steps.append(len(ids))
+        if len(steps) == 3:
+            reached.set()
+            gate.wait(10)
+        return models.served("demo").forward(ids, *rest, **named)
+
     async def main(engine: BatchingEngine) -> None:
         doomed = [asyncio.create_task(score(engine, (tuple(range(100)), tuple(range(500))))) for _ in range(3)]
         other = asyncio.create_task(score(engine, pairs()[-1]))
-        await begun(engine)
+        assert await asyncio.to_thread(reached.wait, 10)
         for task in doomed:
             task.cancel()
+        ends = await asyncio.gather(*doomed, return_exceptions=True)
+        assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+        gate.set()
         same("demo", pairs()[-1], await other)
-        assert [type(end) for end in await asyncio.gather(*doomed, return_exceptions=True)] == [
-            asyncio.CancelledError
-        ] * 3
         await settled(engine)
         assert engine.status().details["pages_used"] == 0
 
-    with models.serving(overlap=overlap, prefill_chunk=8) as engine:
+    with models.serving(overlap=overlap, prefill_chunk=8, forward=forward) as engine:
         asyncio.run(main(engine))
+    assert len(steps) < 100  # 1,800 tokens in chunks of 8 would take 225
 
 
 def test_a_deadline_in_the_middle_or_before_the_first_step_is_an_error() -> None:
