@@ -92,6 +92,9 @@ class FreeModel:
         logits = self.logits[: len(ids) if keep is None else len(keep)]
         return logits if out is None else out.copy_(logits)
 
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.logits[: len(hidden)]
+
 
 def ours(rows: int, steps: int, overlap: bool) -> tuple[float, float]:
     """See `Clock.medians`."""

@@ -68,8 +68,9 @@ STEPS = (
     Step("profile", "where does a step of 64 rows spend its time?", ("-m", "bench.proof_steps", "profile"), 70),
     Step("attention", "what does one long row cost the others?", ("-m", "bench.attention", "--seconds", "0.05"), 60),
     Step("captures", "may another thread synchronise meanwhile?", ("-m", "bench.proof_steps", "captures"), 45),
-    Step("decode", "how near is decoding to the prediction?", ("-m", "bench.proof_steps", "decode"), 110),
-    Step("identical", "how many answers depend on the batch?", ("-m", "bench.proof_steps", "identical"), 100),
+    Step("decode", "how near is decoding to the prediction?", ("-m", "bench.proof_steps", "decode"), 100),
+    Step("identical", "how many answers depend on the batch?", ("-m", "bench.proof_steps", "identical"), 80),
+    Step("scoring", "is a text's score that of drawing it?", ("-m", "bench.proof_steps", "scoring"), 40),
 )
 
 

@@ -1,6 +1,6 @@
 """The steps of `bench.proof` that are no bench of their own.
 
-    python -m bench.proof_steps self-check | profile | captures | decode | identical [--shape 7b]     # needs CUDA
+    python -m bench.proof_steps self-check | profile | captures | decode | identical | scoring [--shape 7b]     # CUDA
 
 Each prints its tables, and a line `finding: …` that the proof's own table takes over. Weights are random.
 """
@@ -20,6 +20,7 @@ from bench.engines import GREEDY, SHAPES, Work, engine_on, random_ids, random_mo
 from bench.harness import Bench
 from handler.engine.protocol import Prompt
 from handler.engine.sampling import Sampling
+from handler.engine.scoring import Scored
 from handler.engine.stream import Delta
 from handler.inference.loop import BatchingEngine
 from handler.inference.plan import PAGE_SIZE
@@ -38,6 +39,9 @@ PREDICTED: dict[str, dict[int, float]] = {
     "L4": {1: 17, 8: 141, 64: 920, 128: 1500},
 }
 HELD = 0.8
+#: nats by which the mean of 64 tokens may differ between prefill and decode in bfloat16; an estimate: logits have 8
+#: bits, and errors of either sign
+SCORE_NOISE = 0.05
 #: prompt tokens of a row; the predictions are for contexts of 600
 PROMPT = 256
 
@@ -200,6 +204,51 @@ def identical(shape: str) -> bool:
     return True
 
 
+def scoring(shape: str) -> bool:
+    """Whether the score of a text is that of drawing it, alone and beside rows that decode, and what it costs."""
+    bench = Bench("proof_steps", device="cuda")
+    prompts, new = [random_ids(300) for _ in range(8)], 64
+    table = bench.table("Scores of drawn texts", ["texts", "largest difference of a token, nats", "of a mean", "ms"])
+    with engine_on(model_of(shape), 64, 512) as engine:
+        drawn = [asyncio.run(drawn_text(engine, prompt, new)) for prompt in prompts]
+
+        async def rate(beside: int) -> list[Scored]:
+            crowd = [asyncio.create_task(drawn_text(engine, random_ids(64), 64)) for _ in range(beside)]
+            texts = zip(prompts, drawn, strict=True)
+            scores = [engine.score(Prompt(tuple(prompt)), ids, top=1) for prompt, (ids, _) in texts]
+            found = await asyncio.gather(*scores)
+            await asyncio.gather(*crowd)
+            return found
+
+        worst = 0.0
+        for beside in (0, 32):
+            asyncio.run(rate(beside))  # warm
+            begin = time.perf_counter()
+            found = asyncio.run(rate(beside))
+            seconds = time.perf_counter() - begin
+            tokens, means = [], []
+            for scored, (_, told) in zip(found, drawn, strict=True):
+                both = [(one.logprob, other) for one, other in zip(scored.logprobs, told, strict=True)]
+                tokens += [abs(one - other) for one, other in both]
+                means.append(abs(sum(one - other for one, other in both)) / len(both))
+            worst = max(worst, *means)
+            table.add(f"8 beside {beside} that draw", max(tokens), max(means), 1e3 * seconds)
+        failures = engine.status().details["step_failures"]
+    bench.finish(save=False)
+    print(f"finding: means of {new} tokens differ by {worst:.4f} nats at most, {failures} failed steps")
+    return worst < SCORE_NOISE and failures == 0
+
+
+async def drawn_text(engine: BatchingEngine, prompt: list[int], new: int) -> tuple[tuple[int, ...], list[float]]:
+    """A greedy answer, and the log-probabilities with which its tokens were drawn."""
+    ids, told = list[int](), list[float]()
+    async for event in engine.stream(Prompt(tuple(prompt)), Sampling(max_tokens=new, **GREEDY), logprobs=0):
+        if isinstance(event, Delta):
+            ids += event.token_ids
+            told += [one.logprob for one in event.logprobs]
+    return tuple(ids), told
+
+
 def answers(engine: BatchingEngine, prompts: list[list[int]]) -> list[tuple[int, ...]]:
     """The greedy tokens of each, sent at once."""
 
@@ -232,6 +281,7 @@ STEPS: dict[str, Callable[[str], bool]] = {
     "captures": captures,
     "decode": decode,
     "identical": identical,
+    "scoring": scoring,
 }
 
 

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from handler import log
 from handler.api.enhance import EnhanceReply
 from handler.api.failure import Failure
+from handler.api.generate import ScoreReply
 from handler.api.parse import parse
 from handler.api.reply import Reply
 from handler.api.text import TextReply, TextRequest
@@ -78,6 +79,9 @@ class Jobs:
 
 
 def _with_reply(record: JobRecord, reply: Reply) -> JobRecord:
+    if isinstance(reply, ScoreReply):
+        usage, timing = reply.usage, reply.timing
+        return replace(record, outcome="ok", prompt_tokens=usage.prompt_tokens, queue_ms=timing.queue_ms)
     if not isinstance(reply, TextReply):
         return replace(record, outcome="ok")
     run, degraded = reply.run, reply.enhanced.degraded if isinstance(reply, EnhanceReply) else None

@@ -54,6 +54,14 @@ def test_sixty_four_jobs_of_all_operations_at_once_are_all_answered_on_the_json_
             assert [job["status"] for job in done] == ["COMPLETED"] * 64
             assert all(job["output"]["success"] is True for job in done)
             assert [set(job["output"]) >= {"response"} for job in done] == [True, False, False, False] * 16
+            rated = {"operation": "generate", "prompt": "a", "score_text": " red fox"}
+            scores = [await platform.runsync({**rated, **more}) for more in ({}, {"logprobs": True}, {"seed": 1})]
+            assert [job["status"] for job in scores] == ["COMPLETED", "COMPLETED", "FAILED"]
+            plain, listed = (job["output"] for job in scores[:2])
+            assert plain["score"] == listed["score"]
+            assert "logprobs" not in plain
+            assert sum(one["logprob"] for one in listed["logprobs"]) == pytest.approx(plain["score"]["sum"], abs=1e-4)
+            assert json.loads(scores[2]["error"])["field"] == "seed"
             bad = await platform.runsync({**HI, "top_p": 5})
             assert bad["status"] == "FAILED"
             assert json.loads(bad["error"])["field"] == "top_p"

@@ -207,7 +207,9 @@ class Timing(Part):
     queue_ms: float = Field(description="Until the first step of this request began.")
     ttft_ms: float | None = Field(None, description="Until its first token; absent where none came.")
     total_ms: float = Field(description="Until its end.")
-    tokens_per_second: float | None = Field(None, description="Completion tokens over the time after the queue.")
+    tokens_per_second: float | None = Field(
+        None, description="Completion tokens over the time after the queue; absent where there are none."
+    )
 
 
 class ModelFacts(Part):
@@ -271,9 +273,12 @@ class DryRunReply(Reply):
     truncated_turns: int | None = Field(
         None, description="Where `truncate_history` was sent: the turns that the model would not read."
     )
+    scored_tokens: int | None = Field(
+        None, description="With `score_text`: so many of `token_ids`, at their end, would be scored."
+    )
     prompt_sha256: str | None = None
     usage: DryRunUsage
-    sampling: Sampling
+    sampling: Sampling | None = Field(None, description="Absent with `score_text`.")
     model_info: ModelFacts
     no_override_detected: bool = Field(description="True where this worker adds nothing to what callers send.")
     pure_inference_mode: bool = Field(description="The same, by the name that older callers read.")

@@ -1,4 +1,4 @@
-"""The interface of an engine: token ids in, a stream of events out. Knows no operation, no template and no tensor."""
+"""The interface of an engine: token ids in, a stream of events or a score out. Knows no operation and no tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from pydantic import JsonValue
 
 from handler.engine.sampling import Sampling
+from handler.engine.scoring import Scored
 from handler.engine.stream import Stream
 
 #: likeliest tokens listed beside each drawn token, at most
@@ -101,7 +102,10 @@ class Status:
 
 
 class Engine(Protocol):
-    """Runs prompts on a model. `stream` is called on the event loop and returns at once."""
+    """Runs prompts on a model: `stream` draws what follows one, `score` rates a given text after one.
+
+    Both are called on the event loop, and `stream` returns at once.
+    """
 
     @property
     def max_model_len(self) -> int:
@@ -122,6 +126,28 @@ class Engine(Protocol):
             ContextLengthExceeded: prompt and `max_tokens` do not fit `max_model_len`.
             Overloaded: the wait queue is full; it says when to try again.
             EngineFailed: the engine is closed or dead.
+        """
+        ...
+
+    async def score(
+        self, prompt: Prompt, text: tuple[int, ...], *, top: int = 0, deadline: float | None = None
+    ) -> Scored:
+        """Compute the log-probability of each token of `text` after the prompt and the tokens before it.
+
+        No token is drawn: the request is the prefill of both, in the batch of all others, and shares their prefixes.
+        Cancelling the call ends it within a step.
+
+        Args:
+            text: token ids, which need not be those that a tokenizer would make of prompt and text together.
+            top: so many of the likeliest tokens are listed for each position (0 to MAX_TOP_LOGPROBS).
+            deadline: on the clock of `time.monotonic`.
+
+        Raises:
+            InvalidRequest: an empty prompt or text, an id outside the vocabulary, or too many alternatives.
+            ContextLengthExceeded: prompt and text do not fit `max_model_len`.
+            DeadlineExceeded: the deadline passed before the last token was scored.
+            Overloaded: the wait queue is full; it says when to try again.
+            EngineFailed: the engine is closed or dead, or a log-probability is not finite.
         """
         ...
 

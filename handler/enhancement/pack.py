@@ -16,6 +16,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from handler.api.enhance import EncoderName, Language, Mode, Quality
 from handler.engine.sampling import Distribution
 from handler.engine.values import Value
+from handler.enhancement.contexts import Judge
 from handler.enhancement.phrases import Phrases, folded
 
 #: the kind of a clause: the word list that most of its words are in; `subject` where none of them is in a list
@@ -283,6 +284,9 @@ class Pack(Value):
     rules: Annotated[dict[str, Rules], Field(min_length=1)]
     entries: Annotated[dict[str, Entry], Field(min_length=1)]
     targets: dict[str, dict[Quality, str]] = Field(default={}, description="The entry for a target_model and quality.")
+    judge: Judge | None = Field(
+        default=None, description="How the model itself judges answers, by likelihood; no entry asks for it yet."
+    )
 
     @model_validator(mode="after")
     def _has_what_it_names(self) -> Self:

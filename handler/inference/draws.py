@@ -1,21 +1,31 @@
-"""The draws of a launched step, copied to the host: tokens, and log-probabilities for the requests that want them.
+"""The results of a launched step, copied to the host: drawn tokens, log-probabilities, scores of given texts.
 
 Knows no sampling option: log-probabilities are of the model's raw logits.
 """
 
+from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import Generic
 
 import torch
 from torch import Tensor
 
 from handler.engine.stream import Logprob
-from handler.inference.step import S
+from handler.inference.config import SCORED_AT_ONCE
+from handler.inference.step import Chunk, S
 
 
 class Draws(Generic[S]):
-    """The draws of one step. Created while the step still runs on the device; only `read` waits for it."""
+    """The results of one step. Created while the step still runs on the device; only `read` waits for it."""
 
-    def __init__(self, sequences: list[S], ids: Tensor, logits: Tensor, tokens_in_vocab: int) -> None:
+    def __init__(
+        self,
+        sequences: list[S],
+        ids: Tensor,
+        logits: Tensor,
+        tokens_in_vocab: int,
+        scores: "Scores[S] | None" = None,
+    ) -> None:
         """Start the copy of ids [n], and of log-probabilities from raw logits [n, vocab], for the n `sequences`.
 
         Ids from `tokens_in_vocab` on have no token, and are never reported as alternatives.
@@ -25,7 +35,11 @@ class Draws(Generic[S]):
         device_side = [ids]
         if self._with_logprobs:
             most = max(sequences[at].logprobs or 0 for at in self._with_logprobs)
-            device_side += _logprobs(logits, ids, self._with_logprobs, most, tokens_in_vocab)
+            rows = torch.tensor(self._with_logprobs, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True)
+            device_side += _logprobs(logits[rows], ids[rows], most, tokens_in_vocab)
+        self._scores = scores
+        if scores is not None:
+            device_side += scores.device_side
         self._arrived: torch.cuda.Event | None = None
         self._host_side = device_side
         if ids.is_cuda:
@@ -39,20 +53,65 @@ class Draws(Generic[S]):
         """Each sequence with its token and, where it wants it, the log-probability; waits until the step is done."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        ids, *alternatives = (x.tolist() for x in self._host_side)
+        ids, *alternatives = (x.tolist() for x in self._host_side[: 3 if self._with_logprobs else 1])
         logprobs: list[tuple[Logprob, ...]] = [()] * len(ids)
         for at, tokens, (own, *others) in zip(self._with_logprobs, *alternatives, strict=True) if alternatives else ():
             top = zip(tokens, others, strict=True)
             logprobs[at] = (Logprob(own, tuple(top)[: self._sequences[at].logprobs]),)
         return list(zip(self._sequences, ids, logprobs, strict=True))
 
+    def read_scores(self) -> list[tuple[S, tuple[Logprob, ...]]]:
+        """Each sequence with the log-probabilities of its given tokens that the step scored; call it after `read`."""
+        if self._scores is None:
+            return []
+        best, values = self._host_side[-2:]
+        return self._scores.of(best.tolist(), values.tolist())
 
-def _logprobs(logits: Tensor, ids: Tensor, wanted: list[int], most: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """The `most` likeliest tokens of each row in `wanted`, and their log-probabilities after that of the drawn token.
 
-    Returns int64 [wanted, most] and float32 [wanted, 1 + most].
+class Scores(Generic[S]):
+    """The log-probabilities of the given tokens that a step scores. Its work is launched, and nothing waits for it."""
+
+    def __init__(
+        self,
+        chunks: list[Chunk[S]],
+        given: Tensor,
+        hidden: Tensor,
+        head: Callable[[Tensor], Tensor],
+        tokens_in_vocab: int,
+    ) -> None:
+        """Score the tokens `given` [n], of all chunks in order, by their predecessors' `hidden` states [n, width].
+
+        `head` makes logits of hidden states; it gets `SCORED_AT_ONCE` of them at a time.
+        """
+        self._chunks = [chunk for chunk in chunks if chunk.scores]
+        most = max(chunk.sequence.logprobs or 0 for chunk in self._chunks)
+        parts = [
+            _logprobs(head(some), tokens, most, tokens_in_vocab)
+            for some, tokens in zip(hidden.split(SCORED_AT_ONCE), given.split(SCORED_AT_ONCE), strict=True)
+        ]
+        #: int64 [n, most] and float32 [n, 1 + most], as `_logprobs` returns them
+        self.device_side = [torch.cat(column) for column in zip(*parts, strict=True)]
+
+    def of(self, best: list[list[int]], values: list[list[float]]) -> list[tuple[S, tuple[Logprob, ...]]]:
+        """The log-probabilities by sequence, from the tensors' values on the host."""
+        ends = accumulate((chunk.scores for chunk in self._chunks), initial=0)
+        return [
+            (
+                chunk.sequence,
+                tuple(
+                    Logprob(own, tuple(zip(tokens, others, strict=True))[: chunk.sequence.logprobs])
+                    for tokens, (own, *others) in zip(best[begin:end], values[begin:end], strict=True)
+                ),
+            )
+            for chunk, (begin, end) in zip(self._chunks, pairwise(ends), strict=True)
+        ]
+
+
+def _logprobs(logits: Tensor, ids: Tensor, most: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """The `most` likeliest tokens of each row of logits [n, vocab], and their log-probabilities after that of its id.
+
+    Returns int64 [n, most] and float32 [n, 1 + most].
     """
-    rows = torch.tensor(wanted, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True)
-    logprobs = logits[rows].float().log_softmax(1)
+    logprobs = logits.float().log_softmax(1)
     best = logprobs[:, :tokens].topk(most)
-    return best.indices, torch.cat((logprobs.gather(1, ids[rows, None]), best.values), 1)
+    return best.indices, torch.cat((logprobs.gather(1, ids[:, None]), best.values), 1)

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from handler import log
 from handler.engine.protocol import ModelInfo, Prompt, Status
 from handler.engine.sampling import Sampling
+from handler.engine.scoring import Scored, scored
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream
 from handler.engine.text import TextStream
 from handler.engine.thinking import Thinking
@@ -26,7 +27,7 @@ from handler.inference.graphs import FIRST_GRAPHS
 from handler.inference.kv_cache import KVCache
 from handler.inference.model import Model
 from handler.inference.pace import Pace
-from handler.inference.request import Outbox, Request, check, salt_of
+from handler.inference.request import Outbox, Request, check, check_score, salt_of
 from handler.inference.runner import Runner
 from handler.inference.scheduler import Scheduler
 from handler.inference.step import NO_ROW, Step
@@ -131,6 +132,23 @@ class BatchingEngine:
             end_ids=self._end_ids.union(prompt.end_ids, sampling.stop_token_ids),
             closing=thought.closing if thought else (),
         )  # fmt: skip
+        self._enqueue(request)
+        return stream
+
+    async def score(
+        self, prompt: Prompt, text: tuple[int, ...], *, top: int = 0, deadline: float | None = None
+    ) -> Scored:
+        """See `Engine.score`."""
+        token_ids = check_score(prompt, text, top, self._info.vocab_size, self.max_model_len)
+        stream = Stream(lambda: self._command(lambda: self._interrupt(request, "cancelled")))
+        no_text = TextStream(self._token_bytes, ())
+        salt = salt_of(prompt, self._shared_prompt)
+        request = Request.to_score(token_ids, len(prompt.token_ids), top, deadline, stream, no_text, salt)
+        self._enqueue(request)
+        return await scored(stream)
+
+    def _enqueue(self, request: Request) -> None:
+        """Hand a request to the engine thread; raises `Overloaded` or `EngineFailed` where it takes none."""
         with self._admission:
             if not self._alive:
                 raise EngineFailed(CLOSED if self._closing else FAILED)
@@ -139,7 +157,6 @@ class BatchingEngine:
                 raise Overloaded(f"{full}; try again later", retry_after_s=self._pace.retry_after_s(self.status()))
             self._open.add(request)
             self._command(lambda: self._scheduler.add(request))
-        return stream
 
     def status(self) -> Status:
         parts = self._runner.parts
@@ -304,7 +321,7 @@ class BatchingEngine:
         if not again:
             self._scheduler.halve()
         elif alive := [request for request in step.sequences if not request.ended]:
-            largest = max(alive, key=lambda request: request.length)
+            largest = max(alive, key=lambda request: max(request.length, len(request.tokens)))
             self._end(largest, OutOfMemory(TOO_LARGE))
         self._scheduler.restart(forget=False)
         self._runner.free()
@@ -312,8 +329,12 @@ class BatchingEngine:
     def _read(self, all_but: int) -> None:
         """Wait for the tokens of the launched steps except the last `all_but`, and send them to their requests."""
         while len(self._launched) > all_but:
-            drawn = self._launched.popleft().read()
+            launched = self._launched.popleft()
+            drawn = launched.read()
             now = time.monotonic()
+            for request, scores in launched.read_scores():
+                if not request.ended:
+                    self._send(request, *request.score(scores))
             for request, token, logprobs in drawn:
                 # Three kinds of draws are dropped: those of a request that ended after the step was launched, those in
                 # whose place tokens were put in, and those after a wrong guess.
@@ -332,10 +353,13 @@ class BatchingEngine:
             log.defect(error, request.job_id)
             self._end(request, EngineFailed(UNDECODED))
             return
-        self._outbox.put(request, delta)
+        self._send(request, delta, reason)
         if closing is not None:
             self._outbox.put(request, closing)
             self._scheduler.put_in(request, closing.token_ids)
+
+    def _send(self, request: Request, delta: Delta, reason: FinishReason | None) -> None:
+        self._outbox.put(request, delta)
         if reason is not None:
             self._end(request, request.finish(reason))
 

@@ -40,6 +40,9 @@ class Model(Protocol):
     ) -> Tensor:
         """Compute one step of packed tokens: write their keys and values into `pages`, return logits.
 
+        The hidden states of the tokens in `layout.scored` are left in `layout.hidden`: their logits together could be
+        too large, and `head` computes some of them at a time.
+
         Args:
             ids: int64 [tokens].
             positions: int64 [tokens], each in its own sequence.
@@ -49,4 +52,8 @@ class Model(Protocol):
         Returns:
             [draws, vocab], or [tokens, vocab] where `keep` is None.
         """
+        ...
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [n, vocab] of n hidden states [n, width] from `layout.hidden`."""
         ...

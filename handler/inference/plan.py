@@ -6,7 +6,7 @@ Pure arithmetic: reads no environment and no device.
 from typing import Literal
 
 from handler.errors import StartError
-from handler.inference.config import GIB, EngineConfig, EngineOptions
+from handler.inference.config import GIB, SCORED_AT_ONCE, EngineConfig, EngineOptions
 from handler.inference.shape import ModelShape
 
 Device = Literal["cpu", "cuda"]
@@ -48,7 +48,7 @@ def plan(options: EngineOptions, shape: ModelShape, *, device: Device, free_byte
     page_size = PAGE_SIZE[device]
     page_bytes = page_size * shape.token_bytes
     buckets = _buckets(options, rows) if gpu else ()
-    needs = {"one step": shape.step_bytes(alone + rows, rows)}
+    needs = {"one step": shape.step_bytes(alone + rows, max(rows, SCORED_AT_ONCE))}
     if gpu:
         # A single chunk may have a longer context than the step's budget.
         longest = max(CONTEXTS[device] or 0, options.max_model_len or shape.context_length)

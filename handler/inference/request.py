@@ -4,7 +4,8 @@ import asyncio
 import math
 import time
 from array import array
-from dataclasses import dataclass
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from handler.engine.protocol import MAX_TOP_LOGPROBS, Prompt
@@ -26,18 +27,10 @@ def check(prompt: Prompt, sampling: Sampling, logprobs: int | None, vocab_size: 
     Raises:
         InvalidRequest, ContextLengthExceeded: see `Engine.stream`.
     """
-    try:
-        ids = array("q", prompt.token_ids).tolist()
-    except (TypeError, OverflowError):
-        raise InvalidRequest("a token id of the prompt is not a 64-bit integer") from None
-    if not ids:
-        raise InvalidRequest("the prompt has no token; it needs at least one")
-    if min(ids) < 0 or max(ids) >= vocab_size:
-        raise InvalidRequest(f"a token id of the prompt is outside [0, {vocab_size})")
+    ids = _ids(prompt.token_ids, "prompt", vocab_size)
     if sampling.max_tokens < 1:
         raise InvalidRequest("max_tokens must be at least 1", field="max_tokens")
-    if logprobs is not None and not 0 <= logprobs <= MAX_TOP_LOGPROBS:
-        raise InvalidRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", field="top_logprobs")
+    _check_alternatives(logprobs)
     if len(ids) + sampling.max_tokens > max_model_len:
         raise ContextLengthExceeded(
             f"{len(ids)} prompt tokens and max_tokens {sampling.max_tokens} exceed the {max_model_len} tokens of the "
@@ -54,12 +47,47 @@ def salt_of(prompt: Prompt, shared_prompt: int | None) -> bytes:
     return blake2b(length.to_bytes(8, "big") + prompt.salt, digest_size=32, person=b"prompt length").digest()
 
 
+def check_score(prompt: Prompt, text: Ids[int], top: int, vocab_size: int, max_model_len: int) -> list[int]:
+    """The ids of the prompt and then of the text, once the request is valid for the device.
+
+    Raises:
+        InvalidRequest, ContextLengthExceeded: see `Engine.score`.
+    """
+    ids = _ids(prompt.token_ids, "prompt", vocab_size) + _ids(text, "text to score", vocab_size)
+    _check_alternatives(top)
+    if len(ids) > max_model_len:
+        raise ContextLengthExceeded(
+            f"{len(ids) - len(text)} prompt tokens and {len(text)} tokens to score exceed the {max_model_len} tokens "
+            "of the context; shorten the prompt or the text"
+        )
+    return ids
+
+
+def _ids(given: Ids[int], name: str, vocab_size: int) -> list[int]:
+    try:
+        ids = array("q", given).tolist()
+    except (TypeError, OverflowError):
+        raise InvalidRequest(f"a token id of the {name} is not a 64-bit integer") from None
+    if not ids:
+        raise InvalidRequest(f"the {name} has no token; it needs at least one")
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        raise InvalidRequest(f"a token id of the {name} is outside [0, {vocab_size})")
+    return ids
+
+
+def _check_alternatives(asked: int | None) -> None:
+    if asked is not None and not 0 <= asked <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", field="top_logprobs")
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Request(Sequence):
-    """A sequence and the stream of its caller. Times are of `time.monotonic`; without a deadline it is infinite."""
+    """A sequence and the stream of its caller. It arrives when it is made, on the running event loop.
+
+    Times are of `time.monotonic`; without a deadline it is infinite.
+    """
 
     stream: Stream
-    loop: asyncio.AbstractEventLoop
     text: TextStream
     #: ids that end it
     end_ids: frozenset[int] = frozenset()
@@ -67,12 +95,13 @@ class Request(Sequence):
     closing: tuple[int, ...] = ()
     thought_closed: bool = False
     deadline: float
-    arrived: float
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     first_token: float | None = None
     ended: bool = False
     #: for the log, which the engine's thread writes as well
-    job_id: str | None = None
+    job_id: str | None = field(default_factory=current_job.get)
 
     @classmethod
     def of(
@@ -88,7 +117,7 @@ class Request(Sequence):
         end_ids: frozenset[int] = frozenset(),
         closing: tuple[int, ...] = (),
     ) -> "Request":
-        """A request that arrives now, on the running event loop; at most `guesses` tokens are guessed at a time.
+        """A request whose answer is drawn; at most `guesses` tokens are guessed at a time.
 
         `salt`: the prompt's. `closing`: the tokens that close a thought of `max_thinking_tokens`.
         """
@@ -103,14 +132,43 @@ class Request(Sequence):
             lookup=Lookup(guesses) if guesses and not sampling.penalises else None,
             table=BlockTable(salt=salt),
             stream=stream,
-            loop=asyncio.get_running_loop(),
             text=text,
             end_ids=end_ids,
             closing=() if sampling.max_thinking_tokens is None else closing,
             deadline=math.inf if deadline is None else deadline,
-            arrived=time.monotonic(),
-            job_id=current_job.get(),
         )
+
+    @classmethod
+    def to_score(
+        cls,
+        token_ids: list[int],
+        prompt_len: int,
+        top: int,
+        deadline: float | None,
+        stream: Stream,
+        text: TextStream,
+        salt: bytes,
+    ) -> "Request":
+        """A request that draws nothing: `token_ids` after the prompt's are scored, with `top` alternatives."""
+        return cls(
+            tokens=token_ids,
+            prompt_len=prompt_len,
+            full_length=len(token_ids),
+            length=prompt_len,
+            sampling=None,
+            logprobs=top,
+            table=BlockTable(salt=salt),
+            stream=stream,
+            text=text,
+            deadline=math.inf if deadline is None else deadline,
+        )
+
+    def score(self, logprobs: tuple[Logprob, ...]) -> tuple[Delta, FinishReason | None]:
+        """Add the log-probabilities of the next given tokens; returns their event, and "length" after the last one."""
+        begin = self.known
+        self.scored += len(logprobs)
+        event = Delta("", tuple(self.tokens[begin : self.known]), logprobs)
+        return event, "length" if self.known == self.full_length else None
 
     def take(self, token: int, logprobs: tuple[Logprob, ...], now: float) -> tuple[Delta, FinishReason | None]:
         """Add a drawn token; returns its event, and the finish reason where it was the last.
@@ -138,7 +196,7 @@ class Request(Sequence):
     @property
     def thought_is_full(self) -> bool:
         """True once the thought has as many tokens as it may, where there is room to close it and to answer."""
-        limit = self.sampling.max_thinking_tokens
+        limit = None if self.sampling is None else self.sampling.max_thinking_tokens
         return (
             limit is not None
             and not self.thought_closed
@@ -173,7 +231,8 @@ class Request(Sequence):
             ttft_s=None if first is None else first - self.arrived,
             total_s=now - self.arrived,
         )
-        usage = Usage(self.prompt_len, self.cached_tokens or 0, len(self.tokens) - self.prompt_len)
+        prompt = len(self.tokens) if self.sampling is None else self.prompt_len  # a given text is read, like a prompt
+        usage = Usage(prompt, self.cached_tokens or 0, len(self.tokens) - prompt)
         return Finish(reason, usage, timing, self.thought_closed if self.text.splits else None)
 
 

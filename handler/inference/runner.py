@@ -13,7 +13,7 @@ from torch import Tensor
 from handler import log
 from handler.engine.protocol import ModelInfo
 from handler.inference.config import EngineConfig
-from handler.inference.draws import Draws
+from handler.inference.draws import Draws, Scores
 from handler.inference.graphs import Captured, Graphs
 from handler.inference.kv_cache import SCRATCH_PAGE
 from handler.inference.model import Model
@@ -52,7 +52,7 @@ class Runner:
         self._cuda = device.type == "cuda"
         # A product whose parts are added up in bfloat16 depends on how many parts there are, and so on the batch.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        self._forward = model.forward
+        self._forward, self._head = model.forward, model.head
         self._rotates_by_prompt = shape.shared_prompt is not None
         self._page_size = config.page_size
         self._padding = rows = config.rows
@@ -97,6 +97,8 @@ class Runner:
     def assign(self, sequence: Sequence) -> None:
         """Set up the row of a sequence before its first chunk; raises torch's error for values it cannot store."""
         self._known[sequence.row] = 0
+        if sequence.sampling is None:
+            return
         prompt, completion = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
         self._sampler.assign(sequence.row, sequence.sampling, prompt, completion)
 
@@ -108,14 +110,15 @@ class Runner:
         self._update_tables(step)
         self._update_rows(step)
         drawing = step.drawing
+        scores: Scores[S] | None = None
         if step.chunks:
-            ids, logits = self._mixed(step)
+            ids, logits, scores = self._mixed(step)
         elif graph := self._graphs.fitting(len(drawing)):
             ids, logits = graph.replay(full_search=self._sampler.needs_full_search)
         else:
             logits, positions = self._decode(len(drawing), self._forward, step.contexts)
             ids = self._draw(logits, self._rows[: len(drawing)], positions, full_search=self._sampler.needs_full_search)
-        return Draws(drawing, ids[: len(drawing)], logits, self._tokens)
+        return Draws(drawing, ids[: len(drawing)], logits, self._tokens, scores)
 
     def correct(self, sequences: list[S]) -> None:
         """Write the last token and the length of rows whose guesses are settled; their step stored any of its draws."""
@@ -213,8 +216,8 @@ class Runner:
         self._lengths.index_copy_(0, rows, contexts)
         return logits, contexts
 
-    def _mixed(self, step: Step[S]) -> tuple[Tensor, Tensor]:
-        """Compute decode rows, then chunks; draws one token for each row that draws."""
+    def _mixed(self, step: Step[S]) -> tuple[Tensor, Tensor, Scores[S] | None]:
+        """Compute decode rows, then chunks; draws one token for each row that draws, and scores given texts."""
         count = len(step.decode)
         chunks = step.chunks
         sizes = [chunk.end - chunk.start for chunk in chunks]
@@ -223,7 +226,8 @@ class Runner:
         # A decode row draws from its only token; a chunk from its last token, if the prompt ends there.
         drawing = [*range(count), *(count + i for i, chunk in enumerate(chunks) if chunk.draws)]
         keep = [*range(count), *(end - 1 for chunk, end in zip(chunks, starts[1:], strict=True) if chunk.draws)]
-        ids, positions, token_rows, rows, contexts, query_starts, drawn, kept, prompt_lens = self._upload(
+        given = [(chunk.sequence.tokens, chunk.end, chunk.scores) for chunk in chunks]
+        ids, positions, token_rows, rows, contexts, query_starts, drawn, kept, lens, scored, following = self._upload(
             [*chain.from_iterable(chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks)],
             [*chain.from_iterable(range(chunk.start, chunk.end) for chunk in chunks)],
             [*chain.from_iterable([chunk.sequence.row] * size for chunk, size in zip(chunks, sizes, strict=True))],
@@ -235,6 +239,8 @@ class Runner:
             [0] * count + [*chain.from_iterable([c.sequence.prompt_len] * (c.end - c.start) for c in chunks)]
             if self._rotates_by_prompt
             else [],
+            [*chain.from_iterable(range(end - n, end) for (_, _, n), end in zip(given, starts[1:], strict=True))],
+            [*chain.from_iterable(tokens[end - n + 1 : end + 1] for tokens, end, n in given)],
         )
         decode = self._rows[:count]
         lengths = self._lengths[decode]
@@ -249,12 +255,16 @@ class Runner:
             query_lens=[1] * count + sizes,
             context_lens_host=contexts_host,
             decode_rows=count,
-            prompt_lens=prompt_lens if self._rotates_by_prompt else None,
+            prompt_lens=lens if self._rotates_by_prompt else None,
+            scored=scored if len(scored) else None,
         )
         ids = torch.cat((self._last[decode], ids))
         logits = self._forward(ids, positions, kept, layout, self._pages)
         self._lengths.index_copy_(0, rows, contexts)
-        return self._draw(logits, rows[drawn], contexts[drawn], full_search=self._sampler.needs_full_search), logits
+        drawn = self._draw(logits, rows[drawn], contexts[drawn], full_search=self._sampler.needs_full_search)
+        if layout.hidden is None:
+            return drawn, logits, None
+        return drawn, logits, Scores(chunks, following, layout.hidden, self._head, self._tokens)
 
     def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor, *, full_search: bool) -> Tensor:
         """Draw the tokens for `positions`; each becomes the last token of its row. Returns ids."""

@@ -168,7 +168,7 @@ class Scheduler(Generic[S]):
         self.running.clear()
         self._guessing.clear()
         for sequence in self.waiting:
-            sequence.length = len(sequence.tokens)
+            sequence.length = sequence.known
             sequence.dropped = 0
         if forget:
             self.cache.forget()
@@ -245,14 +245,17 @@ class Scheduler(Generic[S]):
         return True
 
     def _admit(self, sequence: S) -> bool:
-        """Give it a row and pages for all its tokens, sharing a known prefix; False where there is no room yet."""
+        """Give it a row and pages for all its tokens, sharing a known prefix; False where there is no room yet.
+
+        The last known token is never shared, because its logits are needed: the next one is drawn or scored by them.
+        """
         cache = self.cache
         spare = len(self.running)  # a page for each running row, or the new sequence would soon be preempted for one
         free = cache.free - spare
         if spare >= self._row_limit or free <= sequence.insufficient_pages:
             return False
-        shared = cache.adopt(sequence.table, sequence.tokens)
-        if not cache.grow(sequence.table, len(sequence.tokens), spare=spare):
+        shared = cache.adopt(sequence.table, sequence.tokens[: sequence.known])
+        if not cache.grow(sequence.table, sequence.fed, spare=spare):
             cache.release(sequence.table)
             sequence.insufficient_pages = free
             return False
@@ -261,7 +264,7 @@ class Scheduler(Generic[S]):
             sequence.cached_tokens = shared
         self.hit_tokens += shared
         sequence.computed = shared
-        sequence.target = len(sequence.tokens)
+        sequence.target = sequence.fed
         self._update_capacity(sequence)
         sequence.row = self._free_rows.pop()
         self.running.append(sequence)
@@ -277,10 +280,14 @@ class Scheduler(Generic[S]):
         end = min(sequence.target, start + budget.tokens)
         if not budget.take(end - start, end, first=not step.chunks):
             return
-        draws = end == sequence.target
-        step.chunks.append(Chunk(sequence, start, end, draws))
+        if sequence.sampling is None:
+            # After a preemption, tokens whose successors were scored before are computed again.
+            draws, scores = False, max(0, end - max(start, sequence.length - 1))
+        else:
+            draws, scores = end == sequence.target, 0
+        step.chunks.append(Chunk(sequence, start, end, draws, scores))
         sequence.computed = end
-        sequence.length += draws
+        sequence.length += draws or scores
         self.cache.publish(sequence.table, sequence.tokens, end)
 
     def _update_capacity(self, sequence: S) -> None:

@@ -14,18 +14,22 @@ NO_ROW = -1
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sequence:
-    """One prompt and its growing completion, as the scheduler and the runner see it."""
+    """One prompt and what follows it, as the scheduler and the runner see it: a completion that grows by drawn tokens,
+    or a given text whose tokens are scored."""
 
-    #: prompt and completion; of the completion the tokens that were read from the device
+    #: prompt and completion, of the completion the tokens that were read from the device; or prompt and given text
     tokens: list[int]
     prompt_len: int
-    #: tokens of prompt and completion once `max_tokens` are drawn
+    #: tokens of prompt and completion once `max_tokens` are drawn, or of prompt and given text
     full_length: int
-    sampling: Sampling
+    #: how tokens are drawn; None for a given text, of which none is
+    sampling: Sampling | None
     #: alternatives reported with the log-probability of each token; None reports neither
     logprobs: int | None = None
-    #: tokens of the prompt and drawn so far; more than `len(tokens)` by the draws that are still on the device
+    #: tokens of the prompt and drawn or scored so far; more than `known` by those that are still on the device
     length: int
+    #: tokens of a given text whose log-probabilities were read from the device
+    scored: int = 0
     #: tokens whose keys and values are in the cache once all launched steps are done
     computed: int = 0
     #: the sequence prefills until so many tokens are computed, and decodes from then on
@@ -48,6 +52,16 @@ class Sequence:
     changed: bool = False
 
     @property
+    def known(self) -> int:
+        """Tokens of the prompt, and of those after it that were read: the drawn ones, or the scored ones."""
+        return len(self.tokens) if self.sampling is not None else self.prompt_len + self.scored
+
+    @property
+    def fed(self) -> int:
+        """How many of the tokens the model computes. Nothing follows the last token of a given text."""
+        return len(self.tokens) if self.sampling is not None else len(self.tokens) - 1
+
+    @property
     def mispredicted(self) -> bool:
         """True where the token read last differs from the guess in its place: the draws after it are invalid."""
         read = len(self.tokens) - (self.length - 1 - len(self.guesses))
@@ -65,8 +79,10 @@ class Chunk(Generic[S_co]):
     sequence: S_co
     start: int
     end: int
-    #: True for the last chunk: the next token is drawn from its logits
+    #: True for the last chunk of a prompt: the next token is drawn from its logits
     draws: bool
+    #: at so many tokens at the end of the chunk, the token that follows in the given text is scored
+    scores: int = 0
 
 
 @dataclass(slots=True)

@@ -77,8 +77,15 @@ class Modules:
         hidden = self._body(
             input_ids=ids[None], position_ids=positions[None], use_cache=False, layout=layout, pages=pages
         ).last_hidden_state[0]
-        logits: Tensor = self._head(hidden if keep is None else hidden[keep])
+        if layout.scored is not None:
+            layout.hidden = hidden[layout.scored]
+        logits = self.head(hidden if keep is None else hidden[keep])
         return logits if out is None else out.copy_(logits)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """See `Model.head`."""
+        logits: Tensor = self._head(hidden)
+        return logits
 
 
 def _check_layers(model: PreTrainedModel) -> None:

@@ -124,10 +124,16 @@ class Qwen:
             hidden.addmm_(attended.flatten(1), layer.out.t())
             ops.rms_norm(hidden, layer.post_norm, eps, normed)
             hidden.addmm_(ops.silu_mul(linear(normed, layer.gate_up), mixed), layer.down.t())
+        if layout.scored is not None:
+            layout.hidden = ops.rms_norm(hidden[layout.scored], self._norm, eps)
         if keep is not None:
             hidden = hidden[keep]
         normed = ops.rms_norm(hidden, self._norm, eps)
-        return linear(normed, self._head) if out is None else torch.mm(normed, self._head.t(), out=out)
+        return self.head(normed) if out is None else torch.mm(normed, self._head.t(), out=out)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """See `Model.head`."""
+        return linear(hidden, self._head)
 
 
 def _ops(kernels: bool) -> ModuleType:

@@ -7,7 +7,7 @@ control token can come from a caller's text. Knows no request; runs on any threa
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
@@ -292,11 +292,20 @@ class Template:
         return prompt if opened else None
 
 
+def joined(first: Rendered, second: Rendered) -> Rendered:
+    """Two that were encoded apart, one after the other, as the first's prompt goes on."""
+    token_ids = (*first.prompt.token_ids, *second.prompt.token_ids)
+    return Rendered(first.text + second.text, replace(first.prompt, token_ids=token_ids), _sha256(token_ids))
+
+
 def _rendered(text: str, prompt: Prompt, max_tokens: int) -> Rendered:
     if len(prompt.token_ids) > max_tokens:
         raise ContextLengthExceeded(f"the prompt has {len(prompt.token_ids)} tokens, and the limit is {max_tokens}")
-    digest = sha256(",".join(map(str, prompt.token_ids)).encode()).hexdigest()
-    return Rendered(text, prompt, digest)
+    return Rendered(text, prompt, _sha256(prompt.token_ids))
+
+
+def _sha256(token_ids: Sequence[int]) -> str:
+    return sha256(",".join(map(str, token_ids)).encode()).hexdigest()
 
 
 def _without_added_tokens(backend: Tokenizer) -> Tokenizer:

@@ -31,6 +31,7 @@ from handler.api.text import (
     TokenLogprob,
     Usage,
 )
+from handler.engine import stream as engine_stream
 from handler.engine.fold import Completion, Piece, fold
 from handler.engine.protocol import Engine, ModelInfo
 from handler.engine.sampling import Distribution, Sampling
@@ -192,6 +193,15 @@ class Core:
             DeadlineExceeded: it was not ready at the deadline. Encoding cannot be interrupted, and ends unread.
             Unsupported: it has messages, and the model has no chat template.
         """
+        kept = await self.rendered(request, messages, encode, field=field, until=until)
+        room = self.engine.max_model_len - len(kept.rendered.prompt.token_ids)
+        applied = partial(self.sampling, request) if sampling is None else sampling
+        return Prepared(kept.messages, kept.rendered, applied(room), kept.truncated_turns)
+
+    async def rendered(
+        self, request: TextRequest, messages: tuple[Message, ...], encode: Encode, *, field: str, until: float | None
+    ) -> Kept:
+        """The prompt, with its salt; arguments and errors are those of `prepare`."""
         context, sent = self.engine.max_model_len, request.sent_max_tokens
         most, truncated_turns = context - (sent or 1), None
         try:
@@ -213,9 +223,7 @@ class Core:
                 field="max_thinking_tokens",
             )
         rendered = replace(rendered, prompt=replace(rendered.prompt, salt=self._salt(request)))
-        room = context - len(rendered.prompt.token_ids)
-        applied = partial(self.sampling, request) if sampling is None else sampling
-        return Prepared(messages, rendered, applied(room), truncated_turns)
+        return Kept(messages, rendered, truncated_turns)
 
     def _salt(self, request: TextRequest) -> bytes:
         """The salt of the request's prompt: its caller's, none, or one that no other prompt has."""
@@ -300,7 +308,8 @@ class Core:
                     continue
                 spent = Spent(prepared.sampling).plus(event, prepared.rendered.sha256)
                 # In a thread: thousands of tokens take a while, and other jobs go on.
-                logprobs = await self.encoding.run(self._logprobs, event) if request.logprobs else None
+                found = event.token_ids, event.logprobs
+                logprobs = await self.encoding.run(self.logprobs, *found) if request.logprobs else None
                 run = self.run(spent, self.clock() - began, logprobs, prepared.truncated_turns)
                 yield reply(prepared, event.text, run)
 
@@ -325,30 +334,18 @@ class Core:
         truncated_turns: int | None = None,
     ) -> Run:
         """The facts of one run. `seconds`: in the worker, from the job's start."""
-        usage, timing = spent.usage, spent.timing
-        generating = timing.total_s - timing.queue_s
         return Run(
             finish_reason=spent.finish_reason,
             reasoning=spent.reasoning,
             reasoning_cut=spent.reasoning_cut or None,
-            usage=Usage(
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                total_tokens=usage.prompt_tokens + usage.completion_tokens,
-                cached_tokens=usage.cached_tokens,
-            ),
+            usage=usage_of(spent.usage),
             sampling=spent.sampling,
             logprobs=logprobs,
             model_info=self.model_facts(),
             truncated_turns=truncated_turns,
             prompt_sha256=spent.prompt_sha256,
-            timing=Timing(
-                queue_ms=round(timing.queue_s * 1000, 2),
-                ttft_ms=None if timing.ttft_s is None else round(timing.ttft_s * 1000, 2),
-                total_ms=round(timing.total_s * 1000, 2),
-                tokens_per_second=round(usage.completion_tokens / generating, 2) if generating > 0 else None,
-            ),
-            generation_time=round(timing.total_s, 4),
+            timing=timing_of(spent.timing, spent.usage),
+            generation_time=round(spent.timing.total_s, 4),
             processing_time=round(seconds, 4),
         )
 
@@ -368,7 +365,7 @@ class Core:
 
     def without_run(
         self,
-        sampling: Sampling,
+        sampling: Sampling | None,
         messages: tuple[Message, ...] = (),
         rendered: Rendered | None = None,
         truncated_turns: int | None = None,
@@ -388,9 +385,9 @@ class Core:
             pure_inference_mode=self.adds_nothing,
         )
 
-    def _logprobs(self, completion: Completion) -> tuple[DrawnLogprob, ...]:
-        pairs = zip(completion.token_ids, completion.logprobs, strict=False)
-        return tuple(self._drawn(token_id, found) for token_id, found in pairs)
+    def logprobs(self, token_ids: Sequence[int], logprobs: Sequence[Logprob]) -> tuple[DrawnLogprob, ...]:
+        """The log-probabilities of tokens with their texts; takes a while where there are thousands."""
+        return tuple(self._drawn(token_id, found) for token_id, found in zip(token_ids, logprobs, strict=False))
 
     def _drawn(self, token_id: int, found: Logprob) -> DrawnLogprob:
         drawn = self._likely(token_id, found.logprob)
@@ -402,6 +399,27 @@ class Core:
         text = own.decode(errors="replace")
         # 32 bits hold no more digits.
         return TokenLogprob(token=text, bytes=tuple(own), token_id=token_id, logprob=round(logprob, 6))
+
+
+def usage_of(usage: engine_stream.Usage) -> Usage:
+    """Token counts as a reply has them."""
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
+
+
+def timing_of(timing: engine_stream.Timing, usage: engine_stream.Usage) -> Timing:
+    """Times as a reply has them."""
+    generating, completed = timing.total_s - timing.queue_s, usage.completion_tokens
+    return Timing(
+        queue_ms=round(timing.queue_s * 1000, 2),
+        ttft_ms=None if timing.ttft_s is None else round(timing.ttft_s * 1000, 2),
+        total_ms=round(timing.total_s * 1000, 2),
+        tokens_per_second=round(completed / generating, 2) if completed and generating > 0 else None,
+    )
 
 
 def system_of(messages: Sequence[Message]) -> str | None:

@@ -1,12 +1,14 @@
-"""generate: text that follows messages, or a raw prompt."""
+"""generate: text that follows messages or a raw prompt, or the score of a given one."""
 
 from collections.abc import AsyncGenerator
+from functools import partial
 
 from handler.api.generate import GenerateReply, GenerateRequest
 from handler.api.reply import Reply
-from handler.api.text import Run
+from handler.api.text import Message, Run
 from handler.engine.fold import Piece
-from handler.operations.core import Core, Prepared
+from handler.operations.core import Core, Encode, Prepared
+from handler.operations.score import score
 
 
 def generate(core: Core, request: GenerateRequest) -> AsyncGenerator[Piece | Reply, None]:
@@ -15,10 +17,13 @@ def generate(core: Core, request: GenerateRequest) -> AsyncGenerator[Piece | Rep
     def reply(prepared: Prepared, text: str, run: Run) -> GenerateReply:
         return GenerateReply(text=text, run=run)
 
+    messages: tuple[Message, ...] = ()
+    encode: Encode
     if request.prompt is not None:
-        raw, special = request.prompt, request.special_tokens
-        return core.answer(
-            request, (), lambda room: core.template.raw(raw, room, special_tokens=special), field="prompt", reply=reply
-        )
-    messages = core.with_default_system(request.messages or ())
-    return core.answer(request, messages, core.conversation(request, messages), field="messages", reply=reply)
+        encode, field = partial(core.template.raw, request.prompt, special_tokens=request.special_tokens), "prompt"
+    else:
+        messages = core.with_default_system(request.messages or ())
+        encode, field = core.conversation(request, messages), "messages"
+    if request.score_text is not None:
+        return score(core, request, request.score_text, messages, encode, field=field)
+    return core.answer(request, messages, encode, field=field, reply=reply)

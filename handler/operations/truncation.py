@@ -24,6 +24,8 @@ class Kept:
 
     messages: tuple[Message, ...]
     rendered: Rendered
+    #: turns that were dropped; None where none may be
+    truncated_turns: int | None = None
 
 
 def truncate(

@@ -167,3 +167,7 @@ class Layout:
     decode: SplitDecode | None = field(default=None, repr=False)
     #: [tokens, heads, head_dim]: the result of attention, which each layer overwrites
     attended: Tensor | None = field(default=None, repr=False)
+    #: int64 [scored]: the tokens whose hidden states the model leaves in `hidden`; None where there are none
+    scored: Tensor | None = None
+    #: [scored, width]: derived by the model, after its last norm, for `Model.head`
+    hidden: Tensor | None = field(default=None, repr=False)

@@ -31,6 +31,7 @@ def step(script: str, limit_s: float = 30, **changed: Any) -> Step:
 def test_the_plan_is_the_first_hours_and_ends_within_ten_minutes() -> None:
     assert [one.name for one in STEPS] == [
         "self-check", "tests", "image", "profile", "attention", "captures", "decode", "identical",
+        "scoring",
     ]  # fmt: skip
     assert sum(one.limit_s for one in STEPS) <= LIMIT_S < 600
     (image,) = (one for one in STEPS if one.skip)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 from handler.engine.fold import Completion, whole
 from handler.engine.protocol import Engine, Prompt
 from handler.engine.sampling import Sampling
+from handler.engine.scoring import Scored
 from handler.engine.stream import Delta, Finish
-from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, InvalidRequest
 from handler.inference.config import EngineOptions
 from handler.inference.loop import BatchingEngine
 from handler.inference.plan import plan
@@ -187,6 +188,40 @@ def test_a_prompt_that_is_none_is_refused_and_others_go_on(
 def test_what_does_not_fit_the_context_is_refused(engine: Engine, prompt: Prompt) -> None:
     with pytest.raises(ContextLengthExceeded):
         complete(engine, prompt, changed(GREEDY, max_tokens=engine.max_model_len))
+
+
+@pytest.mark.parametrize("asked", [0, 3])
+def test_a_score_has_one_log_probability_for_each_token_of_the_text(engine: Engine, prompt: Prompt, asked: int) -> None:
+    text = (5, 6, 7, 5, 6, 7)
+
+    async def work() -> Scored:
+        return await engine.score(prompt, text, top=asked)
+
+    scored = run(work)
+    assert len(scored.logprobs) == 6
+    assert all(one.logprob < 0 and len(one.top) == asked for one in scored.logprobs)
+    assert scored.sum == pytest.approx(sum(one.logprob for one in scored.logprobs))
+    assert scored.mean == pytest.approx(scored.sum / 6)
+    usage = scored.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (len(prompt.token_ids) + 6, 0)
+    assert 0 <= scored.timing.queue_s <= scored.timing.total_s
+    assert scored.timing.ttft_s is None
+
+
+def test_a_score_that_is_late_or_no_request_is_an_error(engine: Engine, prompt: Prompt) -> None:
+    def rate(text: tuple[int, ...], **wishes: Any) -> None:
+        run(lambda: engine.score(prompt, text, **wishes))
+
+    with pytest.raises(DeadlineExceeded):
+        rate((5,), deadline=time.monotonic() - 1)
+    for text, top in (((), 0), ((-1,), 0), ((5,), 6)):
+        with pytest.raises(InvalidRequest):
+            rate(text, top=top)
+    with pytest.raises(ContextLengthExceeded):
+        rate((5,) * engine.max_model_len)
+    engine.close()
+    with pytest.raises(EngineFailed):
+        rate((5,))
 
 
 def test_status_reports_life_and_a_closed_engine_takes_no_request(engine: Engine, prompt: Prompt) -> None:

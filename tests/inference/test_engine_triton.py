@@ -14,6 +14,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from handler.engine.protocol import Prompt
 from handler.engine.sampling import Sampling
+from handler.engine.scoring import Scored
 from handler.engine.stream import Finish, Stream
 from handler.errors import StartError
 from handler.inference import graphs as capturing
@@ -25,6 +26,7 @@ from handler.ops.parts import Part
 from tests.inference.test_engine_equality import Ids, Said, answers, habitual, in_turn
 from tests.support import graphs, models
 from tests.support.kernels import CUDA, parts
+from tests.support.oracle import log_probabilities
 
 pytestmark = pytest.mark.skipif(CUDA, reason="test_engine_cuda has genuine graphs")
 
@@ -128,6 +130,26 @@ def test_requests_that_come_and_go_get_the_same_answers_as_alone(
             assert any(each[full_search][0].replays for each in draws)  # type: ignore[attr-defined]
     assert (details["pages_used"], details["step_failures"]) == (0, 0)
     assert (details["preemptions"] != 0) == ("pages" in setting)
+
+
+def test_texts_are_scored_between_graphs_and_change_no_answer(alone: list[Said]) -> None:
+    texts: list[tuple[Ids, Ids]] = [((1, 2, 3), tuple(range(20, 30))), ((4,) * 9, (5, 6))]
+
+    async def main(engine: BatchingEngine) -> tuple[list[Said], list[Scored]]:
+        scores = asyncio.gather(*(engine.score(Prompt(prompt), text, top=2) for prompt, text in texts))
+        return await at_once(engine, 2), await scores
+
+    with models.serving(**GPU) as engine:
+        assert engine.warm_up(60)
+        said, scores = asyncio.run(main(engine))
+        assert any(replays(engine).values())
+        details = engine.status().details
+    assert said == alone[:2]
+    assert (details["pages_used"], details["step_failures"]) == (0, 0)
+    for (prompt, text), scored in zip(texts, scores, strict=True):
+        right = log_probabilities(models.oracle("demo"), (*prompt, *text), len(text), 2)
+        assert [one.logprob for one in scored.logprobs] == pytest.approx([one.logprob for one in right], abs=1e-4)
+        assert [[id_ for id_, _ in one.top] for one in scored.logprobs] == [[i for i, _ in one.top] for one in right]
 
 
 def test_guesses_in_graphs_change_nothing_but_the_number_of_steps() -> None:

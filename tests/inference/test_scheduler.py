@@ -29,6 +29,13 @@ def sequence(prompt: list[int], max_tokens: int = 4, guesses: int = 0) -> Sequen
     )
 
 
+def to_score(prompt: list[int], text: list[int]) -> Sequence:
+    size = len(prompt)
+    return Sequence(
+        tokens=prompt + text, prompt_len=size, full_length=size + len(text), sampling=None, logprobs=0, length=size
+    )
+
+
 def scheduler(*, pages: int = 100, page_size: int = 4, rows: int = 8, prefill_chunk: int = 100) -> Scheduler[Sequence]:
     return Scheduler(KVCache(pages, page_size), rows, prefill_chunk)
 
@@ -429,6 +436,66 @@ def test_after_a_failed_step_no_draw_is_dropped() -> None:
     assert (one.dropped, one.changed) == (0, False)
 
 
+def test_a_given_text_is_scored_from_the_last_token_of_the_prompt_on_and_its_own_last_token_is_not_computed() -> None:
+    s = scheduler(prefill_chunk=4)
+    one = to_score([1] * 6, [2] * 5)
+    s.add(one)
+    seen = []
+    while one.length < one.full_length:
+        step = s.schedule()
+        (chunk,) = step.chunks
+        seen.append((chunk.start, chunk.end, chunk.scores))
+        assert step.drawing == []
+    # Token 5 is the prompt's last; token 10, the last of all, is followed by none.
+    assert seen == [(0, 4, 0), (4, 8, 3), (8, 10, 2)]
+    assert not s.schedule()
+    s.remove(one)
+    assert s.cache.free == s.cache.total
+
+
+def test_a_text_of_one_token_after_a_prompt_of_one_takes_one_token_of_a_step() -> None:
+    s = scheduler()
+    one = to_score([1], [2])
+    s.add(one)
+    step = s.schedule()
+    assert [(chunk.start, chunk.end, chunk.scores) for chunk in step.chunks] == [(0, 1, 1)]
+    assert len(one.table.pages) == 1
+
+
+def test_a_prompt_that_is_known_is_shared_up_to_its_last_token_and_its_text_is_not() -> None:
+    s = scheduler()
+    for _ in range(2):
+        one = to_score([1] * 9, [2] * 8)
+        s.add(one)
+        step = s.schedule()
+        s.remove(one)
+    # Of pages of four tokens the two before token 8 are shared; the text is computed again, because it is scored again.
+    assert [(chunk.start, chunk.end, chunk.scores) for chunk in step.chunks] == [(8, 16, 8)]
+    assert one.cached_tokens == 8
+
+
+def test_a_text_that_was_preempted_goes_on_after_the_tokens_that_are_scored() -> None:
+    s = scheduler(pages=1 + 10, prefill_chunk=2)
+    old, one = sequence([3] * 4, max_tokens=12), to_score([1] * 2, [2] * 26)
+    s.add(old)
+    s.add(one)
+    scored, before = 0, None
+    for _ in range(40):
+        step = s.schedule()
+        if s.preemptions and before is None:
+            assert one.row == NO_ROW
+            before = one.scored
+        for chunk in step.chunks:
+            if chunk.scores:
+                assert chunk.end - chunk.scores == one.known - 1
+            scored += chunk.scores
+        one.scored = scored
+        run(s, step)
+    assert before is not None
+    assert 0 < before < 26
+    assert scored == 26
+
+
 def draw(tokens: list[int]) -> int:
     """A token that depends on all tokens before it and on nothing else, as a model's does."""
     return blake2b(bytes(tokens), digest_size=1).digest()[0] % 3
@@ -439,6 +506,8 @@ class Flight:
     """A launched step whose tokens are not read yet."""
 
     drawing: list[tuple[Sequence, int]] = field(default_factory=list)
+    #: how many tokens it scores
+    scoring: list[tuple[Sequence, int]] = field(default_factory=list)
 
 
 class Engine(RuleBasedStateMachine):
@@ -478,6 +547,16 @@ class Engine(RuleBasedStateMachine):
         self.limits[one] = limit
         self.scheduler.add(one)
 
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=6),
+        text=st.lists(st.integers(0, 2), min_size=1, max_size=10),
+    )
+    def arrive_to_be_scored(self, prompt: list[int], text: list[int]) -> None:
+        prompt = prompt[: self.longest - 1]
+        one = to_score(prompt, text[: self.longest - len(prompt)])
+        self.said[one] = list(one.tokens)
+        self.scheduler.add(one)
+
     @rule(overlap=st.booleans(), times=st.integers(1, 8))
     def steps(self, overlap: bool, times: int) -> None:
         for _ in range(times):
@@ -493,6 +572,11 @@ class Engine(RuleBasedStateMachine):
         for chunk in step.chunks:
             assert chunk.end <= len(chunk.sequence.tokens)
             written += self.write(chunk.sequence, chunk.start, chunk.end)
+            if chunk.scores:
+                one = chunk.sequence
+                launched = sum(n for flight in self.flights for other, n in flight.scoring if other is one)
+                assert chunk.end - chunk.scores == one.known - 1 + launched, "a token was scored twice, or not"
+                flight.scoring.append((one, chunk.scores))
         if self.contexts is not None and len(step.chunks) > 1:
             assert sum(chunk.end for chunk in step.chunks) <= self.contexts
         assert len(written) == len(set(written)), "two wrote to one place"
@@ -563,7 +647,13 @@ class Engine(RuleBasedStateMachine):
         return (*self.said[one], *one.guesses)[: position + 1]
 
     def read(self) -> None:
-        for one, token in self.flights.popleft().drawing:
+        flight = self.flights.popleft()
+        for one, scores in flight.scoring:
+            if one not in self.ended:
+                one.scored += scores
+                if one.known == one.full_length:
+                    self.end(one)
+        for one, token in flight.drawing:
             if one.dropped:
                 one.dropped -= 1
             elif one not in self.ended and not (one.guesses and one.mispredicted):

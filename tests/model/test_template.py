@@ -189,7 +189,7 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(template: Templa
 
 def test_a_tokenizer_without_a_chat_template_encodes_raw_text_and_refuses_messages_with_the_cure(name: str) -> None:
     base, chatting = (Template(replace(load(name), chat_template=text)) for text in (None, load(name).chat_template))
-    assert (base.chats, base.thinks, base.default_system, chatting.chats) == (False, False, None, True)
+    assert (base.chats, base.thinks, base.default_system, chatting.chats) == (False, "never", None, True)
     assert base.raw("Once upon a time", 100) == chatting.raw("Once upon a time", 100)
     with pytest.raises(
         Unsupported, match=r"no chat template.* send generate with a prompt, or serve an instruct model"

@@ -315,6 +315,7 @@ def test_dry_run_tells_what_the_model_would_read_and_runs_nothing(
     assert isinstance(reply, DryRunReply)
     assert reply.rendered == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(list(reply.token_ids)) == reply.rendered
+    assert reply.sampling is not None
     assert (reply.usage.prompt_tokens, reply.sampling.seed, engine.seen) == (len(reply.token_ids), 5, [])
 
 

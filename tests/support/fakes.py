@@ -3,26 +3,33 @@
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from handler.engine.protocol import Prompt, Status
 from handler.engine.sampling import Sampling
+from handler.engine.scoring import Scored
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream, Timing, Usage
 from handler.engine.text import TextStream
 from handler.engine.thinking import Thinking
-from handler.errors import EngineFailed, WorkerError
-from handler.inference.request import check
+from handler.errors import DeadlineExceeded, EngineFailed, WorkerError
+from handler.inference.request import check, check_score
 
 
 @dataclass
 class ScriptedEngine:
-    """Answers every request with `script`, a piece a token, `step_s` apart. Remembers what it was asked."""
+    """Answers every request with `script`, a piece a token, `step_s` apart. Remembers what it was asked.
+
+    Scores token i of a text by `scores`, from prompt, text and i.
+    """
 
     script: Sequence[str | WorkerError] = ("Hello", ", ", "world", "!")
     step_s: float = 0.0
     max_model_len: int = 1000
     seen: list[tuple[Prompt, Sampling, float | None]] = field(default_factory=list)
+    scores: Callable[[tuple[int, ...], tuple[int, ...], int], float] = lambda prompt, text, at: -math.log(2)
+    #: prompt and text of each
+    seen_scores: list[tuple[Prompt, tuple[int, ...]]] = field(default_factory=list)
     #: requests that were cancelled before their script ended
     cancelled: int = 0
     running: int = 0
@@ -42,6 +49,21 @@ class ScriptedEngine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return stream
+
+    async def score(
+        self, prompt: Prompt, text: tuple[int, ...], *, top: int = 0, deadline: float | None = None
+    ) -> Scored:
+        if self.closed:
+            raise EngineFailed("the engine is closed")
+        ids = check_score(prompt, text, top, vocab_size=1 << 20, max_model_len=self.max_model_len)
+        self.seen_scores.append((prompt, text))
+        await asyncio.sleep(self.step_s)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineExceeded("the deadline passed")
+        logprobs = tuple(
+            Logprob(self.scores(prompt.token_ids, text, at), likely(token, top).top) for at, token in enumerate(text)
+        )
+        return Scored(logprobs, Usage(len(ids), 0, 0), Timing(0.0, None, self.step_s))
 
     async def _play(
         self,

@@ -125,6 +125,9 @@ class Changed:
     def reserve(self, positions: int) -> None:
         self.model.reserve(positions)
 
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.model.head(hidden)
+
 
 @cache
 def greedy(name: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ Tests hold the batching engine against it.
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -22,9 +22,11 @@ from transformers import (
 
 from handler.engine.protocol import ModelInfo, Prompt, Status
 from handler.engine.sampling import Sampling
+from handler.engine.scoring import Scored
 from handler.engine.stream import Delta, Finish, FinishReason, Logprob, Stream, Timing, Usage
 from handler.engine.text import TextStream
-from handler.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, WorkerError
+from handler.errors import ContextLengthExceeded, DeadlineExceeded, EngineFailed, InvalidRequest, WorkerError
+from handler.inference.request import check_score
 
 
 class SerialEngine:
@@ -64,6 +66,20 @@ class SerialEngine:
         self._waiting += 1
         self._thread.submit(self._answer, _Run(self, prompt, sampling, logprobs, deadline, cancelled, put))
         return stream
+
+    async def score(
+        self, prompt: Prompt, text: tuple[int, ...], *, top: int = 0, deadline: float | None = None
+    ) -> Scored:
+        """By one plain forward over the whole sequence, and log_softmax."""
+        if self._closed.is_set():
+            raise EngineFailed("the engine is closed")
+        ids = check_score(prompt, text, top, self._info.vocab_size, self.max_model_len)
+        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        logprobs = await loop.run_in_executor(self._thread, log_probabilities, self._model, ids, len(text), top)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineExceeded("the deadline passed")
+        return Scored(logprobs, Usage(len(ids), 0, 0), Timing(0.0, None, time.monotonic() - began))
 
     def status(self) -> Status:
         return Status(not self._closed.is_set(), self._running, self._waiting, time.monotonic() - self._heartbeat)
@@ -189,4 +205,17 @@ def generation_config(sampling: Sampling, stop_token_ids: tuple[int, ...]) -> Ge
         eos_token_id=list(stop_token_ids),
         pad_token_id=0,
         use_cache=True,
+    )
+
+
+def log_probabilities(model: PreTrainedModel, ids: Sequence[int], last: int, top: int = 0) -> tuple[Logprob, ...]:
+    """Those of the `last` ids, each after all ids before it."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*ids]])).logits[0, -last - 1 : -1]
+    found = logits.float().log_softmax(1)
+    best = found.topk(top)
+    own = found.gather(1, torch.tensor(ids[-last:])[:, None])[:, 0].tolist()
+    return tuple(
+        Logprob(one, tuple(zip(tokens, values, strict=True)))
+        for one, tokens, values in zip(own, best.indices.tolist(), best.values.tolist(), strict=True)
     )

@@ -1,0 +1,41 @@
+"""The contexts in which the model itself judges an answer: texts of a pack, with marks for prompt and answer.
+
+Knows no engine: `likelihood` scores texts after them.
+"""
+
+import re
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from handler.engine.values import Value
+
+Context = Annotated[str, Field(min_length=1, max_length=2000)]
+_MARK = re.compile(r"\{\{(\w*)\}\}")
+
+
+class Judge(Value):
+    """The contexts of the texts that the model scores, and the figures that an answer must reach, in nats a token."""
+
+    kept: Context = Field(description="Before the user's prompt: it is likely here where `{{answer}}` says the same.")
+    nothing: Context = Field(description="An answer that says nothing, above which an answer has to be.")
+    described: Context = Field(description="Before a clause of the answer, as a description of `{{prompt}}` goes on.")
+    said: Context = Field(
+        description="The user's turn with `{{prompt}}` that an assistant would answer with the clause."
+    )
+    least_kept: float = Field(description="Below it an answer has lost the prompt's meaning.")
+    least_described: float = Field(description="Below it what an answer adds is talk, not description.")
+
+    @model_validator(mode="after")
+    def _has_its_marks(self) -> Self:
+        for name, mark in (("kept", "answer"), ("described", "prompt"), ("said", "prompt")):
+            if {found.group(1) for found in _MARK.finditer(getattr(self, name))} != {mark}:
+                values = {"place": name, "mark": "{{" + mark + "}}"}
+                raise PydanticCustomError("mark", "{place} must hold {mark}, and no other mark", values)
+        return self
+
+
+def filled(context: str, value: str) -> str:
+    """The context with the value in place of its mark; marks inside the value stay text."""
+    return _MARK.sub(lambda _: value, context)
