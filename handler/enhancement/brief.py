@@ -17,6 +17,7 @@ from handler.enhancement.encoder import Encoder, Encoders
 from handler.enhancement.pack import PackSampling, Rules, Weights, Words, fill
 from handler.enhancement.packs import Found, Loaded, Packs
 from handler.enhancement.spans import Span
+from handler.enhancement.syntax import encoded
 from handler.errors import InvalidRequest, NoPack
 
 #: the rules of requests that name no entry: every clause is a subject, and no fault is looked for
@@ -46,6 +47,10 @@ class TokenBudget:
     max_tokens: int
     #: the result is trimmed to `max_tokens`
     fit: bool
+
+    def count(self, text: str) -> int:
+        """Tokens of what the encoder reads of a text; a UI takes its syntax out."""
+        return self.encoder.count(encoded(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Brief:
     @property
     def limit(self) -> Limit:
         """The budget; without one, every text fits."""
-        return UNLIMITED if self.budget is None else Limit(self.budget.encoder.count, self.budget.max_tokens)
+        return UNLIMITED if self.budget is None else Limit(self.budget.count, self.budget.max_tokens)
 
     def stems(self, text: str) -> Set[str]:
         """The stems of a text's content words."""

@@ -1,7 +1,8 @@
 """Reads the syntax of prompts: which parts of a text image and video UIs take for themselves, and what is left. Pure.
 
-One parser for A1111, ComfyUI, SwarmUI, dynamic prompts and Wan2GP, so that counting, protecting and splitting agree. What no UI would understand is plain text: brackets without a partner, `:)`, `12:30`, `16:9`, `(a photo)`, URLs,
-code in backticks, full-width brackets. `brackets` says what a bracket means. Takes time in proportion to the text.
+One parser for A1111, ComfyUI, SwarmUI, dynamic prompts and Wan2GP, so that counting, protecting and splitting agree.
+What no UI would understand is plain text: brackets without a partner, `:)`, `12:30`, `16:9`, `(a photo)`, URLs, code in
+backticks, full-width brackets. `brackets` says what a bracket means. Takes time in proportion to the text.
 """
 
 import re
@@ -128,6 +129,8 @@ class _Parser:
         self._open = [Bracket("", 0)]
         #: open brackets by kind, so that a bracket without a partner is known without a search
         self._waiting: Counter[str] = Counter()
+        #: those of them that are too deep to be understood, and text
+        self._deep: Counter[str] = Counter()
         self._elements: list[Element] = []
         self._plain: list[Region] = []
         self._read = 0
@@ -146,6 +149,8 @@ class _Parser:
     def _take(self, mark: re.Match[str]) -> None:
         text, start, end = self._text, *mark.span()
         match mark.lastgroup:
+            case "opening" if len(self._open) > MAX_DEPTH:
+                self._deep[_kind_of(mark[0])] += 1
             case "opening":
                 self._say_until(start)
                 self._open.append(Bracket(mark[0], start))
@@ -201,7 +206,8 @@ class _Parser:
     def _close(self, closing: str, start: int, end: int) -> None:
         kind = _OPENED_BY[closing]
         self._say_until(start)
-        if not self._waiting[kind]:
+        if self._deep[kind] or not self._waiting[kind]:
+            self._deep[kind] = max(0, self._deep[kind] - 1)
             self._read = end - 1  # text, without a backslash before it
             return
         self._read = end
@@ -212,8 +218,7 @@ class _Parser:
             _merge(bracket, unpaired)
         del self._open[depth:]
         self._waiting[kind] -= 1
-        found = None if depth > MAX_DEPTH else meaning(self._text, bracket, end)
-        if found is not None:
+        if found := meaning(self._text, bracket, end):
             self._add(Element(found[0], bracket.start, end, found[1]))
             return
         inside = self._open[-1]

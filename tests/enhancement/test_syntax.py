@@ -143,7 +143,7 @@ PLAIN = [
     "((", "))", "(((a)", "[[a]", "(a [b) c]", "{", "}", "{}", "()", "[]", "<>", "< a >", "a <3 b", "a < b, c > d",
     "https://example.org/a_(b)?c={d|e}&f=__g__", "see https://example.org/[x:1].", "`(a:1.2) {b|c}`", "```\n{a|b}\n```",
     "if (a) { return b || c; }", '{"prompt": "a fox", "n": 2}', "<b>bold</b> and <i>so</i>", "<|im_end|>", "a -> b",
-    "snake__case__name", "____", "__ a __", "\uff08红色：1.2\uff09的狐狸", "【猫|狗】", "「猫：1.2」", "break and and", "BREAKFAST",
+    "snake__case__name", "____", "__ a __", "\uff08红色：1.2\uff09的狐狸", "【猫|狗】", "「猫：1.2」", "BREAKFAST",
     "CATS AND DOGS", "a sign “LUNCH BREAK”", 'a sign "BREAK"', "(:1.2)", "(1:2)", "[:5]", "[1|]", "a | b", "x: 0.5",
     "f/1.8, 35mm: sharp", "(smile :) and (wave", "[Verse]\nrain", "Speaker 1: hello", "$5 {", "C:\\dir\\file",
 ]  # fmt: skip
