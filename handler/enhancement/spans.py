@@ -185,7 +185,11 @@ def unbroken(text: str, spans: Sequence[Span]) -> tuple[Region, ...]:
     """The regions in which no clause ends: all quoted text, syntax, brackets, and texts that the request protects."""
     searched = Searched(text, spans)
     quoted = (match.span() for match in _QUOTED.finditer(text))
-    return (*quoted, *parse(text).unbroken, *chain.from_iterable(searched.places(span) for span in spans if span.kind == "asked"))
+    return (
+        *quoted,
+        *parse(text).unbroken,
+        *chain.from_iterable(searched.places(span) for span in spans if span.kind == "asked"),
+    )
 
 
 def missing(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
