@@ -91,7 +91,7 @@ class Brief:
     @property
     def limit(self) -> Limit:
         """The budget; without one, every text fits."""
-        return UNLIMITED if self.budget is None else Limit(self.budget.count, self.budget.max_tokens)
+        return UNLIMITED if self.budget is None else Limit(self.budget.encoder.count, self.budget.max_tokens)
 
     def stems(self, text: str) -> Set[str]:
         """The stems of a text's content words."""

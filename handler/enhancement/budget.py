@@ -25,6 +25,7 @@ def fit(text: str, limit: Limit, ranking: Ranking) -> Fitted:
     choice = Choice(text, "", limit, ranking)
     if choice.keep_what_must_stay():
         choice.fill()
+    choice.settle()
     return Fitted(choice.text, choice.trimmed)
 
 
@@ -36,4 +37,5 @@ def append(head: str, tail: str, limit: Limit, ranking: Ranking) -> Fitted:
     choice = Choice(tail, head, limit, ranking)
     choice.add(choice.protected)
     choice.fill()
+    choice.settle()
     return Fitted(choice.text, choice.trimmed)

@@ -6,7 +6,7 @@ that of both together.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, islice
@@ -16,6 +16,7 @@ from handler.enhancement import shorten
 from handler.enhancement.clauses import SENTENCE_END, SEPARATORS, separator, split, words
 from handler.enhancement.pack import Kind
 from handler.enhancement.regions import Region, Regions
+from handler.enhancement.syntax import encoded
 from handler.enhancement.vocabulary import leading
 from handler.pool import check_stop
 
@@ -34,13 +35,14 @@ SLACK = 2
 class Limit:
     """The most tokens that a text may have, and how they are counted."""
 
+    #: the tokens of what the encoder reads
     count: Callable[[str], int]
     tokens: int
 
     def fits(self, text: str) -> bool:
-        """Whether a text is within the limit."""
+        """Whether what the encoder reads of a text is within the limit."""
         check_stop()
-        return self.count(text) <= self.tokens
+        return self.count(encoded(text)) <= self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Ranking:
     wanted: tuple[Kind, ...]
     #: the user's own words, by stem
     own: frozenset[str]
+    #: those of the clause that names the subject
+    subject: frozenset[str]
     stems: Callable[[str], Iterable[str]]
 
 
@@ -74,12 +78,23 @@ class Choice:
         #: by clause: what is kept of it
         self._kept: dict[int, str] = {}
         self._words_lost = 0
+        #: by text: what the encoder reads of it, so that no syntax is read twice
+        self._readings: dict[str, str] = {}
         self._room: int | None = None
+        #: the last texts that were found to fit with what was kept, and the tokens that they leave
+        self._fitting: tuple[dict[int, str], int] = {}, 0
 
     @property
     def text(self) -> str:
         """The head and what is kept."""
         return self._built(self._kept)
+
+    def settle(self) -> None:
+        """Hold the text itself against the limit: brackets without a partner may have found one in another clause."""
+        if not self._limit.fits(self.text):
+            order, kept = list(self._kept), self._kept
+            fitting = _longest(order, lambda some: self._limit.fits(self._built({one: kept[one] for one in some})))
+            self._kept = {one: kept[one] for one in fitting}
 
     @property
     def trimmed(self) -> tuple[Trimmed, ...]:
@@ -104,16 +119,16 @@ class Choice:
         free = (index for index in range(len(self._clauses)) if not self._cost(index))
         must = sorted({subject, *self.protected, *free})
         whole = {index: self._clauses[index].text for index in must}
-        if self._limit.fits(self._built(whole)):
+        if self._fits(whole):
             self._keep(whole)
             return True
         bare = {index: text if index == subject else self._protected_text(index) for index, text in whole.items()}
-        if not self._limit.fits(self._built(bare)):
+        if not self._fits(bare):
             self._cut(subject, whole)
             return False
         self._keep(bare)
         more = {index: whole[index] for index in must if bare[index] != whole[index]}
-        self._add(more, {index: self._cost(index) - self._limit.count(bare[index]) for index in more})
+        self._add(more, {index: self._cost(index) - self._tokens(bare[index]) for index in more})
         self._words_lost = sum(_words_in(whole[index]) - _words_in(self._kept[index]) for index in must)
         return True
 
@@ -145,27 +160,37 @@ class Choice:
     def fill(self) -> None:
         """Keep clauses with the user's words, one of each wanted kind, and then whatever fits."""
         self.add(self._with_own_words())
-        covered = set(self._ranking.kinds(self.text))
-        for kind in sorted(self._ranking.wanted, key=self._place):
-            for index in range(len(self._clauses)) if kind not in covered else ():
-                if kind in self._kinds(index):
-                    self.add([index])
-                    if index in self._kept:
-                        covered.update(self._kinds(index))
-                        break
+        covered = set(self._ranking.kinds(self._head)).union(*map(self._kinds, self._kept))
+        tried: set[int] = set()
+        while picks := self._of_missing_kinds(covered, tried):
+            self.add(picks)
+            tried.update(picks)
+            covered.update(*(self._kinds(index) for index in picks if index in self._kept))
         self.add(sorted(range(len(self._clauses)), key=lambda index: self._place(self._kind(index))))
 
+    def _of_missing_kinds(self, covered: Set[Kind], tried: Set[int]) -> list[int]:
+        """The first clause of each wanted kind that is not there, of those that were not tried."""
+        picks: list[int] = []
+        there = set(covered)
+        for kind in sorted(self._ranking.wanted, key=self._place):
+            if kind not in there:
+                of_kind = (index for index in self._by_kind.get(kind, ()) if index not in tried)
+                if (pick := next(of_kind, None)) is not None:
+                    picks.append(pick)
+                    there.update(self._kinds(pick))
+        return picks
+
     def _subject(self) -> int:
-        """The clause with most of the user's words that is more than a keyword; else the first of words."""
-        own = [len(self._ranking.own.intersection(self._ranking.stems(one.text))) for one in self._clauses]
-        order = sorted(range(len(self._clauses)), key=lambda index: -own[index])
+        """The clause with most of the words that name the user's subject; else the first that is more than keywords."""
+        stems = [self._ranking.subject.intersection(self._ranking.stems(one.text)) for one in self._clauses]
+        order = sorted(range(len(self._clauses)), key=lambda index: -len(stems[index]))
         speaking = (index for index in order if self._ranking.has_own_words(self._clauses[index].text))
         costly = (index for index in order if self._cost(index))
         return next(speaking, next(costly, 0))
 
     def _with_own_words(self) -> list[int]:
         """The clauses with words of the user's that no earlier one has, nor what is kept."""
-        missing = self._ranking.own.difference(self._ranking.stems(self.text))
+        missing = self._ranking.own and self._ranking.own.difference(self._ranking.stems(self.text))
         found = []
         for index, clause in enumerate(self._clauses):
             if missing and (brought := missing.intersection(self._ranking.stems(clause.text))):
@@ -190,15 +215,18 @@ class Choice:
         room = int(self._limit.tokens * PROTECTED_SHARE)
         whole: list[Region] = []
         for start, end in sorted(_merged(self._ranking.regions(text)), key=lambda one: not subject_region.overlap(one)):
-            if (cost := self._limit.count(text[start:end])) <= room:
+            if (cost := self._tokens(text[start:end])) <= room:
                 whole.append((start, end))
                 room -= cost
         units, protected = shorten.units(text, whole), Regions(whole)
         ends = list(accumulate(len(one) for one in must.values()))
 
+        costs = [self._tokens(text[one.start : one.end]) for one in units]
+
         def level(index: int) -> int:
             region = units[index].region
-            return 0 if protected.overlap(region) else 1 if subject_region.overlap(region) else 2
+            kept = not costs[index] or protected.overlap(region)
+            return 0 if kept else 1 if subject_region.overlap(region) else 2
 
         def shortened(some: Iterable[int]) -> dict[int, str]:
             by_clause: dict[int, list[int]] = {index: [] for index in must}
@@ -210,8 +238,8 @@ class Choice:
                 for index, parts in by_clause.items()
             }
 
-        small = [index for index, one in enumerate(units) if self._limit.fits(text[one.start : one.end])]
-        fitting = _longest(sorted(small, key=level), lambda some: self._limit.fits(self._built(shortened(some))))
+        small = [index for index, cost in enumerate(costs) if cost <= self._limit.tokens]
+        fitting = _longest(sorted(small, key=level), lambda some: self._fits(shortened(some)))
         self._keep(shortened(fitting))
         self._words_lost = len(units) - len(fitting)
 
@@ -219,30 +247,47 @@ class Choice:
         """What is kept of a clause with the clause's separator; a space where the encoder reads nothing of it."""
         tail = clause[len(clause.rstrip(SEPARATORS + SENTENCE_END)) :]
         kept = kept.rstrip(SEPARATORS + SENTENCE_END)
-        return kept + (tail if self._limit.count(kept) and tail.strip() else " ")
+        return kept + (tail if self._tokens(kept) and tail.strip() else " ")
 
     def _fits(self, texts: dict[int, str]) -> bool:
         """Whether these texts of clauses fit together with what is kept."""
-        return self._limit.fits(self._built(self._kept | texts))
+        check_stop()
+        tokens = self._count(self._kept | texts)
+        if tokens <= self._limit.tokens:
+            self._fitting = texts, self._limit.tokens - tokens
+        return tokens <= self._limit.tokens
 
-    def _keep(self, texts: Mapping[int, str]) -> None:
+    def _keep(self, texts: dict[int, str]) -> None:
         self._kept |= texts
-        self._room = None
+        known, room = self._fitting
+        self._room = room if known == texts else None
 
     def _left(self) -> int:
         """Tokens that are left."""
         if self._room is None:
-            self._room = self._limit.tokens - self._limit.count(self.text)
+            self._room = self._limit.tokens - self._count(self._kept)
         return self._room
 
     def _built(self, kept: Mapping[int, str]) -> str:
-        tail = "".join(kept[index] for index in sorted(kept)).rstrip(SEPARATORS)
-        return self._head + separator(self._head) + tail if self._head and tail else self._head + tail
+        return _behind(self._head, kept)
+
+    def _count(self, kept: Mapping[int, str]) -> int:
+        """Tokens of the head and of what is kept."""
+        read = {index: self._read(text) for index, text in kept.items()}
+        return self._limit.count(_behind(self._read(self._head), read))
+
+    def _tokens(self, text: str) -> int:
+        return self._limit.count(self._read(text))
+
+    def _read(self, text: str) -> str:
+        if text not in self._readings:
+            self._readings[text] = encoded(text)
+        return self._readings[text]
 
     def _cost(self, index: int) -> int:
         if index not in self._costs:
             check_stop()
-            self._costs[index] = self._limit.count(self._clauses[index].text)
+            self._costs[index] = self._tokens(self._clauses[index].text)
         return self._costs[index]
 
     def _kinds(self, index: int) -> Mapping[Kind, int]:
@@ -260,12 +305,32 @@ class Choice:
         return order.index(kind) if kind in order else len(order)
 
     @cached_property
+    def _by_kind(self) -> dict[Kind, list[int]]:
+        """The clauses with words of each kind."""
+        clauses: dict[Kind, list[int]] = {}
+        for index in range(len(self._clauses)):
+            for kind in self._kinds(index):
+                clauses.setdefault(kind, []).append(index)
+        return clauses
+
+    @cached_property
     def _costs(self) -> dict[int, int]:
         return {}
 
     @cached_property
     def _hits(self) -> dict[int, Mapping[Kind, int]]:
         return {}
+
+
+def naming_the_subject(prompt: str, unbroken: Iterable[Region], has_own_words: Callable[[str], bool]) -> str:
+    """The first clause of a prompt that is more than keywords; the whole prompt where none is."""
+    return next((one.text for one in split(prompt, unbroken) if has_own_words(one.text)), prompt)
+
+
+def _behind(head: str, texts: Mapping[int, str]) -> str:
+    """A head and texts in their order."""
+    tail = "".join(texts[index] for index in sorted(texts)).rstrip(SEPARATORS)
+    return head + separator(head) + tail if head and tail else head + tail
 
 
 def _merged(regions: Iterable[Region]) -> list[Region]:

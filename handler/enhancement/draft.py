@@ -8,7 +8,7 @@ from handler.engine.stream import FinishReason
 from handler.enhancement import budget, vocabulary
 from handler.enhancement.brief import UNLIMITED, Brief
 from handler.enhancement.budget import Fitted
-from handler.enhancement.choice import Ranking
+from handler.enhancement.choice import Ranking, naming_the_subject
 from handler.enhancement.clauses import SENTENCE_END, join, split
 from handler.enhancement.clean import clean
 from handler.enhancement.pack import Fault
@@ -69,16 +69,19 @@ def ranking(brief: Brief) -> Ranking:
     """The order in which a brief's clauses are kept."""
     lexicon, order, wanted = brief.words.lexicon, brief.rules.drop_order, brief.rules.coverage
     kinds = tuple(dict.fromkeys((*order, *wanted)))
+    has_own_words = partial(
+        vocabulary.has_own_words, lexicon=lexicon, kinds=kinds, stopwords=brief.words.without_content
+    )
+    subject = naming_the_subject(brief.prompt, unbroken(brief.prompt, brief.spans), has_own_words)
     return Ranking(
         regions=partial(regions, spans=brief.spans),
         unbroken=partial(unbroken, spans=brief.spans),
         kinds=partial(vocabulary.kinds_in, lexicon=lexicon, kinds=kinds),
-        has_own_words=partial(
-            vocabulary.has_own_words, lexicon=lexicon, kinds=kinds, stopwords=brief.words.without_content
-        ),
+        has_own_words=has_own_words,
         order=order,
         wanted=wanted,
         own=frozenset(brief.stems(brief.prompt)),
+        subject=frozenset(brief.stems(subject)),
         stems=brief.stems,
     )
 

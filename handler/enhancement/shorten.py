@@ -14,7 +14,8 @@ from handler.enhancement.syntax import parse
 from handler.pool import check_stop
 
 _SCALE = re.compile(r":\s*+[-+.\d]++\s*+\)\Z")
-_WORD = re.compile(r"\w")
+#: what is no unit of its own
+_MARKS = re.compile(r"[\s,;:.!?…，、；：。！？\"'”’()\[\]]++")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,8 +44,9 @@ class Unit:
 def units(text: str, whole: Sequence[Region]) -> tuple[Unit, ...]:
     """The units of a text, in order; text in a region of `whole` is one unit."""
     found: list[Unit] = []
-    for unit in _units(text, 0, len(text), whole, Regions(whole), ()):
-        if _WORD.search(text, *unit.region):
+    within = Regions(whole)
+    for unit in _units(text, 0, len(text), whole, within, ()):
+        if not _MARKS.fullmatch(text, *unit.region) or within.overlap(unit.region):
             found.append(unit)
         elif found and found[-1].end == unit.start and found[-1].brackets == unit.brackets:
             found[-1] = Unit(found[-1].start, unit.end, unit.brackets)  # marks behind a word

@@ -54,8 +54,8 @@ _MARK = re.compile(
 _OPENED_BY = {")": "(", "]": "[", "}": "{", ">": "<", "\\)": "\\(", "\\]": "\\["}
 _END_TAG = re.compile(r"</([A-Za-z][\w-]*+)>")
 _NAME_PARTS = re.compile(r"[\W_]++")
-_CAPITALS_BEFORE = re.compile(r"[A-Z]{2,}\s*+$")
-_CAPITALS_BEHIND = re.compile(r"\s*+[A-Z]{2,}(?!\w)")
+_CAPITALS_BEFORE = re.compile(rf"(?<!\w)(?!(?:{_WORDS})\b)[A-Z]{{2,}}\s*+$")
+_CAPITALS_BEHIND = re.compile(rf"\s*+(?!(?:{_WORDS})\b)[A-Z]{{2,}}(?!\w)")
 #: characters in front of a keyword that may hold the word before it
 _WORD_BEFORE = 24
 
@@ -167,7 +167,7 @@ class _Parser:
                 self._add(Element(found, start, end, ""))
             case "wildcard":
                 self._add(Element("wildcard", start, end, _NAME_PARTS.sub(" ", mark[0]).strip()))
-            case "keyword" if not self._is_title(start, end):
+            case "keyword" if mark[0] != "AND" or not self._is_title(start, end):
                 self._add(Element("keyword", start, end, ""))
             case "share" if self._shares and len(self._open) == 1:
                 self._add(Element("keyword", start, end, ""))
@@ -235,7 +235,7 @@ class _Parser:
             self._read = position
 
     def _is_title(self, start: int, end: int) -> bool:
-        """Whether a keyword is a word among words in capitals, as in `CATS AND DOGS`."""
+        """Whether AND is a word among words in capitals, as in `CATS AND DOGS`."""
         before = self._text[max(0, start - _WORD_BEFORE) : start]
         return bool(_CAPITALS_BEFORE.search(before) and _CAPITALS_BEHIND.match(self._text, end))
 
