@@ -92,7 +92,7 @@ class Choice:
     def settle(self) -> None:
         """Hold the text itself against the limit: brackets without a partner may have found one in another clause."""
         if not self._limit.fits(self.text):
-            order, kept = list(self._kept), self._kept
+            order, kept = sorted(self._kept, key=lambda index: bool(self._tokens(self._kept[index]))), self._kept
             fitting = _longest(order, lambda some: self._limit.fits(self._built({one: kept[one] for one in some})))
             self._kept = {one: kept[one] for one in fitting}
 
@@ -269,12 +269,11 @@ class Choice:
         return self._room
 
     def _built(self, kept: Mapping[int, str]) -> str:
-        return _behind(self._head, kept)
+        return _behind(self._head, _in_order(kept))
 
     def _count(self, kept: Mapping[int, str]) -> int:
         """Tokens of the head and of what is kept."""
-        read = {index: self._read(text) for index, text in kept.items()}
-        return self._limit.count(_behind(self._read(self._head), read))
+        return self._limit.count(_behind(self._read(self._head), map(self._read, _in_order(kept))))
 
     def _tokens(self, text: str) -> int:
         return self._limit.count(self._read(text))
@@ -327,9 +326,16 @@ def naming_the_subject(prompt: str, unbroken: Iterable[Region], has_own_words: C
     return next((one.text for one in split(prompt, unbroken) if has_own_words(one.text)), prompt)
 
 
-def _behind(head: str, texts: Mapping[int, str]) -> str:
-    """A head and texts in their order."""
-    tail = "".join(texts[index] for index in sorted(texts)).rstrip(SEPARATORS)
+def _in_order(texts: Mapping[int, str]) -> list[str]:
+    """The texts in order, without separators at the end."""
+    ordered = [texts[index] for index in sorted(texts)]
+    while ordered and not ordered[-1].rstrip(SEPARATORS):
+        ordered.pop()
+    return [*ordered[:-1], *(text.rstrip(SEPARATORS) for text in ordered[-1:])]
+
+
+def _behind(head: str, texts: Iterable[str]) -> str:
+    tail = "".join(texts)
     return head + separator(head) + tail if head and tail else head + tail
 
 

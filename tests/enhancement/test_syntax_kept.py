@@ -1,22 +1,24 @@
-"""Fitting and repairing leave syntax as it is: no bracket breaks, no tag is lost, no weight changes, nothing is doubled.
+"""Fitting and repairing keep syntax: no bracket breaks, no tag is lost, no weight changes, nothing is doubled.
 
-`make syntax` tries 20,000 prompts of each kind, in some minutes.
+`make syntax` tries 20,000 prompts with each.
 """
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import count
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.enhancement.brief import Brief
 from handler.enhancement.draft import Draft, draft, over_budget
 from handler.enhancement.repair import repaired
 from handler.enhancement.syntax import encoded, parse
 from tests.support.enhancing import a_brief
 
+#: examples of each test; `make syntax` sets it
+EXAMPLES = int(os.environ.get("SYNTAX_EXAMPLES", "150"))
 #: words of no list of the pack; each is in a prompt once, so that its place is known
 WORDS = [
     f"{first}{second}" for first in "bdfgklmnprstvz" for second in ("alom", "irun", "obek", "ufal", "enit", "oras")
@@ -140,6 +142,7 @@ def keeps(result: str, prompt: Prompt) -> None:
             assert part_of(word, result) == part_of(word, prompt.text), word
 
 
+@settings(max_examples=EXAMPLES)
 @given(prompts(), st.integers(1, 30))
 def test_a_prompt_that_is_too_long_keeps_its_syntax_its_subject_and_its_budget(prompt: Prompt, tokens: int) -> None:
     brief = a_brief(prompt.text, target={"encoder": "qwen", "max_tokens": tokens})
@@ -151,6 +154,7 @@ def test_a_prompt_that_is_too_long_keeps_its_syntax_its_subject_and_its_budget(p
         assert prompt.subject in made
 
 
+@settings(max_examples=EXAMPLES)
 @given(prompts(), st.integers(9, 40), st.lists(st.sampled_from(LISTED), max_size=6))
 def test_an_answer_with_the_users_syntax_keeps_it_when_it_is_fitted(
     prompt: Prompt, tokens: int, added: list[str]
@@ -161,3 +165,21 @@ def test_an_answer_with_the_users_syntax_keeps_it_when_it_is_fitted(
     assert brief.limit.fits(made.text)
     keeps(made.text, prompt)
     assert prompt.subject in made.text
+
+
+@settings(max_examples=EXAMPLES)
+@given(
+    prompts(), st.sampled_from(["without syntax", "whole", "of the subject", "of something else"]), st.integers(9, 60)
+)
+def test_an_answer_that_lost_syntax_gets_it_back_whole_and_once(prompt: Prompt, kind: str, tokens: int) -> None:
+    answers = {
+        "without syntax": encoded(prompt.text),
+        "whole": prompt.text.replace("\n", ", "),
+        "of the subject": f"a {prompt.subject} in soft light, highly detailed",
+        "of something else": "a quiet harbour in soft light",
+    }
+    text, _ = repaired(a_brief(prompt.text), answers[kind])
+    assert is_whole(text)
+    assert tags(text) >= tags(prompt.text)
+    assert {one.words for one in parse(prompt.text).elements} <= {one.words for one in parse(text).elements}
+    assert text.count(prompt.subject) == 1
