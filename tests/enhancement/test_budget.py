@@ -83,6 +83,14 @@ def test_the_subject_of_a_prompt_that_is_too_long_outlives_its_names_and_numbers
     assert over(prompt, 3) == "an, Anders Bergen"
 
 
+def test_tags_cost_nothing_so_that_a_prompt_with_five_of_them_is_no_longer_than_its_words() -> None:
+    prompt = " ".join(f"word{index}" for index in range(16)) + " <lora:some_long_name:0.8>" * 5
+    brief = a_brief(prompt, **words(16))
+    assert brief.budget is not None
+    assert (brief.budget.count(prompt), brief.limit.fits(prompt)) == (16, True)
+    assert over(prompt, 2) == "word0 word1" + " <lora:some_long_name:0.8>" * 5
+
+
 def over(prompt: str, tokens: int) -> str:
     return over_budget(a_brief(prompt, **words(tokens))).text
 
