@@ -3,8 +3,8 @@
     python -m bench.enhance [--encoders DIR] [--repeat 400] [--model DIR] [--save]
 
 First: the milliseconds of the processor that cleaning, repairing, fitting, checking and scoring an answer of about 120
-words take; with the tokenizers of `--encoders` (folders `clip`, `umt5`, `t5`), else with the model's. Then: the seconds that
-one job of `n` variants takes on the model, which draws their tokens at the same time.
+words take; with the tokenizers of `--encoders` (folders `clip`, `umt5`, `t5`), else with the model's. Then: the seconds
+that one job of `n` variants takes on the model, which draws their tokens at the same time.
 """
 
 import argparse

@@ -12,8 +12,8 @@ from pydantic import JsonValue
 from handler.api.enhance import EnhanceRequest, Language, Mode
 from handler.api.text import Message
 from handler.enhancement import scripts, spans, vocabulary
-from handler.enhancement.choice import Limit
 from handler.enhancement.encoder import Encoder, Encoders
+from handler.enhancement.limits import Limit
 from handler.enhancement.pack import PackSampling, Rules, Weights, Words, fill
 from handler.enhancement.packs import Found, Loaded, Packs
 from handler.enhancement.spans import Span

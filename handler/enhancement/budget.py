@@ -6,8 +6,9 @@ A text that fits is not changed, so trimming twice gives the same text.
 from dataclasses import dataclass
 
 from handler.api.enhance import Trimmed
-from handler.enhancement.choice import Choice, Limit, Ranking
+from handler.enhancement.choice import Choice
 from handler.enhancement.clauses import SEPARATORS, separator
+from handler.enhancement.limits import Limit, Ranking
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,18 @@ that of both together.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, islice
 
 from handler.api.enhance import Trimmed
 from handler.enhancement import shorten
 from handler.enhancement.clauses import SENTENCE_END, SEPARATORS, separator, split, words
+from handler.enhancement.limits import Limit, Ranking
 from handler.enhancement.pack import Kind
 from handler.enhancement.regions import Region, Regions
 from handler.enhancement.syntax import encoded
 from handler.enhancement.vocabulary import leading
 from handler.pool import check_stop
-
-#: finds the regions of a text; they are searched again in the text that is left after a cut
-FindRegions = Callable[[str], tuple[Region, ...]]
 
 #: the share of the budget that protected text may take where the clause of the subject has to be cut
 PROTECTED_SHARE = 2 / 3
@@ -29,43 +26,6 @@ PROTECTED_SHARE = 2 / 3
 MAX_TRIES = 32
 #: a clause may have so many tokens fewer in the text than alone: its separator, where it comes last
 SLACK = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """The most tokens that a text may have, and how they are counted."""
-
-    #: the tokens of what the encoder reads
-    count: Callable[[str], int]
-    tokens: int
-
-    def fits(self, text: str) -> bool:
-        """Whether what the encoder reads of a text is within the limit."""
-        check_stop()
-        return self.count(encoded(text)) <= self.tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """What is kept before what."""
-
-    #: finds protected text
-    regions: FindRegions
-    #: finds text inside which no clause ends
-    unbroken: FindRegions
-    #: how many phrases of each kind a text has
-    kinds: Callable[[str], Mapping[Kind, int]]
-    #: whether a text says more than phrases of these kinds
-    has_own_words: Callable[[str], bool]
-    #: the first kind is dropped last; kinds that are not named are dropped first
-    order: tuple[Kind, ...]
-    #: kinds of which one clause comes before a second of any
-    wanted: tuple[Kind, ...]
-    #: the user's own words, by stem
-    own: frozenset[str]
-    #: those of the clause that names the subject
-    subject: frozenset[str]
-    stems: Callable[[str], Iterable[str]]
 
 
 class Choice:

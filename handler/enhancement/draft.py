@@ -8,9 +8,10 @@ from handler.engine.stream import FinishReason
 from handler.enhancement import budget, vocabulary
 from handler.enhancement.brief import UNLIMITED, Brief
 from handler.enhancement.budget import Fitted
-from handler.enhancement.choice import Ranking, naming_the_subject
+from handler.enhancement.choice import naming_the_subject
 from handler.enhancement.clauses import SENTENCE_END, join, split
 from handler.enhancement.clean import clean
+from handler.enhancement.limits import Ranking
 from handler.enhancement.pack import Fault
 from handler.enhancement.repair import repaired, without_repetitions
 from handler.enhancement.scripts import foreign
