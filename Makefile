@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check docs bench bench-gpu gpu-proof draws soak hostile image image-test lock clean
+.PHONY: run test check docs syntax bench bench-gpu gpu-proof draws soak hostile image image-test lock clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/python -m handler $(ARGS)
@@ -33,6 +33,9 @@ draws: $(VENV)/.dev  ## half an hour: the sampler's kernels beside plain torch o
 
 gpu-proof:  ## what a GPU has to show first, in ten minutes; installs nothing and takes the torch that is there
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.proof $(ARGS)
+
+syntax: $(VENV)/.dev  ## fitting and repairing keep the syntax of 20,000 prompts
+	SYNTAX_EXAMPLES=20000 $(BIN)/python -m pytest -q -n auto tests/enhancement/test_syntax_kept.py $(ARGS)
 
 soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
 	$(BIN)/python -m bench.soak $(ARGS)

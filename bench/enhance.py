@@ -2,9 +2,9 @@
 
     python -m bench.enhance [--encoders DIR] [--repeat 400] [--model DIR] [--save]
 
-First: the milliseconds that cleaning, repairing, fitting, checking and scoring an answer of about 120 words take on one
-core; with the tokenizers of `--encoders` (folders `clip`, `umt5`, `t5`), else with the model's. Then: the seconds that
-one job of `n` variants takes on the model, which draws their tokens at the same time.
+First: the milliseconds of the processor that cleaning, repairing, fitting, checking and scoring an answer of about 120
+words take; with the tokenizers of `--encoders` (folders `clip`, `umt5`, `t5`), else with the model's. Then: the seconds
+that one job of `n` variants takes on the model, which draws their tokens at the same time.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
     worker = start(settings, Report())
     bench = Bench("enhance")
     table = bench.table(
-        f"An answer of {len(ANSWER.split())} words, milliseconds (p95)",
+        f"An answer of {len(ANSWER.split())} words, milliseconds of the processor (p95)",
         ["entry", "counted by", "clean, repair, fit", "check, score", "together"],
         labels=2,
     )
@@ -72,13 +72,13 @@ def milliseconds(brief: Brief, repeat: int) -> list[str]:
     """Medians and 95th percentiles of making and judging a draft, and of both."""
     making, judging = [], []
     for _ in range(repeat):
-        began = time.perf_counter()
+        began = time.process_time()
         made = draft(brief, ANSWER, "stop")
-        halfway = time.perf_counter()
+        halfway = time.process_time()
         assert isinstance(made, Draft)
         judged(brief, made)
         making.append((halfway - began) * 1000)
-        judging.append((time.perf_counter() - halfway) * 1000)
+        judging.append((time.process_time() - halfway) * 1000)
     both = [sum(pair) for pair in zip(making, judging, strict=True)]
     return [f"{statistics.median(spent):.2f} ({percentile(spent, 95):.2f})" for spent in (making, judging, both)]
 

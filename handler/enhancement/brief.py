@@ -12,11 +12,12 @@ from pydantic import JsonValue
 from handler.api.enhance import EnhanceRequest, Language, Mode
 from handler.api.text import Message
 from handler.enhancement import scripts, spans, vocabulary
-from handler.enhancement.budget import Limit
 from handler.enhancement.encoder import Encoder, Encoders
+from handler.enhancement.limits import Limit
 from handler.enhancement.pack import PackSampling, Rules, Weights, Words, fill
 from handler.enhancement.packs import Found, Loaded, Packs
 from handler.enhancement.spans import Span
+from handler.enhancement.syntax import encoded
 from handler.errors import InvalidRequest, NoPack
 
 #: the rules of requests that name no entry: every clause is a subject, and no fault is looked for
@@ -46,6 +47,10 @@ class TokenBudget:
     max_tokens: int
     #: the result is trimmed to `max_tokens`
     fit: bool
+
+    def count(self, text: str) -> int:
+        """Tokens of what the encoder reads of a text; a UI takes its syntax out."""
+        return self.encoder.count(encoded(text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ from handler.api.enhance import Repair, Trimmed
 from handler.engine.stream import FinishReason
 from handler.enhancement import budget, vocabulary
 from handler.enhancement.brief import UNLIMITED, Brief
-from handler.enhancement.budget import Fitted, Ranking
+from handler.enhancement.budget import Fitted
+from handler.enhancement.choice import naming_the_subject
 from handler.enhancement.clauses import SENTENCE_END, join, split
 from handler.enhancement.clean import clean
+from handler.enhancement.limits import Ranking
 from handler.enhancement.pack import Fault
 from handler.enhancement.repair import repaired, without_repetitions
 from handler.enhancement.scripts import foreign
@@ -51,7 +53,9 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
 
 def over_budget(brief: Brief) -> Draft:
     """The user's own text, trimmed, as the budget has no room for anything else. Empty where not one word fits."""
-    return _draft_of(budget.fit(brief.prompt, brief.limit, ranking(brief)))
+    # Every word of it is the user's own, and the user's order says what matters.
+    by_place = replace(ranking(brief), own=frozenset(), order=())
+    return _draft_of(budget.fit(brief.prompt, brief.limit, by_place))
 
 
 def composed(brief: Brief) -> Draft | None:
@@ -64,12 +68,21 @@ def composed(brief: Brief) -> Draft | None:
 
 def ranking(brief: Brief) -> Ranking:
     """The order in which a brief's clauses are kept."""
+    lexicon, order, wanted = brief.words.lexicon, brief.rules.drop_order, brief.rules.coverage
+    kinds = tuple(dict.fromkeys((*order, *wanted)))
+    has_own_words = partial(
+        vocabulary.has_own_words, lexicon=lexicon, kinds=kinds, stopwords=brief.words.without_content
+    )
+    subject = naming_the_subject(brief.prompt, unbroken(brief.prompt, brief.spans), has_own_words)
     return Ranking(
         regions=partial(regions, spans=brief.spans),
         unbroken=partial(unbroken, spans=brief.spans),
-        kind=partial(vocabulary.kind_of, lexicon=brief.words.lexicon, order=brief.rules.drop_order),
-        order=brief.rules.drop_order,
+        kinds=partial(vocabulary.kinds_in, lexicon=lexicon, kinds=kinds),
+        has_own_words=has_own_words,
+        order=order,
+        wanted=wanted,
         own=frozenset(brief.stems(brief.prompt)),
+        subject=frozenset(brief.stems(subject)),
         stems=brief.stems,
     )
 

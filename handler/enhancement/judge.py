@@ -52,7 +52,7 @@ def _candidate(brief: Brief, text: str, *, whole: bool) -> Candidate:
         rules=brief.rules,
         words=brief.words,
         language=brief.language,
-        tokens=None if budget is None else budget.encoder.count(text),
+        tokens=None if budget is None else budget.count(text),
         min_tokens=0 if budget is None else budget.min_tokens,
         max_tokens=None if budget is None else budget.max_tokens,
         whole=whole,

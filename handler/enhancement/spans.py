@@ -10,6 +10,7 @@ from typing import Literal
 from handler.enhancement.pack import Protect
 from handler.enhancement.phrases import Phrases, folded, whole
 from handler.enhancement.regions import Region, Regions
+from handler.enhancement.syntax import parse
 from handler.pool import check_stop
 
 SpanKind = Literal["asked", "quoted", "syntax", "count", "colour", "name", "negation"]
@@ -20,11 +21,6 @@ MAX_SPANS = 128
 # A character in front of a quantifier is possessive (`++`, `*+`) wherever what follows it cannot begin with it, so that
 # a text of one character takes linear time.
 _QUOTED = re.compile(r"\"[^\"\n]++\"|“[^“”\n]++”|«[^«»\n]++»|「[^「」\n]++」|『[^『』\n]++』|(?<!\w)'[^'\n]++'(?!\w)")
-#: `<lora:name:0.8>`, `(word:1.2)`, `[from:to:0.5]`, `((word))`, BREAK: the syntax that image UIs read in a prompt
-_SYNTAX = re.compile(
-    r"<[\w-]++:[^<>|\n]++>|\([^()\n]+:\s*+\d++(?:\.\d++)?+\)|\[[^\[\]\n]+:\s*+\d++(?:\.\d++)?+\]"
-    r"|(?<!\()\({2,}+[^()\n]++\){2,}+|\bBREAK\b"
-)
 _NUMBER = re.compile(r"(?<![\w.])(?<!\d[.,:/])\d++(?:[.,:/]\d++)*+(?!\w)")
 _NAME = re.compile(r"(?<=[\w,;] )[A-Z]\w*[a-z][\w'’-]*+(?: [A-Z]\w*[a-z][\w'’-]*+)*+")
 _CAPITAL = re.compile(r"(?<!\w)[A-Z]")
@@ -130,7 +126,8 @@ def find(prompt: str, protect: Protect, asked: Iterable[str], *, translated: boo
 
 
 def _spans(prompt: str, protect: Protect, asked: Iterable[str], translated: bool) -> Iterator[Span]:
-    syntax, quoted = ([match.span() for match in pattern.finditer(prompt)] for pattern in (_SYNTAX, _QUOTED))
+    syntax = parse(prompt).regions
+    quoted = [match.span() for match in _QUOTED.finditer(prompt)]
     taken = Regions([*syntax, *quoted])
 
     def of(kind: SpanKind, regions: Iterable[Region]) -> Iterator[Span]:
@@ -176,16 +173,23 @@ def _negations(prompt: str, negations: Phrases) -> Iterator[tuple[int, int, str]
 
 
 def regions(text: str, spans: Sequence[Span]) -> tuple[Region, ...]:
-    """The regions of a text that are the first place of each span."""
+    """The regions of a text that are the first place of each span; of syntax every place."""
     searched = Searched(text, spans)
-    return tuple(place for span in spans if (place := searched.place(span)) is not None)
+    kept = {span.text for span in spans if span.kind == "syntax"}
+    syntax = (one.region for one in parse(text).elements if text[one.start : one.end] in kept) if kept else ()
+    others = (searched.place(span) for span in spans if span.kind != "syntax")
+    return (*syntax, *(place for place in others if place is not None))
 
 
 def unbroken(text: str, spans: Sequence[Span]) -> tuple[Region, ...]:
-    """The regions in which no clause ends: all quoted text, syntax, and texts that the request protects."""
+    """The regions in which no clause ends: all quoted text, syntax, brackets, and texts that the request protects."""
     searched = Searched(text, spans)
-    matches = (match.span() for pattern in (_QUOTED, _SYNTAX) for match in pattern.finditer(text))
-    return (*matches, *chain.from_iterable(searched.places(span) for span in spans if span.kind == "asked"))
+    quoted = (match.span() for match in _QUOTED.finditer(text))
+    return (
+        *quoted,
+        *parse(text).unbroken,
+        *chain.from_iterable(searched.places(span) for span in spans if span.kind == "asked"),
+    )
 
 
 def missing(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:

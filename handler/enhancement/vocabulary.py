@@ -1,9 +1,11 @@
 """The words of a text: its content words, and the word lists that it has words of. Pure."""
 
 import re
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 from handler.enhancement.pack import Kind, Lexicon
+from handler.enhancement.regions import Regions
+from handler.enhancement.syntax import encoded
 from handler.pool import check_stop
 
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]++")
@@ -25,10 +27,27 @@ def stems(text: str, stopwords: Set[str] = frozenset()) -> dict[str, str]:
     return {folded[:5]: word for word, folded in content if folded not in stopwords}
 
 
+def kinds_in(text: str, lexicon: Lexicon, kinds: tuple[Kind, ...]) -> Mapping[Kind, int]:
+    """How many phrases of each list are in what a text encoder reads of a text."""
+    return lexicon.hits(encoded(text), kinds)
+
+
+def leading(hits: Mapping[Kind, int], order: tuple[Kind, ...]) -> Kind:
+    """The kind of most phrases; at a tie the one that comes first in the order."""
+    return max(hits, key=lambda kind: (hits[kind], -order.index(kind)), default="subject")
+
+
 def kind_of(text: str, lexicon: Lexicon, order: tuple[Kind, ...]) -> Kind:
     """The kind of a clause: the list that has most of its words; at a tie the one that comes first in the order."""
-    hits = lexicon.hits(text, order)
-    return max(hits, key=lambda kind: (hits[kind], -order.index(kind))) if hits else "subject"
+    return leading(kinds_in(text, lexicon, order), order)
+
+
+def has_own_words(text: str, lexicon: Lexicon, kinds: tuple[Kind, ...], stopwords: Set[str]) -> bool:
+    """Whether a text has a content word that is no part of a phrase of these lists: it is more than a keyword."""
+    read = encoded(text)
+    listed = Regions(region for kind in kinds for region in lexicon.words(kind).find(read))
+    rest = "".join(" " if listed.contain(place) else character for place, character in enumerate(read))
+    return bool(stems(rest, stopwords))
 
 
 def has_word_of(text: str, kind: Kind, lexicon: Lexicon) -> bool:

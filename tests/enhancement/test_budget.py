@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from handler.enhancement import budget, clauses
+from handler.enhancement import budget, choice, clauses
 from handler.enhancement.brief import Brief
 from handler.enhancement.draft import Draft, composed, draft, over_budget, ranking
 from handler.enhancement.judge import judged
@@ -49,11 +49,50 @@ def test_no_clause_ends_within_what_was_asked_for() -> None:
     ]
 
 
-def test_clauses_go_whole_and_from_the_lowest_class() -> None:
-    answer = "a fox by a stream, oil painting, deep focus lens, soft light, a stone wall, highly detailed"
-    assert fitted("a fox", answer, **words(12)) == "a fox by a stream, soft light, a stone wall, highly detailed"
-    assert fitted("a fox", answer, **words(10)) == "a fox by a stream, a stone wall, highly detailed"
+def test_the_subject_stays_then_one_clause_of_each_wanted_kind_and_then_whatever_fits() -> None:
+    answer = "a fox by a stream, oil painting, deep focus lens, soft light, a stone wall, highly detailed, best quality"
+    assert fitted("a fox", answer, **words(14)) == (
+        "a fox by a stream, deep focus lens, soft light, highly detailed, best quality"
+    )
+    assert fitted("a fox", answer, **words(12)) == "a fox by a stream, deep focus lens, soft light, highly detailed"
+    assert fitted("a fox", answer, **words(11)) == "a fox by a stream, soft light, highly detailed, best quality"
     assert fitted("a fox", answer, **words(7)) == "a fox by a stream, highly detailed"
+
+
+def test_a_wanted_kind_that_is_there_already_takes_no_room_of_another() -> None:
+    answer = "a fox in soft light, backlight, highly detailed, sharp focus, f/1.8"
+    assert fitted("a fox", answer, **words(10)) == "a fox in soft light, highly detailed, sharp focus, f/1.8"
+
+
+def test_no_clause_that_fits_is_left_out_for_one_that_does_not() -> None:
+    answer = "a fox, rim light from a low sun behind the hills far away, backlight, a mossy old wall, ferns"
+    assert fitted("a fox", answer, **words(4)) == "a fox, backlight, ferns"
+
+
+def test_the_subject_of_a_prompt_that_is_too_long_outlives_its_names_and_numbers() -> None:
+    prompt = (
+        "masterpiece, an old fisherman mending a torn net on a wooden pier at low tide, shot by Anders in Bergen, "
+        "Fujifilm, 16:9, 35mm, 1/200, soft light, gulls"
+    )
+    assert over(prompt, 20) == (
+        "masterpiece, an old fisherman mending a torn net on a wooden pier at low tide, "
+        "Anders Bergen, Fujifilm, 16:9, 1/200"
+    )
+    assert over(prompt, 14) == "an old fisherman mending a torn net on a, Anders Bergen, Fujifilm, 16:9, 1/200"
+    assert over(prompt, 6) == "an old, Anders Bergen, Fujifilm, 16:9"
+    assert over(prompt, 3) == "an, Anders Bergen"
+
+
+def test_tags_cost_nothing_so_that_a_prompt_with_five_of_them_is_no_longer_than_its_words() -> None:
+    prompt = " ".join(f"word{index}" for index in range(16)) + " <lora:some_long_name:0.8>" * 5
+    brief = a_brief(prompt, **words(16))
+    assert brief.budget is not None
+    assert (brief.budget.count(prompt), brief.limit.fits(prompt)) == (16, True)
+    assert over(prompt, 2) == "word0 word1" + " <lora:some_long_name:0.8>" * 5
+
+
+def over(prompt: str, tokens: int) -> str:
+    return over_budget(a_brief(prompt, **words(tokens))).text
 
 
 def test_what_went_is_told_with_its_class() -> None:
@@ -93,23 +132,21 @@ def test_a_clause_that_brings_what_is_fixed_is_no_repetition() -> None:
     assert fitted("a red fox", "a fox, 🦊, deep snow") == "a red fox, 🦊, deep snow"
 
 
-def test_composition_takes_as_many_of_the_packs_clauses_as_fit() -> None:
+def test_composition_takes_the_packs_clauses_that_fit_one_of_each_kind_first() -> None:
     made = composed(a_brief("a fox", **words(6)))
     assert made is not None
-    assert made.text == "a fox, best quality, highly detailed"
+    assert made.text == "a fox, best quality, balanced composition"
 
 
-@given(st.integers(0, 60), st.sets(st.integers(0, 60)), st.integers(-5, 70))
-def test_the_longest_prefix_fits_even_where_counts_do_not_grow_with_the_text(
-    length: int, bad: set[int], guess: int
-) -> None:
-    found = budget._longest(range(length), lambda indexes: len(indexes) not in bad, guess)
-    assert not found or len(found) not in bad
+@given(st.integers(0, 60), st.sets(st.integers(1, 60)))
+def test_the_longest_prefix_fits_even_where_counts_do_not_grow_with_the_text(length: int, bad: set[int]) -> None:
+    found = choice._longest(range(length), lambda indexes: len(indexes) not in bad)
+    assert len(found) not in bad
 
 
-@given(st.integers(0, 60), st.integers(0, 70), st.integers(-5, 70))
-def test_it_is_the_longest_where_they_do_whatever_the_guess(length: int, room: int, guess: int) -> None:
-    assert len(budget._longest(range(length), lambda indexes: len(indexes) <= room, guess)) == min(length, room)
+@given(st.integers(0, 60), st.integers(0, 70))
+def test_it_is_the_longest_where_they_do(length: int, room: int) -> None:
+    assert len(choice._longest(range(length), lambda indexes: len(indexes) <= room)) == min(length, room)
 
 
 def holds(brief: Brief, made: Draft, *sources: str) -> None:

@@ -71,8 +71,8 @@ INPUTS: dict[str, Callable[[int], Work]] = {
     "lines of a fence": lambda n: lambda: clean.clean("a" + "\n" * 300 * n + "b", "a", packs().loaded[0].pack.words),
     "blank lines in prompt and answer": lambda n: enhanced("a" + "\n" * 300 * n + "b", "a" + "\n" * 300 * n + "b"),
     "clauses with protected parts": lambda n: enhanced(
-        "abcdefghijkl, " * 20 * n,
-        "abcdefghijkl, " * 20 * n,
+        "abcdefghijkl, " * 80 * n,  # over the budget already where n is 1
+        "abcdefghijkl, " * 80 * n,
         protect=tuple("abcdefghijkl"[i:j] for i in range(10) for j in range(i + 1, 13))[:50],
     ),
     "phrases with one beginning": lambda n: enhanced(
@@ -97,6 +97,18 @@ INPUTS: dict[str, Callable[[int], Work]] = {
     "quotation marks": lambda n: enhanced("\"a' “«「" * 60 * n, "\"a' “«「" * 60 * n),
     "brackets": lambda n: enhanced("(a:1 [b:2 <c:" * 40 * n, "(a:1 [b:2 <c:" * 40 * n),
     "open brackets": lambda n: enhanced("(" * 300 * n, "(" * 300 * n),
+    "brackets in brackets": lambda n: enhanced("(" * 60 * n + "a" + ":1.1)" * 60 * n, "[" * 60 * n + "a|b]" * 60 * n),
+    "brackets of other kinds": lambda n: enhanced("([a)" * 100 * n, "{a|(b:1.1) [c}" * 30 * n),
+    "tags and marks": lambda n: enhanced("<lora:a:1> BREAK x " * 40 * n, "<a><random:b,c> [5s] AND y " * 40 * n),
+    "tags that are not closed": lambda n: enhanced("<random:a, b|" * 60 * n, "<a></b" * 100 * n),
+    "repetitions": lambda n: enhanced("<repeat[99]:" * 20 * n + "a" + ">" * 20 * n, "<repeat[99]:a b>" * 2 * n),
+    "wildcards": lambda n: enhanced("__a__b __c(d" * 60 * n, "${a=" * 80 * n),
+    "weights over the budget": lambda n: enhanced(
+        "(a b:1.2) c " * 60 * n, "(a b:1.2) c, " * 60 * n, target=Target(encoder="qwen", max_tokens=5)
+    ),
+    "keywords over the budget": lambda n: enhanced(
+        "a fox", "soft light, highly detailed, a stone, " * 40 * n, target=Target(encoder="qwen", max_tokens=40)
+    ),
     "colons in a bracket": lambda n: enhanced("(" + "a: 1" * 100 * n, "(" + "a: 1" * 100 * n),
     "digits": lambda n: enhanced("1,1" * 100 * n + "a", "1" * 300 * n + "a"),
     "capitals": lambda n: enhanced("a, " + "AAAA" * 100 * n, "a, " + "AAAA" * 100 * n),
