@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
 from handler.engine.protocol import Prompt
+from handler.engine.thinking import Thinking
 from handler.errors import ContextLengthExceeded, InvalidRequest, StartError
 from handler.model.one_line import reason
 from handler.model.tokenizer import ChatTokenizer
@@ -104,18 +105,24 @@ class Template:
         #: the template's own system prompt; it is used only where the operator sets MODEL_DEFAULT_SYSTEM
         self.default_system = self._default_system()
 
-    def chat(self, turns: Sequence[Turn], max_tokens: int, ending: Ending = ANSWER) -> Rendered:
+    def chat(self, turns: Sequence[Turn], max_tokens: int, ending: Ending = ANSWER, begun: str = "") -> Rendered:
         """Render turns up to the place where the model begins to generate.
+
+        Args:
+            begun: how the answer begins. It stands after all that the template writes before an answer, an empty think
+                block included, and control tokens in it stay text, as in a message.
 
         Raises:
             ContextLengthExceeded: more than `max_tokens` prompt tokens.
             InvalidRequest: more than `MAX_CHARACTERS`, or roles that the template refuses.
         """
-        contents = [*(turn.content for turn in turns), ""]
+        contents = [*(turn.content for turn in turns), begun]
         self._check_characters(sum(map(len, contents)), max_tokens)
         # The frame of a long conversation is large, and seldom needed again.
         render = self._frame if len(turns) <= MAX_KEPT_TURNS else self._render_frame
         frame = render(tuple(turn.role for turn in turns), ending)
+        if begun:
+            frame = (*frame[:-1], _without_open_thoughts(frame[-1]))
         # The text between two control tokens of the frame is encoded as one run: white space at the start of a caller's
         # text then merges with the frame's, as in the reference rendering of the whole template.
         controls: list[int] = []
@@ -217,6 +224,12 @@ class Template:
         turn, _, _ = before.rpartition(self._turn_end)
         _, opened, prompt = turn.partition("<|im_start|>system\n")
         return prompt if opened else None
+
+
+def _without_open_thoughts(end: str) -> str:
+    """The end of a frame, with its think block closed where it leaves one open: the answer has begun."""
+    opened = end.rstrip()
+    return f"{opened}\n\n{Thinking.CLOSE}\n\n" if opened.endswith(Thinking.OPEN) else end
 
 
 def _rendered(text: str, token_ids: list[int], max_tokens: int) -> Rendered:

@@ -137,11 +137,11 @@ class Core:
             return (Message(role="system", content=self.default_system), *messages)
         return messages
 
-    def conversation(self, request: TextRequest, messages: Sequence[Message]) -> Encode:
-        """Encodes messages through the model's template."""
+    def conversation(self, request: TextRequest, messages: Sequence[Message], begun: str = "") -> Encode:
+        """Encodes messages through the model's template. `begun`: how the answer to them begins."""
         turns = [Turn(message.role, message.content) for message in messages]
         ending = Ending(continues=request.continue_final_message, thinks=request.enable_thinking)
-        return lambda room: self.template.chat(turns, room, ending)
+        return lambda room: self.template.chat(turns, room, ending, begun)
 
     async def prepare(
         self,
