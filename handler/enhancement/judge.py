@@ -21,9 +21,14 @@ from handler.enhancement.vocabulary import has_word_of
 
 
 def judged(
-    brief: Brief, draft: Draft, source: Source, *, retries: int = 0, degraded: Degraded | None = None
+    brief: Brief,
+    draft: Draft,
+    *,
+    source: Source | None = None,
+    retries: int = 0,
+    degraded: Degraded | None = None,
 ) -> Enhanced:
-    """The result that a reply holds."""
+    """The result that a reply holds. `source`: where its text comes from; None where that is the model's answer."""
     candidate = _candidate(brief, draft.text, whole=draft.whole)
     checks = check(candidate) if brief.is_checked else None
     quality_score, scored = None, None
@@ -31,7 +36,7 @@ def judged(
         quality_score, scored = _score(brief, candidate, checks)
     return Enhanced(
         enhanced_prompt=draft.text,
-        enhancement_source=source,
+        enhancement_source=source or ("worker_fallback" if brief.by_pack else "edge_function"),
         cache_hit=False,
         quality_score=quality_score,
         sdxl_optimizations=_sdxl(brief, candidate),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
 from handler import log
-from handler.api.enhance import CacheUse, Degraded, Enhanced
+from handler.api.enhance import CacheUse, Degraded, Enhanced, Source
 from handler.engine.fold import whole
 from handler.engine.protocol import Engine
 from handler.engine.sampling import Sampling
@@ -210,7 +210,7 @@ def answered(brief: Brief, text: str, finish_reason: FinishReason, *, retries: i
     made = draft(brief, text, finish_reason)
     if not isinstance(made, Draft):
         return made
-    result = judged(brief, made, "worker_fallback" if brief.by_pack else "edge_function", retries=retries)
+    result = judged(brief, made, retries=retries)
     return "low_score" if brief.by_pack and not brief.translated and _scores_low(result) else result
 
 
@@ -226,8 +226,8 @@ def candidate(brief: Brief, text: str) -> Enhanced:
     """A text that the request brought, as the model's answer to it would be judged; one that is no prompt stays."""
     made = draft(brief, text, "stop")
     if isinstance(made, Draft):
-        return judged(brief, made, "candidate")
-    return judged(brief, as_it_is(brief, text), "candidate", degraded=no_prompt("the candidate", made))
+        return judged(brief, made, source="candidate")
+    return judged(brief, as_it_is(brief, text), source="candidate", degraded=no_prompt("the candidate", made))
 
 
 def without_asking(brief: Brief, sampling: Sampling) -> Rewritten | None:
@@ -236,16 +236,14 @@ def without_asking(brief: Brief, sampling: Sampling) -> Rewritten | None:
     The caller's own messages are always run.
     """
     made = without_room(brief) if brief.by_pack else None
-    return None if made is None else Rewritten(judged(brief, made, "worker_fallback"), Spent(sampling))
+    return None if made is None else Rewritten(judged(brief, made), Spent(sampling))
 
 
 def fallback(brief: Brief, spent: Spent, degraded: Degraded) -> Rewritten:
     """The result without the model: the pack's composition, else the prompt byte for byte."""
     retries, made = max(0, spent.tries - 1), composed(brief)
-    if made is None:
-        result = judged(brief, Draft(brief.prompt), "emergency_fallback", retries=retries, degraded=degraded)
-    else:
-        result = judged(brief, made, "worker_fallback", retries=retries, degraded=degraded)
+    source: Source | None = "emergency_fallback" if made is None else None
+    result = judged(brief, made or Draft(brief.prompt), source=source, retries=retries, degraded=degraded)
     return Rewritten(result, spent)
 
 

@@ -402,7 +402,7 @@ LONG = "a" * (MAX_PROMPT + 1)
             for check in (
                 {"protect": ["a"]},
                 {"target": {"encoder": "clip", "max_tokens": 75}},
-                {"mode": "append"},
+                {"mode": "extend"},
                 {"language": "en"},
                 {"cache": "use"},
                 {"fallback": "original"},

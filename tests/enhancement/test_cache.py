@@ -53,7 +53,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "budget": {"brief": a_brief("a fox", target={"encoder": "clip", "max_tokens": 74})},
     "encoder": {"brief": a_brief("a fox", target={"encoder": "t5", "max_tokens": 75})},
     "language": {"brief": a_brief("a fox", language="en")},
-    "mode": {"brief": a_brief("a fox", mode="append")},
+    "mode": {"brief": a_brief("a fox", mode="extend")},
     "protect": {"brief": a_brief("a fox", protect=["fox"])},
     "rendered": {"rendered": Rendered("a  fox", Prompt((1, 2)), "00")},
     "token ids": {"rendered": Rendered("a fox", Prompt((1, 3)), "01")},
