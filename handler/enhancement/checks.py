@@ -43,13 +43,14 @@ def _hard(candidate: Candidate) -> dict[str, Iterable[str]]:
     lost = missing(text, candidate.spans)
     affirmed = [text[start:end] for start, end in reversed_in(text, candidate.spans, prompt)]
     refusal = is_refusal(text, prompt, candidate.words)
-    around = clean(text, prompt, candidate.words) != one_line(text)
+    # What the cleaner would take for more than a prompt in the user's own text stays in the result.
+    around, own = (clean(one, prompt, candidate.words) != one_line(one) for one in (text, prompt))
     over = candidate.tokens is not None and candidate.max_tokens is not None and candidate.tokens > candidate.max_tokens
     return {
         "budget": [f"{candidate.tokens} tokens"] if over else (),
         "protected": [span.text for span in lost if span.kind != "negation"],
         "negation": [*(span.text for span in lost if span.kind == "negation"), *affirmed],
-        "clean": ["refusal"] if refusal else ["text around the prompt"] if around else (),
+        "clean": ["refusal"] if refusal else ["text around the prompt"] if around and not own else (),
         "language": () if candidate.language is None else foreign(text, prompt, candidate.language),
         "complete": () if candidate.whole else ("cut inside a clause",),
     }

@@ -54,7 +54,6 @@ from tests.support.rewriting import (
     without_compose,
 )
 
-
 #: a prompt with which nothing is wrong but styles that the user did not ask for
 WORSE = PROMPT + ", oil painting, anime, watercolour"
 
@@ -169,7 +168,6 @@ def test_an_answer_that_scores_no_better_than_the_prompt_is_asked_for_once_more(
 
 
 def test_a_prompt_to_which_nothing_is_missing_may_come_back_as_good_as_it_was(line: Line) -> None:
-    model = wide(GOOD.capitalize())
     whole = f"{GOOD}, 85mm lens, a meadow, tall grass, a small stream, bare birches, drifting clouds"
     reply = by_pack(line(wide(f"{whole}, a low fence")), prompt=whole, seed=7)
     score = judged(reply).score
