@@ -348,7 +348,7 @@ def fill(messages: Sequence[PackMessage], values: Mapping[str, str]) -> tuple[Pa
         InvalidRequest: the messages would have more than `MAX_FILLED` characters.
     """
     characters = sum(
-        len(one.content) + sum(len(values.get(mark.group(1), "")) for mark in _MARK.finditer(one.content))
+        len(one.content) + sum(len(values.get(mark[1], mark[0])) - len(mark[0]) for mark in _MARK.finditer(one.content))
         for one in messages
     )
     if characters > MAX_FILLED:

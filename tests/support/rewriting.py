@@ -79,9 +79,7 @@ def run(operations: Operations, **fields: Any) -> EnhanceReply:
 
 def by_pack(operations: Operations, **fields: Any) -> EnhanceReply:
     """In mode rewrite, unless a mode is among the fields."""
-    return run(
-        operations, **{"prompt": PROMPT, "job_type": "sdxl_image_fast", "seed": 7, "mode": "rewrite", **fields}
-    )
+    return run(operations, **{"prompt": PROMPT, "job_type": "sdxl_image_fast", "seed": 7, "mode": "rewrite", **fields})
 
 
 def extended(operations: Operations, **fields: Any) -> EnhanceReply:
