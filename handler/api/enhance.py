@@ -395,7 +395,6 @@ class EnhanceFields(Part):
     job_type: str | None = Field(None, description="The entry of the pack.")
     quality: Quality | None = None
     worker_optimizations: WorkerOptimizations
-    variants: tuple[Variant, ...] | None = Field(None, description="With `n` above 1: all results, the first one too.")
     echo: EnhanceEcho
 
 
@@ -404,6 +403,7 @@ class EnhanceReply(EnhanceFields, TextReply):
 
     FLAT: ClassVar[tuple[str, ...]] = ("enhanced", "echo", "run")
 
+    variants: tuple[Variant, ...] | None = Field(None, description="With `n` above 1: all results, the first one too.")
 
 class CandidateReply(EnhanceFields, Reply):
     """A text that the request brought, judged; the model did not run."""
