@@ -405,6 +405,7 @@ class EnhanceReply(EnhanceFields, TextReply):
 
     variants: tuple[Variant, ...] | None = Field(None, description="With `n` above 1: all results, the first one too.")
 
+
 class CandidateReply(EnhanceFields, Reply):
     """A text that the request brought, judged; the model did not run."""
 
