@@ -13,6 +13,7 @@ from handler.enhancement.clauses import SENTENCE_END, SEPARATORS, concatenate, j
 from handler.enhancement.clean import clean
 from handler.enhancement.pack import Fault
 from handler.enhancement.repair import repaired, without_repetitions
+from handler.enhancement.scripts import foreign
 from handler.enhancement.spans import regions, unbroken
 from handler.enhancement.verdict import verdict
 
@@ -81,10 +82,13 @@ def over_budget(brief: Brief) -> Draft:
 
 
 def composed(brief: Brief) -> Draft | None:
-    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none."""
+    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none in the result's script."""
     if brief.found is None or not brief.by_pack or not brief.found.entry.compose:
         return None
-    made = _appended(brief, ", ".join(brief.found.entry.compose))
+    added = ", ".join(brief.found.entry.compose)
+    if brief.language is not None and foreign(added, brief.prompt, brief.language):
+        return None
+    made = _appended(brief, added)
     return made if made.text else None
 
 

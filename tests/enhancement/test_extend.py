@@ -274,3 +274,13 @@ def test_what_an_answer_that_has_begun_cannot_do_is_refused(line: Line, fields: 
     with pytest.raises(InvalidRequest) as caught:
         run(line(wide()), **fields, mode="extend")
     assert caught.value.field == field
+
+
+def test_no_clause_of_another_script_is_put_behind_a_prompt_that_the_model_did_not_extend(line: Line) -> None:
+    reply = extended(line(wide("")), prompt="一只猫在窗台上")
+    assert (reply.enhanced.enhanced_prompt, code_of(reply), reply.enhanced.reason) == (
+        "一只猫在窗台上",
+        "unchanged",
+        "unchanged",
+    )
+    assert reply.enhanced.enhancement_source == "emergency_fallback"
