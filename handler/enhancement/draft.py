@@ -82,7 +82,7 @@ def over_budget(brief: Brief) -> Draft:
 
 
 def composed(brief: Brief) -> Draft | None:
-    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none in the result's script."""
+    """The user's prompt with the pack's clauses, as many as fit; None where it has none in the result's script."""
     if brief.found is None or not brief.by_pack or not brief.found.entry.compose:
         return None
     added = ", ".join(brief.found.entry.compose)
