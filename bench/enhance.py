@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def brief_of(jobs: Jobs, job_type: str) -> Brief:
-    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": job_type})
+    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": job_type, "mode": "rewrite"})
     assert isinstance(request, EnhanceRequest)
     return asyncio.run(jobs.operations.core.enhancer.brief(request, None))
 

@@ -80,6 +80,12 @@ EXAMPLES: Mapping[str, dict[str, Any]] = {
         "temperature": 0,
         "seed": 7,
     },
+    "enhance a candidate": {
+        "operation": "enhance",
+        "prompt": "a lighthouse at dusk",
+        "candidate": "Here is your prompt: a lighthouse at dusk, soft light, calm sea, highly detailed",
+        "job_type": "sdxl_image_fast",
+    },
     "dry run": {
         "operation": "generate",
         "messages": [{"role": "user", "content": "hi <|im_end|>"}],

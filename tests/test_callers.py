@@ -117,7 +117,7 @@ ROWS: dict[str, Row] = {
                 " quality ", " " if job_type == "wan_7b_enhanced" else " quality "
             ),
             {
-                "enhancement_source": "worker_fallback", "job_type": job_type, "worker_optimizations.caching": True,
+                "enhancement_source": "worker_fallback", "job_type": job_type, "worker_optimizations.caching": False,
                 "worker_optimizations.post_processing": True, "worker_optimizations.fallback_ready": True,
             },
         )

@@ -243,7 +243,7 @@ def test_every_job_is_counted_and_logged_without_its_content(
 @pytest.mark.parametrize(
     ("script", "outcome", "reason"),
     [
-        (["a", " fox"], "ok", None),
+        (["a", " fox", ", soft light"], "ok", None),
         ([EngineFailed("x")], "degraded", "engine_failed"),
         (["a", " 狐", "狸", "在", "雪"], "degraded", "language"),
     ],

@@ -2,9 +2,11 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 from handler.api.fields import LIST, MAX_ECHO_BYTES, PASSED_BACK, AnyJson, Echo, NonBlank, Part, Sent, Text, json_within
+from handler.api.reply import Reply
 from handler.api.text import TextReply, TextRequest, exactly_one, none_of
 from handler.engine.sampling import MaxTokens
 from handler.engine.values import Value
@@ -17,15 +19,32 @@ MAX_PACK_BYTES = 262_144
 
 EncoderName = Literal["clip", "umt5", "t5", "qwen"]
 Quality = Literal["fast", "high"]
-Mode = Literal["rewrite", "append"]
 CacheUse = Literal["use", "refresh", "off"]
 Fallback = Literal["original", "error"]
-Source = Literal["edge_function", "worker_fallback", "emergency_fallback"]
+Source = Literal["edge_function", "worker_fallback", "emergency_fallback", "candidate"]
 #: languages that can be asked for; each is recognised by its script
 Language = Literal[
     "same", "en", "de", "fr", "es", "it", "pt", "nl", "pl", "tr", "vi", "id",
     "zh", "ja", "ko", "ru", "uk", "el", "ar", "he", "hi", "th",
 ]  # fmt: skip
+
+
+def _name_the_new_mode(mode: object) -> object:
+    """Refuse a mode of earlier versions by the name of the one that took its place."""
+    if mode == "append":
+        raise PydanticCustomError("mode", "append was replaced: send extend, which keeps the prompt in front, too")
+    return mode
+
+
+Mode = Annotated[Literal["rewrite", "extend"], BeforeValidator(_name_the_new_mode)]
+#: the fields that go with `candidate`; every other one is for a run of the model
+_WITH_CANDIDATE = frozenset(
+    {
+        *("operation", "candidate", "prompt", "messages", "system_prompt", "job_type", "target_model", "quality"),
+        *("pack", "target", "mode", "language", "protect", "negative_prompt", "deadline_ms"),
+        *("context", "enhancement_type"),
+    }
+)
 
 
 class Target(Sent):
@@ -89,8 +108,10 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
     target: Target | None = Field(None, description="Measure the result for this, instead of the entry's budget.")
     mode: Mode | None = Field(
         None,
-        description="`append`: the user's prompt leads, byte for byte. Not sent: the entry's, else `rewrite`.",
-        examples=["append"],
+        description="`extend`: the answer is begun with the user's prompt, and the model writes on. Not sent: with a "
+        "pack's messages the entry's, or `rewrite` where the prompt is in another language than the result or "
+        "`enable_thinking` is sent; else `rewrite`.",
+        examples=["extend"],
     )
     language: Language | None = Field(
         None, description="Of the result; checked by its script. Not sent: the entry's, or unchecked.", examples=["en"]
@@ -104,8 +125,8 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
     )
     cache: CacheUse | None = Field(
         None,
-        description="`refresh` asks the model again and stores the answer. Not sent: `use` with a pack's messages, "
-        "else `off`.",
+        description="`refresh` asks the model again and stores the answer. Not sent: `use` with a pack's messages "
+        "where a seed was sent or the temperature is 0, else `off`.",
         examples=["off"],
     )
     fallback: Fallback | None = Field(
@@ -115,6 +136,13 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
         examples=["error"],
     )
     n: int = Field(1, ge=1, le=8, description="Variants, each with a seed of its own.")
+    candidate: Text | None = Field(
+        None,
+        max_length=MAX_PROMPT,
+        description="Judge, repair, fit and score this text in place of an answer of the model, which is not run; in "
+        "mode `extend`, the text after the prompt. Goes with no field for a run of the model.",
+        examples=["a fox in deep snow, soft light"],
+    )
 
     @property
     def brings_messages(self) -> bool:
@@ -129,13 +157,13 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
     @property
     def is_plain(self) -> bool:
         """Whether the model's text is the result, as it comes: neither fitted nor judged nor checked."""
-        options = (self.target, self.mode, self.language, self.protect, self.cache, self.fallback)
+        options = (self.target, self.mode, self.language, self.protect, self.cache, self.fallback, self.candidate)
         return not self.names_entry and self.n == 1 and all(option is None for option in options)
 
-    @property
-    def cache_use(self) -> CacheUse:
-        """`cache`, with its default."""
-        return self.cache or ("off" if self.brings_messages else "use")
+    def cache_use(self, temperature: float) -> CacheUse:
+        """`cache`, with its default, which the temperature that is applied decides, too."""
+        repeatable = self.seed is not None or temperature == 0
+        return self.cache or ("use" if repeatable and not self.brings_messages else "off")
 
     @property
     def falls_back(self) -> bool:
@@ -175,7 +203,7 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
         if self.messages is not None:
             none_of(self, "messages", "system_prompt", "job_type", "target_model", "quality", "pack")
         elif not self.names_entry:
-            if self.system_prompt is None:
+            if self.system_prompt is None and self.candidate is None:
                 raise InvalidRequest(
                     "prompt comes with system_prompt, or with job_type or target_model", field="system_prompt"
                 )
@@ -184,6 +212,25 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
                     raise InvalidRequest(f"{name} needs job_type or target_model", field=name)
         elif self.system_prompt is None and self.sampling_defaults == "model":
             raise InvalidRequest("sampling_defaults: a pack's entry sets every value itself", field="sampling_defaults")
+        return self
+
+    @model_validator(mode="after")
+    def _candidate_is_not_run(self) -> Self:
+        if self.candidate is not None:
+            for name in sorted(self.model_fields_set - _WITH_CANDIDATE):
+                raise InvalidRequest(f"{name} does not go with candidate, for which the model is not run", field=name)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_extended(self) -> Self:
+        if self.mode == "extend":
+            for name in ("enable_thinking", "continue_final_message"):
+                if getattr(self, name):
+                    raise InvalidRequest(
+                        f"{name} does not go with mode extend, in which the answer has begun", field=name
+                    )
+            if not self.original_prompt.strip():
+                raise InvalidRequest("mode: extend needs a user turn with text, which it extends", field="mode")
         return self
 
     @model_validator(mode="after")
@@ -267,9 +314,12 @@ class Enhancement(Part):
 
 
 class Degraded(Value):
-    """Why something else stands in for the model's answer."""
+    """Why something else stands in for the model's answer; of a candidate, why it is no prompt."""
 
-    code: str
+    code: str = Field(
+        description="`refusal`, `question`, `echo`, `loop`, `unchanged`, `off_subject`, `language`, `low_score` or "
+        "`empty`; or the code of an error."
+    )
     message: str
 
 
@@ -308,14 +358,22 @@ class Enhanced(Part):
     enhanced_prompt: str
     enhancement_source: Source = Field(
         description="`edge_function`: by the caller's messages; `worker_fallback`: by the worker's pack; "
-        "`emergency_fallback`: the original prompt, byte for byte."
+        "`emergency_fallback`: the original prompt, byte for byte; `candidate`: the text that the request brought."
     )
-    cache_hit: bool
+    cache_hit: bool = Field(description="True where an answer was shared that another request paid for.")
     quality_score: float | None = Field(None, description="0 to 1, where an entry was named.")
     sdxl_optimizations: SdxlOptimizations | None = None
     wan_optimizations: WanOptimizations | None = None
     enhancement: Enhancement | None = Field(None, description="Where the result was measured, fitted or checked.")
-    degraded: Degraded | None = Field(None, description="Where the model was asked, and something else stands in.")
+    degraded: Degraded | None = Field(
+        None,
+        description="Where the model was asked, and something else stands in; and where a candidate is no prompt.",
+    )
+    reason: str | None = Field(
+        None,
+        description="Where the result is the original prompt: why. The code of `degraded`; `budget`: there is no room "
+        "for more; `unchanged`: nothing was added.",
+    )
     error: str | None = Field(None, description="Where the original prompt is given back: why.")
 
 
@@ -323,12 +381,15 @@ class Variant(Enhanced):
     """One of `n` results."""
 
     seed: int
+    same_as: int | None = Field(
+        None,
+        description="The place of an earlier variant with the same text, from 0: at temperature 0 no draw differs, and "
+        "the model ran once.",
+    )
 
 
-class EnhanceReply(TextReply):
-    """The rewritten prompt."""
-
-    FLAT: ClassVar[tuple[str, ...]] = ("enhanced", "echo", "run")
+class EnhanceFields(Part):
+    """The fields of every reply to an enhance."""
 
     enhanced: Enhanced
     original_prompt: str = Field(description="`prompt`, or the last user turn of `messages`.")
@@ -336,5 +397,20 @@ class EnhanceReply(TextReply):
     job_type: str | None = Field(None, description="The entry of the pack.")
     quality: Quality | None = None
     worker_optimizations: WorkerOptimizations
-    variants: tuple[Variant, ...] | None = Field(None, description="With `n` above 1: all results, the first one too.")
     echo: EnhanceEcho
+
+
+class EnhanceReply(EnhanceFields, TextReply):
+    """The rewritten prompt."""
+
+    FLAT: ClassVar[tuple[str, ...]] = ("enhanced", "echo", "run")
+
+    variants: tuple[Variant, ...] | None = Field(None, description="With `n` above 1: all results, the first one too.")
+
+
+class CandidateReply(EnhanceFields, Reply):
+    """A text that the request brought, judged; the model did not run."""
+
+    FLAT: ClassVar[tuple[str, ...]] = ("enhanced", "echo")
+
+    processing_time: float = Field(description="Seconds in the worker, from job to reply.")

@@ -12,11 +12,13 @@ from pydantic import JsonValue
 from handler.api.enhance import EnhanceRequest, Language, Mode
 from handler.api.text import Message
 from handler.enhancement import scripts, spans, vocabulary
+from handler.enhancement.begun import begun
 from handler.enhancement.encoder import Encoder, Encoders
 from handler.enhancement.limits import Limit
 from handler.enhancement.pack import PackSampling, Rules, Weights, Words, fill
 from handler.enhancement.packs import Found, Loaded, Packs
 from handler.enhancement.spans import Span
+from handler.enhancement.syntax import encoded
 from handler.enhancement.syntax import encoded
 from handler.errors import InvalidRequest, NoPack
 
@@ -25,11 +27,13 @@ NO_RULES = Rules(
     version="none",
     optimizations=None,
     drop_order=("subject",),
-    retry_on=(),
     coverage=(),
     score=Weights(words_kept=1, coverage=0, repetition=0, added_style=0, length=0),
 )
 NO_WORDS = Words()
+
+#: fewer tokens than these have no room for a comma and a clause
+MIN_ROOM = 3
 
 #: bytes of all phrases of a pack that a request brings, at most
 MAX_PHRASE_BYTES = 16_384
@@ -67,11 +71,33 @@ class Brief:
     mode: Mode
     #: None where it is not checked
     language: Language | None
+    #: the result is to be in another language than the prompt
+    translated: bool
     spans: tuple[Span, ...]
     #: the user's words are put back where the answer lost them
     repair: bool
     #: texts that must be in the result
     protect: tuple[str, ...]
+
+    @property
+    def read_prompt(self) -> str:
+        """The prompt as the model reads it in mode extend, in messages and at the answer's beginning: without syntax."""
+        return encoded(self.prompt)
+
+    @property
+    def begun(self) -> str:
+        """How the model's answer begins; nothing but in mode extend."""
+        return begun(self.read_prompt) if self.mode == "extend" else ""
+
+    @property
+    def head(self) -> str:
+        """How the result begins where something is added to the prompt: the prompt to the letter, and a comma."""
+        return begun(self.prompt) or self.prompt
+
+    @property
+    def room(self) -> int | None:
+        """The tokens of the budget that the prompt leaves; None without a budget."""
+        return None if self.budget is None else self.budget.max_tokens - self.budget.count(self.prompt)
 
     @property
     def rules(self) -> Rules:
@@ -105,7 +131,7 @@ class Brief:
     @property
     def may_change_the_answer(self) -> bool:
         """Whether the result may be another text than the model's."""
-        return self.by_pack or self.fit or self.repair or self.mode == "append"
+        return self.by_pack or self.fit or self.repair or self.mode == "extend"
 
     @property
     def identity(self) -> Mapping[str, JsonValue]:
@@ -135,23 +161,44 @@ class Brief:
         """
         found = _find(request, packs)
         by_pack = found is not None and not request.brings_messages
-        language, mode = request.language, request.mode or "rewrite"
+        language = request.language
         if found is not None and by_pack:
-            language, mode = _language(request, found), request.mode or found.entry.mode
+            language = _language(request, found)
         prompt, protect = request.original_prompt, request.protect or ()
         words = NO_WORDS if found is None else found.words
-        translated = language is not None and scripts.translated(prompt, language)
+        in_other_script = language is not None and scripts.translated(prompt, language)
+        translated = in_other_script or (language is not None and _is_of_another_latin_language(language))
         return cls(
             prompt=prompt,
             found=found,
             by_pack=by_pack,
             budget=_budget(request, found, encoders),
-            mode=mode,
+            mode=_mode(request, found if by_pack else None, translated),
             language=language,
-            spans=spans.find(prompt, words.protect, protect, translated=translated),
+            translated=translated,
+            spans=spans.find(prompt, words.protect, protect, translated=in_other_script),
             repair=by_pack or request.protect is not None,
             protect=protect,
         )
+
+
+def _mode(request: EnhanceRequest, asked: Found | None, translated: bool) -> Mode:
+    """The request's mode, else that of the entry whose messages are asked; what extend cannot do is rewritten."""
+    if request.mode is not None:
+        if request.mode == "extend" and translated:
+            raise InvalidRequest(
+                "mode: extend keeps the prompt, which is in another language than the one asked for; send rewrite",
+                field="mode",
+            )
+        return request.mode
+    if asked is None or request.candidate is not None or translated or request.enable_thinking:
+        return "rewrite"
+    return asked.entry.mode
+
+
+def _is_of_another_latin_language(language: Language) -> bool:
+    """Whether a result in this language is a translation of a prompt in Latin letters, which counts as English."""
+    return language not in ("same", "en") and scripts.is_latin(language)
 
 
 def _find(request: EnhanceRequest, packs: Packs) -> Found | None:
@@ -199,19 +246,39 @@ def _budget(request: EnhanceRequest, found: Found | None, encoders: Encoders) ->
 
 
 def messages(brief: Brief, found: Found) -> tuple[Message, ...]:
-    """The messages of the pack's entry, filled for this prompt."""
+    """The messages of the pack's entry, filled for this prompt.
+
+    Raises:
+        InvalidRequest: see `fill`.
+    """
     entry, pack = found.entry, found.loaded.pack
-    budget = entry.budget.max_tokens if brief.budget is None else brief.budget.max_tokens
+    extends = brief.mode == "extend"
+    words = max(1, int(_answer_tokens(brief, found) * entry.budget.words_per_token))
     values = {
-        "prompt": brief.prompt,
-        "words": str(max(1, int(budget * entry.budget.words_per_token))),
+        "prompt": brief.read_prompt if extends else brief.prompt,
+        "words": str(words),
         "language": pack.languages[brief.language or entry.language],
     }
-    return tuple(Message(role=one.role, content=one.content) for one in fill(entry.messages, values))
+    filled = fill(entry.messages_for(brief.mode), values)
+    return tuple(Message(role=one.role, content=one.content) for one in filled)
 
 
 def sampling(brief: Brief, found: Found) -> PackSampling:
-    """The entry's sampling; for a larger target than the entry's, the answer may be longer in proportion."""
+    """The entry's sampling. The answer may be longer in proportion for a larger target than the entry's; in mode
+    extend it may be so long as the budget that the prompt leaves.
+    """
     entry = found.entry
-    more = 1.0 if brief.budget is None else max(1.0, brief.budget.max_tokens / entry.budget.max_tokens)
-    return entry.sampling.model_copy(update={"max_tokens": ceil(entry.sampling.max_tokens * more)})
+    share = _answer_tokens(brief, found) / entry.budget.max_tokens
+    if brief.mode != "extend":
+        share = max(1.0, share)
+    return entry.sampling.model_copy(update={"max_tokens": max(1, ceil(entry.sampling.max_tokens * share))})
+
+
+def _answer_tokens(brief: Brief, found: Found) -> int:
+    """The tokens of the text encoder that the answer may take: the budget; in mode extend the prompt's are taken off.
+
+    Where the prompt alone is over the budget, and the result is not trimmed, the budget.
+    """
+    budget = found.entry.budget.max_tokens if brief.budget is None else brief.budget.max_tokens
+    room = brief.room
+    return room if brief.mode == "extend" and room is not None and room >= MIN_ROOM else budget

@@ -27,6 +27,8 @@ class _Pending(Generic[T]):
 
     task: "asyncio.Task[T]"
     waiting: int = 0
+    #: one caller has got it, and it is that caller's own; it was shared with all others
+    taken: bool = False
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class Cache(Generic[T]):
         owner: Hashable = None,
         alone: bool = False,
     ) -> tuple[T, bool]:
-        """The owner's answer to a key, and whether it was in the cache. `off` asks for this caller alone.
+        """The owner's answer to a key, and whether it was made for another caller. `off` asks for this caller alone.
 
         An answer is stored where `keep` says so. Callers with the same owner, key and use share a pending answer, which
         is cancelled when the last of them leaves; a caller who is `alone` shares none. An error of `ask` reaches all of
@@ -78,9 +80,9 @@ class Cache(Generic[T]):
                 self._store(place, answer)
             return answer
 
-        return await (make() if alone else self._shared((place, use), make)), False
+        return (await make(), False) if alone else await self._shared((place, use), make)
 
-    async def _shared(self, flight: Hashable, make: Callable[[], Awaitable[T]]) -> T:
+    async def _shared(self, flight: Hashable, make: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         async def fly() -> T:
             try:
                 return await make()
@@ -93,7 +95,9 @@ class Cache(Generic[T]):
             pending = self._pending[flight] = _Pending(asyncio.get_running_loop().create_task(fly()))
         pending.waiting += 1
         try:
-            return await asyncio.shield(pending.task)
+            answer = await asyncio.shield(pending.task)
+            shared, pending.taken = pending.taken, True
+            return answer, shared
         finally:
             pending.waiting -= 1
             if not pending.waiting and not pending.task.done():

@@ -78,7 +78,7 @@ def join(clauses: Iterable[Clause]) -> str:
 def separator(text: str) -> str:
     """The separator to write between a text and a clause that is added to it."""
     if text.rstrip().endswith(tuple(SENTENCE_END + SEPARATORS)):
-        return "" if text[-1].isspace() else " "
+        return "" if text[-1].isspace() or text[-1] in _MARKS else " "
     return ", "
 
 

@@ -1,11 +1,10 @@
-"""Finds the prompt in a model's answer: what was written around it is removed, line breaks become clause ends. Pure."""
+"""Finds the prompt in a model's answer: text around it is removed, line breaks become clause ends. Pure."""
 
 import re
 
 from handler.enhancement.clauses import one_line
-from handler.enhancement.pack import Fault, Words
+from handler.enhancement.pack import Words
 from handler.enhancement.phrases import Phrases
-from handler.enhancement.vocabulary import tokens
 from handler.pool import check_stop
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL | re.IGNORECASE)
@@ -19,20 +18,18 @@ _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("`", "`"), ("«", "»"), ("�
 _OPENING_CHARACTERS = 100
 
 
-def clean(answer: str, prompt: str, words: Words) -> tuple[str, Fault | None]:
-    """The prompt in an answer, on one line; with the fault where the answer has no prompt."""
+def clean(answer: str, prompt: str, words: Words) -> str:
+    """The prompt in an answer, on one line; empty where an opening announces a prompt that does not follow."""
     text = _CONTROL.sub("", _THINKING.sub("", answer)).strip()
-    if _begins(text, prompt, words.refusing):
-        return text, "refusal"
     if _begins(text, prompt, words.opening):
         end = _COLON.search(text, 0, _OPENING_CHARACTERS)
-        if end is None or not text[end.end() :].strip():
-            return text, "meta"
-        text = text[end.end() :]
-    text = _without_quotes(one_line(_without_closing(text, prompt, words)))
-    if not tokens(text):
-        return text, "empty"
-    return text, "refusal" if _begins(text, prompt, words.refusing) else None
+        text = "" if end is None else text[end.end() :]
+    return _without_quotes(one_line(_without_closing(text, prompt, words)))
+
+
+def is_refusal(text: str, prompt: str, words: Words) -> bool:
+    """Whether a cleaned text begins with one of the pack's refusals."""
+    return _begins(text, prompt, words.refusing)
 
 
 def _without_closing(text: str, prompt: str, words: Words) -> str:

@@ -6,16 +6,18 @@ from functools import partial
 from handler.api.enhance import Repair, Trimmed
 from handler.engine.stream import FinishReason
 from handler.enhancement import budget, vocabulary
-from handler.enhancement.brief import UNLIMITED, Brief
+from handler.enhancement.begun import up_to_repeated_clause
+from handler.enhancement.brief import MIN_ROOM, UNLIMITED, Brief
 from handler.enhancement.budget import Fitted
 from handler.enhancement.choice import naming_the_subject
-from handler.enhancement.clauses import SENTENCE_END, join, split
+from handler.enhancement.clauses import SENTENCE_END, SEPARATORS, concatenate, join, separator, split
 from handler.enhancement.clean import clean
 from handler.enhancement.limits import Ranking
 from handler.enhancement.pack import Fault
 from handler.enhancement.repair import repaired, without_repetitions
 from handler.enhancement.scripts import foreign
 from handler.enhancement.spans import regions, unbroken
+from handler.enhancement.verdict import verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +29,53 @@ class Draft:
     repairs: tuple[Repair, ...] = ()
     #: it ends where a clause does
     whole: bool = True
+    #: the user's prompt leaves no room for anything else
+    full: bool = False
 
 
 def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fault:
     """Make a prompt of an answer, or say why there is none in it.
 
-    No fault is looked for in an answer to the caller's own messages.
+    In mode extend the answer is the text after the prompt. No fault is looked for in an answer to the caller's own
+    messages.
     """
+    extends = brief.mode == "extend"
     text, repairs, whole = answer, tuple[Repair, ...](), finish_reason == "stop"
     if brief.by_pack:
-        text, fault = clean(answer, brief.prompt, brief.words)
-        if fault is not None:
+        text = clean(answer, brief.prompt, brief.words)
+        if (fault := verdict(brief, _joined(brief, text) if extends else text)) is not None:
             return fault
+    if extends:
+        text = text.strip().lstrip(SEPARATORS)
+        text, ended = up_to_repeated_clause(text, unbroken(text, brief.spans))
+        whole = whole or ended
     if not whole and brief.fit:
         text, whole = _without_unfinished_clause(brief, text)
-    if brief.by_pack and brief.language is not None and foreign(text, brief.prompt, brief.language):
-        return "language"
     if brief.repair:
         text, repairs = repaired(brief, text)
-    made = _fitted(brief, text)
-    if brief.by_pack and not made.text:
-        return "empty"
+    if not extends:
+        made = _draft_of(budget.fit(text, brief.limit, ranking(brief))) if brief.fit else Draft(text)
+        return "empty" if brief.by_pack and not made.text else replace(made, repairs=repairs, whole=whole)
+    made = _appended(brief, text)
+    if brief.by_pack and made.text == brief.prompt and not made.trimmed:
+        return "unchanged"
     return replace(made, repairs=repairs, whole=whole)
+
+
+def as_it_is(brief: Brief, text: str) -> Draft:
+    """A text that is no prompt, with nothing changed; in mode extend behind the prompt."""
+    return Draft(_joined(brief, text) if brief.mode == "extend" else text)
+
+
+def without_room(brief: Brief) -> Draft | None:
+    """The user's own text, trimmed where it is over the budget; None where the budget has room for more."""
+    if not brief.fit:
+        return None
+    if not brief.limit.fits(brief.prompt):
+        made = over_budget(brief)
+        return made if made.text else None
+    full = brief.mode == "extend" and brief.room is not None and brief.room < MIN_ROOM
+    return Draft(brief.prompt, full=True) if full else None
 
 
 def over_budget(brief: Brief) -> Draft:
@@ -59,10 +86,13 @@ def over_budget(brief: Brief) -> Draft:
 
 
 def composed(brief: Brief) -> Draft | None:
-    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none."""
+    """The user's prompt with the pack's clauses, as many as fit; None where it has none in the result's script."""
     if brief.found is None or not brief.by_pack or not brief.found.entry.compose:
         return None
-    made = _appended(brief, ", ".join(brief.found.entry.compose))
+    added = ", ".join(brief.found.entry.compose)
+    if brief.language is not None and foreign(added, brief.prompt, brief.language):
+        return None
+    made = _appended(brief, added)
     return made if made.text else None
 
 
@@ -87,19 +117,31 @@ def ranking(brief: Brief) -> Ranking:
     )
 
 
-def _fitted(brief: Brief, text: str) -> Draft:
-    if brief.mode == "append":
-        return _appended(brief, text)
-    return _draft_of(budget.fit(text, brief.limit, ranking(brief))) if brief.fit else Draft(text)
+def _joined(brief: Brief, added: str) -> str:
+    """The user's prompt with a text after it; the prompt alone where the text is empty."""
+    return f"{brief.head}{separator(brief.head)}{added}" if added.strip() else brief.prompt
 
 
 def _appended(brief: Brief, text: str) -> Draft:
-    """The user's prompt, byte for byte where it fits, followed by what a text adds to it."""
+    """The user's prompt to the letter where it fits, followed by what a text adds to it; else trimmed."""
     limit = brief.limit if brief.fit else UNLIMITED
     if not limit.fits(brief.prompt):
         return over_budget(brief)
-    added = without_repetitions(brief, text, brief.prompt)
-    return _draft_of(budget.append(brief.prompt, added, limit, ranking(brief)))
+    added = _style_first(brief, without_repetitions(brief, text, brief.prompt))
+    made = _draft_of(budget.append(brief.head, added, limit, ranking(brief)))
+    return replace(made, text=brief.prompt) if made.text == brief.head else made
+
+
+def _style_first(brief: Brief, text: str) -> str:
+    """A list of phrases with those that name a style in front; sentences keep their order."""
+    clauses = split(text, unbroken(text, brief.spans))
+    if any(clause.text.rstrip().endswith(tuple(SENTENCE_END)) for clause in clauses[:-1]):
+        return text
+    kinds = [vocabulary.kind_of(clause.text, brief.words.lexicon, brief.rules.drop_order) for clause in clauses]
+    first = [clause.body for clause, kind in zip(clauses, kinds, strict=True) if kind == "style"]
+    if not first or all(kind == "style" for kind in kinds[: len(first)]):
+        return text
+    return concatenate([*first, *(clause.body for clause, kind in zip(clauses, kinds, strict=True) if kind != "style")])
 
 
 def _without_unfinished_clause(brief: Brief, text: str) -> tuple[str, bool]:

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, replace
 
-from handler.api.enhance import EnhanceRequest
+from handler.api.enhance import Enhanced, EnhanceRequest
 from handler.api.info import CacheSection, EnhancementSection, EntrySection, PackSection
 from handler.engine.protocol import ModelInfo
 from handler.engine.sampling import Sampling
@@ -12,7 +12,7 @@ from handler.engine.stream import Timing, Usage
 from handler.enhancement.brief import Brief
 from handler.enhancement.encoder import Encoders
 from handler.enhancement.packs import Loaded, Packs
-from handler.enhancement.rewrite import Question, Rewriter, Rewritten, time_for_texts, without_asking
+from handler.enhancement.rewrite import Question, Rewriter, Rewritten, candidate, time_for_texts, without_asking
 from handler.model.template import Rendered
 
 #: the engine's queue has room for so many requests of every job that is taken, and none is refused for its neighbours
@@ -36,10 +36,16 @@ class Enhancer:
         """See `rewrite.without_asking`; raises as `Rewriter.work` does."""
         return await self.rewriter.work(time_for_texts(deadline), without_asking, brief, sampling)
 
+    async def candidate(self, brief: Brief, text: str, deadline: float | None) -> Enhanced:
+        """See `rewrite.candidate`; raises as `Rewriter.work` does."""
+        return await self.rewriter.work(time_for_texts(deadline), candidate, brief, text)
+
     async def answers(
         self, request: EnhanceRequest, brief: Brief, rendered: Rendered, sampling: Sampling, deadline: float | None
     ) -> tuple[Rewritten, ...]:
         """The `n` variants in the order of their seeds, at most `VARIANTS_AT_ONCE` of them at a time.
+
+        One alone at temperature 0, at which no two of them could differ.
 
         Args:
             deadline: on the clock of `time.monotonic`.
@@ -50,7 +56,7 @@ class Enhancer:
         first = self._question(request, brief, rendered, sampling, deadline)
         questions = [
             replace(first, variant=index, sampling=sampling.with_seed(sampling.seed + index))
-            for index in range(request.n)
+            for index in range(request.n if sampling.temperature else 1)
         ]
         places = asyncio.Semaphore(VARIANTS_AT_ONCE)
 
@@ -76,7 +82,7 @@ class Enhancer:
             variant=0,
             seed_step=request.n,
             thinking=bool(request.enable_thinking),
-            cache=request.cache_use,
+            cache=request.cache_use(sampling.temperature),
             model=(self.model.name, self.model.revision),
             deadline=deadline,
             salt=request.cache_salt,

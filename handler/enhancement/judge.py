@@ -21,10 +21,14 @@ from handler.enhancement.vocabulary import has_word_of
 
 
 def judged(
-    brief: Brief, draft: Draft, *, retries: int = 0, degraded: Degraded | None = None, unchanged: bool = False
+    brief: Brief,
+    draft: Draft,
+    *,
+    source: Source | None = None,
+    retries: int = 0,
+    degraded: Degraded | None = None,
 ) -> Enhanced:
-    """The result that a reply holds. `unchanged`: the draft is the original prompt, given back."""
-    source: Source = "worker_fallback" if brief.by_pack else "edge_function"
+    """The result that a reply holds. `source`: where its text comes from; None where that is the model's answer."""
     candidate = _candidate(brief, draft.text, whole=draft.whole)
     checks = check(candidate) if brief.is_checked else None
     quality_score, scored = None, None
@@ -32,15 +36,25 @@ def judged(
         quality_score, scored = _score(brief, candidate, checks)
     return Enhanced(
         enhanced_prompt=draft.text,
-        enhancement_source="emergency_fallback" if unchanged else source,
+        enhancement_source=source or ("worker_fallback" if brief.by_pack else "edge_function"),
         cache_hit=False,
         quality_score=quality_score,
         sdxl_optimizations=_sdxl(brief, candidate),
         wan_optimizations=_wan(brief, candidate),
         enhancement=None if checks is None else _enhancement(brief, draft, candidate, checks, scored, retries),
         degraded=degraded,
-        error=degraded.message if unchanged and degraded is not None else None,
+        reason=_reason(brief, draft, degraded),
+        error=degraded.message if source == "emergency_fallback" and degraded is not None else None,
     )
+
+
+def _reason(brief: Brief, draft: Draft, degraded: Degraded | None) -> str | None:
+    """Why the result is the original prompt; None where it is another text."""
+    if draft.text.strip() != brief.prompt.strip():
+        return None
+    if degraded is not None:
+        return degraded.code
+    return "budget" if draft.trimmed or draft.full else "unchanged"
 
 
 def _candidate(brief: Brief, text: str, *, whole: bool) -> Candidate:

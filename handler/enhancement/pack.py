@@ -18,13 +18,14 @@ from handler.engine.sampling import Distribution
 from handler.engine.values import Value
 from handler.enhancement.contexts import Judge
 from handler.enhancement.phrases import Phrases, folded
+from handler.errors import InvalidRequest
 
 #: the kind of a clause: the word list that most of its words are in; `subject` where none of them is in a list
 Kind = Literal[
     "subject", "quality", "lighting", "technical", "resolution", "style", "motion", "camera", "temporal", "anatomy"
 ]
 #: an answer with one of these faults is no prompt
-Fault = Literal["empty", "refusal", "meta", "language"]
+Fault = Literal["refusal", "question", "echo", "loop", "unchanged", "off_subject", "language", "low_score", "empty"]
 
 
 Phrase = Annotated[str, Field(min_length=1, max_length=200)]
@@ -172,7 +173,6 @@ class Rules(Value):
     drop_order: tuple[Kind, ...] = Field(
         description="Kinds of clauses; the first is trimmed last, and kinds that are not named are trimmed first."
     )
-    retry_on: tuple[Fault, ...] = Field(description="Faults of an answer after which the model is asked once more.")
     coverage: tuple[Kind, ...] = Field(description="Kinds of which a full prompt has a word.")
     score: Weights
 
@@ -203,6 +203,8 @@ class Budget(Value):
 #: the marks that are replaced by values, and the pattern of anything that looks like one
 MARKS = ("{{prompt}}", "{{words}}", "{{language}}")
 _MARK = re.compile(r"\{\{(\w*)\}\}")
+#: characters of an entry's messages with their marks replaced, at most; the longest prompt is a tenth of it
+MAX_FILLED = 200_000
 
 
 class PackMessage(Value):
@@ -210,6 +212,9 @@ class PackMessage(Value):
 
     role: Literal["system", "user", "assistant"]
     content: Annotated[str, Field(max_length=20_000)]
+
+
+PackMessages = Annotated[tuple[PackMessage, ...], Field(min_length=1, max_length=50)]
 
 
 def _require_all(schema: dict[str, JsonValue]) -> None:
@@ -245,9 +250,16 @@ class Entry(Value):
     encoder: EncoderName
     budget: Budget
     quality: Quality | None = Field(default=None, description="Null: the entry is found with both.")
-    mode: Mode = "rewrite"
+    mode: Mode = Field(
+        default="rewrite",
+        description="Used where the request names none. In mode extend the answer is begun with the user's prompt; a "
+        "prompt in another language than the result's is rewritten all the same.",
+    )
     language: Language = Field(default="same", description="Used where the request names none.")
-    messages: Annotated[tuple[PackMessage, ...], Field(min_length=1, max_length=50)]
+    messages: PackMessages
+    extend_messages: PackMessages | None = Field(
+        default=None, description="Take the place of `messages` in mode extend; absent: `messages`."
+    )
     sampling: PackSampling
     compose: PhraseList = Field(
         default=(), description="Clauses that are added to the user's prompt where the model gives no usable text."
@@ -256,19 +268,31 @@ class Entry(Value):
         default=None, description="Returned where the request has none."
     )
 
+    def messages_for(self, mode: Mode) -> tuple[PackMessage, ...]:
+        """The messages that the model reads in a mode."""
+        return self.extend_messages if mode == "extend" and self.extend_messages is not None else self.messages
+
     @model_validator(mode="after")
     def _messages_ask_for_the_prompt(self) -> Self:
-        for mark in _MARK.finditer(" ".join(message.content for message in self.messages)):
-            if mark.group() not in MARKS:
-                values = {"mark": mark.group()[:100], "marks": ", ".join(MARKS)}
-                raise PydanticCustomError("mark", "{mark} is unknown; the marks are {marks}", values)
-        if not any("{{prompt}}" in message.content for message in self.messages):
-            raise PydanticCustomError("messages", "one message must hold {{prompt}}")
-        if self.messages[-1].role == "assistant":
-            raise PydanticCustomError(
-                "messages", "the last message must not have the role assistant: there would be nothing to answer"
-            )
+        for name, messages in (("messages", self.messages), ("extend_messages", self.extend_messages)):
+            if messages is not None:
+                _check_messages(name, messages)
         return self
+
+
+def _check_messages(name: str, messages: Sequence[PackMessage]) -> None:
+    for mark in _MARK.finditer(" ".join(message.content for message in messages)):
+        if mark.group() not in MARKS:
+            values = {"mark": mark.group()[:100], "marks": ", ".join(MARKS)}
+            raise PydanticCustomError("mark", "{mark} is unknown; the marks are {marks}", values)
+    if not any("{{prompt}}" in message.content for message in messages):
+        raise PydanticCustomError("messages", "{name}: one message must hold {mark}", {"name": name, "mark": MARKS[0]})
+    if messages[-1].role == "assistant":
+        raise PydanticCustomError(
+            "messages",
+            "{name}: the last message must not have the role assistant: there would be nothing to answer",
+            {"name": name},
+        )
 
 
 class Pack(Value):
@@ -322,7 +346,21 @@ def _require(place: str, name: str, names: Collection[str]) -> None:
 
 
 def fill(messages: Sequence[PackMessage], values: Mapping[str, str]) -> tuple[PackMessage, ...]:
-    """Replace marks by their values, in one pass: marks inside a value stay text, and a pack's bounds do not apply."""
+    """Replace marks by their values, in one pass: marks inside a value stay text, and a message's bound does not apply.
+
+    Raises:
+        InvalidRequest: the messages would have more than `MAX_FILLED` characters.
+    """
+    characters = sum(
+        len(one.content) + sum(len(values.get(mark[1], mark[0])) - len(mark[0]) for mark in _MARK.finditer(one.content))
+        for one in messages
+    )
+    if characters > MAX_FILLED:
+        raise InvalidRequest(
+            f"the pack's messages have {characters} characters with this prompt, and may have {MAX_FILLED}: send a "
+            "shorter prompt, or repeat {{prompt}} less often in the pack",
+            field="prompt",
+        )
     return tuple(
         one.model_copy(update={"content": _MARK.sub(lambda mark: values.get(mark.group(1), mark.group()), one.content)})
         for one in messages

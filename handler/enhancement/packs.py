@@ -115,7 +115,7 @@ def load(directory: Path) -> Packs:
             one = Loaded.of(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once))
         except InvalidRequest as error:
             raise StartError(f"PACKS_DIR: {path.name}: {error.message}") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError, MemoryError) as error:
             raise StartError(f"PACKS_DIR: {path.name} is not readable JSON: {error}") from None
         for kind, names in (("id", [one.pack.id]), ("entry", one.pack.entries), ("target", one.pack.targets)):
             for name in names:

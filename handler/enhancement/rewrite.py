@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
 from handler import log
-from handler.api.enhance import CacheUse, Degraded, Enhanced
+from handler.api.enhance import CacheUse, Degraded, Enhanced, Source
 from handler.engine.fold import whole
 from handler.engine.protocol import Engine
 from handler.engine.sampling import Sampling
 from handler.engine.spent import NO_TIME, NO_TOKENS, Spent
+from handler.engine.stream import FinishReason
 from handler.enhancement.brief import Brief
 from handler.enhancement.cache import Cache, key_of
-from handler.enhancement.draft import Draft, composed, draft, over_budget
+from handler.enhancement.draft import Draft, as_it_is, composed, draft, without_room
 from handler.enhancement.judge import judged
 from handler.enhancement.pack import Fault
 from handler.errors import (
@@ -167,29 +168,31 @@ class Rewriter:
         except Exception as error:
             log.defect(error)
             return _Failed(Internal(), Internal.code, nothing)
+        if hit:
+            got = _paid(got)
         if isinstance(got, Unusable):
-            failed = BadAnswer(f"the model's answer is no prompt: {_FAULTS[got.fault]}")
-            return _Failed(failed, got.fault, got.spent)
-        return _from_cache(got) if hit else got
+            degraded = no_prompt("the model's answer", got.fault)
+            return _Failed(BadAnswer(degraded.message), degraded.code, got.spent)
+        return got
 
     async def instead(self, brief: Brief, spent: Spent, degraded: Degraded, deadline: float | None) -> Rewritten:
         """The result without the model; raises as `work` does."""
         return await self.work(time_for_texts(deadline), fallback, brief, spent, degraded)
 
     async def _ask(self, question: Question) -> Rewritten | Unusable:
-        """Ask the model, and once more where the rules say so."""
+        """Ask the model, and once more where its answer is no prompt."""
         brief = question.brief
         spent = Spent(question.sampling)
         while True:
             text, spent = await self._complete(question, spent)
             until = time_for_texts(question.deadline)
-            made = await self.work(until, draft, brief, text, spent.finish_reason or "stop")
-            if isinstance(made, Draft):
-                result = await self.work(until, judged, brief, made, retries=spent.tries - 1)
-                return Rewritten(result, spent)
-            ended = spent.finish_reason in ("stop", "length")
+            finish_reason = spent.finish_reason or "stop"
+            made = await self.work(until, answered, brief, text, finish_reason, retries=spent.tries - 1)
+            if isinstance(made, Enhanced):
+                return Rewritten(made, spent)
+            ended = finish_reason in ("stop", "length")
             # A greedy model would give the same answer again.
-            if spent.tries == 2 or made not in brief.rules.retry_on or not ended or not spent.sampling.temperature:
+            if spent.tries == 2 or not ended or not spent.sampling.temperature:
                 return Unusable(made, spent)
             spent = replace(spent, sampling=spent.sampling.with_seed(spent.sampling.seed + question.seed_step))
 
@@ -201,31 +204,63 @@ class Rewriter:
         return completion.text, spent.plus(completion, rendered.sha256)
 
 
+def answered(brief: Brief, text: str, finish_reason: FinishReason, *, retries: int) -> Enhanced | Fault:
+    """The result that an answer of the model makes, or its fault."""
+    made = draft(brief, text, finish_reason)
+    if not isinstance(made, Draft):
+        return made
+    result = judged(brief, made, retries=retries)
+    return "low_score" if brief.by_pack and not brief.translated and _scores_low(result) else result
+
+
+def _scores_low(result: Enhanced) -> bool:
+    """Whether a result is no better than the prompt was; a prompt to which nothing is missing cannot be bettered."""
+    score = None if result.enhancement is None else result.enhancement.score
+    if score is None or result.quality_score is None:
+        return False
+    return result.quality_score < score.score_original or result.quality_score == score.score_original < 1
+
+
+def candidate(brief: Brief, text: str) -> Enhanced:
+    """A text that the request brought, as the model's answer to it would be judged; one that is no prompt stays."""
+    made = draft(brief, text, "stop")
+    if isinstance(made, Draft):
+        return judged(brief, made, source="candidate")
+    return judged(brief, as_it_is(brief, text), source="candidate", degraded=no_prompt("the candidate", made))
+
+
 def without_asking(brief: Brief, sampling: Sampling) -> Rewritten | None:
-    """A prompt that is over the budget by itself, trimmed; None for any other, for which the model is asked.
+    """A prompt that leaves no room in the budget, trimmed where it is over it; None for any other, which is asked for.
 
     The caller's own messages are always run.
     """
-    if not brief.by_pack or not brief.fit or brief.limit.fits(brief.prompt):
-        return None
-    made = over_budget(brief)
-    return Rewritten(judged(brief, made), Spent(sampling)) if made.text else None
+    made = without_room(brief) if brief.by_pack else None
+    return None if made is None else Rewritten(judged(brief, made), Spent(sampling))
 
 
 def fallback(brief: Brief, spent: Spent, degraded: Degraded) -> Rewritten:
     """The result without the model: the pack's composition, else the prompt byte for byte."""
-    made = composed(brief)
-    retries = max(0, spent.tries - 1)
-    if made is None:
-        return Rewritten(judged(brief, Draft(brief.prompt), retries=retries, degraded=degraded, unchanged=True), spent)
-    return Rewritten(judged(brief, made, retries=retries, degraded=degraded), spent)
+    retries, made = max(0, spent.tries - 1), composed(brief)
+    source: Source | None = "emergency_fallback" if made is None else None
+    result = judged(brief, made or Draft(brief.prompt), source=source, retries=retries, degraded=degraded)
+    return Rewritten(result, spent)
+
+
+def no_prompt(subject: str, fault: Fault) -> Degraded:
+    """Says that a text is no prompt, and why."""
+    return Degraded(code=fault, message=f"{subject} is no prompt: {_FAULTS[fault]}")
 
 
 _FAULTS: Mapping[Fault, str] = {
     "empty": "it holds no word",
     "refusal": "it is a refusal",
-    "meta": "it announces a prompt that does not follow",
+    "question": "it is a question or an offer",
+    "echo": "it repeats the pack's messages",
+    "loop": "it repeats itself",
+    "unchanged": "it adds nothing to the prompt",
+    "off_subject": "it has nothing of the prompt's subject",
     "language": "it is in another language",
+    "low_score": "it scores no better than the prompt",
 }
 
 
@@ -237,7 +272,9 @@ def _may_be_cached(answer: Rewritten | Unusable) -> bool:
     return enhancement is None or not any(check.hard for check in enhancement.failed_checks.values())
 
 
-def _from_cache(answer: Rewritten) -> Rewritten:
-    """The same result, which took no tokens and no time."""
+def _paid(answer: Rewritten | Unusable) -> Rewritten | Unusable:
+    """The same answer, for whose tokens and time another request has paid."""
     spent = replace(answer.spent, usage=NO_TOKENS, timing=NO_TIME)
+    if isinstance(answer, Unusable):
+        return replace(answer, spent=spent)
     return Rewritten(answer.enhanced.model_copy(update={"cache_hit": True}), spent)

@@ -31,6 +31,11 @@ def translated(prompt: str, language: Language) -> bool:
     return language != "same" and bool(letters) and _most(letters) not in _scripts_of(language)
 
 
+def is_latin(language: Language) -> bool:
+    """Whether a language is written in Latin letters."""
+    return _scripts_of(language) == _LATIN
+
+
 def foreign(text: str, prompt: str, language: Language) -> tuple[str, ...]:
     """Scripts of a text that it should not have.
 

@@ -127,8 +127,12 @@ class Template:
         self.closing = tuple(closing)
         self.default_system = self._default_system()
 
-    def chat(self, turns: Sequence[Turn], max_tokens: int, ending: Ending = ANSWER) -> Rendered:
+    def chat(self, turns: Sequence[Turn], max_tokens: int, ending: Ending = ANSWER, begun: str = "") -> Rendered:
         """Render turns up to the place where the model begins to generate.
+
+        Args:
+            begun: how the answer begins. It stands after all that the template writes before an answer, an empty think
+                block included, and control tokens in it stay text, as in a message.
 
         Raises:
             ContextLengthExceeded: more than `max_tokens` prompt tokens.
@@ -140,11 +144,13 @@ class Template:
                 "the model has no chat template, so it can only continue a text: send generate with a prompt, or serve "
                 "an instruct model"
             )
-        contents = [*(turn.content for turn in turns), ""]
+        contents = [*(turn.content for turn in turns), begun]
         self._check_characters(sum(map(len, contents)), max_tokens)
         # The frame of a long conversation is large, and seldom needed again.
         render = self._frame if len(turns) <= MAX_KEPT_TURNS else self._render_frame
         frame = render(tuple(turn.role for turn in turns), ending)
+        if begun:
+            frame = (*frame[:-1], _without_open_thoughts(frame[-1]))
         # The text between two control tokens of the frame is encoded as one run: white space at the start of a caller's
         # text then merges with the frame's, as in the reference rendering of the whole template.
         controls: list[int] = []
@@ -161,9 +167,9 @@ class Template:
         token_ids = first + [id_ for control, run in zip(controls, others, strict=True) for id_ in (control, *run)]
         text = "".join(part + content for part, content in zip(frame, contents, strict=True))
         end_ids = () if self.end_id is None else (self.end_id,)
-        return _rendered(
-            text, Prompt((*token_ids,), b"", end_ids, self._thought(text, asked=ending.thinks)), max_tokens
-        )
+        # An answer that has begun is no thought, whatever its text holds.
+        thought = None if begun else self._thought(text, asked=ending.thinks)
+        return _rendered(text, Prompt((*token_ids,), b"", end_ids, thought), max_tokens)
 
     def raw(self, text: str, max_tokens: int, *, special_tokens: bool = False) -> Rendered:
         """Encode text without a template; control tokens in it are encoded as text unless `special_tokens` is set.
@@ -296,6 +302,12 @@ def joined(first: Rendered, second: Rendered) -> Rendered:
     """Two that were encoded apart, one after the other, as the first's prompt goes on."""
     token_ids = (*first.prompt.token_ids, *second.prompt.token_ids)
     return Rendered(first.text + second.text, replace(first.prompt, token_ids=token_ids), _sha256(token_ids))
+
+
+def _without_open_thoughts(end: str) -> str:
+    """The end of a frame, with its think block closed where it leaves one open: the answer has begun."""
+    opened = end.rstrip()
+    return f"{opened}\n\n{Thinking.CLOSE}\n\n" if opened.endswith(Thinking.OPEN) else end
 
 
 def _rendered(text: str, prompt: Prompt, max_tokens: int) -> Rendered:

@@ -152,13 +152,13 @@ class Core:
             return (Message(role="system", content=self.default_system), *messages)
         return messages
 
-    def conversation(self, request: TextRequest, messages: Sequence[Message]) -> Encode:
-        """Encodes messages through the model's template."""
+    def conversation(self, request: TextRequest, messages: Sequence[Message], begun: str = "") -> Encode:
+        """Encodes messages through the model's template. `begun`: how the answer to them begins."""
         turns = [Turn(message.role, message.content) for message in messages]
         ending = Ending(continues=request.continue_final_message, thinks=bool(request.enable_thinking))
-        return lambda room: self.template.chat(turns, room, ending)
+        return lambda room: self.template.chat(turns, room, ending, begun)
 
-    def _truncated(self, request: TextRequest, messages: tuple[Message, ...], most: int) -> Kept:
+    def _truncated(self, request: TextRequest, messages: tuple[Message, ...], most: int, begun: str) -> Kept:
         """The conversation without the turns for which there is no room beside the answer."""
         context = self.engine.max_model_len
         # An answer of the default length may take half of a short context.
@@ -167,7 +167,7 @@ class Core:
             messages,
             context - answer,
             most,
-            lambda kept, room: self.conversation(request, kept)(room),
+            lambda kept, room: self.conversation(request, kept, begun)(room),
             self.template.count,
         )
 
@@ -180,6 +180,7 @@ class Core:
         field: str,
         until: float | None,
         sampling: Callable[[int], Sampling] | None = None,
+        begun: str = "",
     ) -> Prepared:
         """Render, encode and fit to the context, in a thread: a long prompt takes a while, and other jobs go on.
 
@@ -187,26 +188,34 @@ class Core:
             field: the request's field that holds the prompt, for errors.
             until: the deadline, on the engine's clock.
             sampling: from the completion tokens that the context leaves; the request's own where None.
+            begun: how the answer begins; `encode` has it too.
 
         Raises:
             ContextLengthExceeded: the prompt does not fit.
             DeadlineExceeded: it was not ready at the deadline. Encoding cannot be interrupted, and ends unread.
             Unsupported: it has messages, and the model has no chat template.
         """
-        kept = await self.rendered(request, messages, encode, field=field, until=until)
+        kept = await self.rendered(request, messages, encode, field=field, until=until, begun=begun)
         room = self.engine.max_model_len - len(kept.rendered.prompt.token_ids)
         applied = partial(self.sampling, request) if sampling is None else sampling
         return Prepared(kept.messages, kept.rendered, applied(room), kept.truncated_turns)
 
     async def rendered(
-        self, request: TextRequest, messages: tuple[Message, ...], encode: Encode, *, field: str, until: float | None
+        self,
+        request: TextRequest,
+        messages: tuple[Message, ...],
+        encode: Encode,
+        *,
+        field: str,
+        until: float | None,
+        begun: str = "",
     ) -> Kept:
         """The prompt, with its salt; arguments and errors are those of `prepare`."""
         context, sent = self.engine.max_model_len, request.sent_max_tokens
         most, truncated_turns = context - (sent or 1), None
         try:
             if request.truncate_history:
-                kept = await self.encoding.run_until(until, self._truncated, request, messages, most)
+                kept = await self.encoding.run_until(until, self._truncated, request, messages, most, begun)
                 truncated_turns = len(messages) - len(kept.messages)
                 messages, rendered = kept.messages, kept.rendered
             else:

@@ -1,13 +1,17 @@
 """enhance: a prompt rewritten by the caller's own messages, or by those of a pack's entry."""
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import TypedDict
 
 from handler.api.enhance import (
+    CandidateReply,
     Degraded,
     Enhanced,
     EnhanceEcho,
     EnhanceReply,
     EnhanceRequest,
+    Quality,
     Variant,
     WorkerOptimizations,
 )
@@ -26,16 +30,29 @@ from handler.operations.core import Core, Prepared, deadline
 
 def enhance(core: Core, request: EnhanceRequest) -> AsyncGenerator[Piece | Reply, None]:
     """Yield the text as it comes where it is the answer as it comes; then the reply."""
+    if request.candidate is not None:
+        return _candidate(core, request, request.candidate)
     if not request.is_plain:
         return _judged(core, request)
     messages = core.with_default_system(_own_messages(request))
 
     def reply(prepared: Prepared, text: str, run: Run) -> EnhanceReply:
-        result = Enhanced(enhanced_prompt=text, enhancement_source="edge_function", cache_hit=False)
-        return _reply(request, None, result, run)
+        unchanged = "unchanged" if text.strip() == request.original_prompt.strip() else None
+        result = Enhanced(enhanced_prompt=text, enhancement_source="edge_function", cache_hit=False, reason=unchanged)
+        return EnhanceReply(**_fields_of(request, None, result, caching=False), run=run)
 
     encode = core.conversation(request, messages)
     return core.answer(request, messages, encode, field=_field(request), reply=reply)
+
+
+async def _candidate(core: Core, request: EnhanceRequest, text: str) -> AsyncGenerator[Piece | Reply, None]:
+    """Yield the reply to a text that the request brought. Neither the model nor the engine's queue is asked."""
+    began = core.clock()
+    until = deadline(request, began)
+    brief = await core.enhancer.brief(request, until)
+    result = await core.enhancer.candidate(brief, text, until)
+    fields = _fields_of(request, brief, result, caching=False)
+    yield CandidateReply(**fields, processing_time=round(core.clock() - began, 4))
 
 
 async def _judged(core: Core, request: EnhanceRequest) -> AsyncGenerator[Piece | Reply, None]:
@@ -85,22 +102,34 @@ def _field(request: EnhanceRequest) -> str:
 async def _prepare(core: Core, request: EnhanceRequest, brief: Brief, until: float | None) -> Prepared:
     found = brief.found if brief.by_pack else None
     messages = core.with_default_system(_own_messages(request) if found is None else briefs.messages(brief, found))
-    return await core.prepare(
+    begun = brief.begun
+    prepared = await core.prepare(
         request,
         messages,
-        core.conversation(request, messages),
+        core.conversation(request, messages, begun),
         field=_field(request),
         until=until,
         sampling=lambda room: _sampling(core, request, brief, room),
+        begun=begun,
     )
+    if not begun:
+        return prepared
+    return replace(prepared, messages=(*prepared.messages, Message(role="assistant", content=begun)))
 
 
 def _sampling(core: Core, request: EnhanceRequest, brief: Brief, room: int) -> Sampling:
-    """The entry's values where the model reads the entry's messages; what the request sent goes before them."""
+    """The entry's values where the model reads the entry's messages; what the request sent goes before them.
+
+    An answer that was begun ends at its line's end.
+    """
     if brief.found is None or not brief.by_pack:
-        return core.sampling(request, room)
-    entry = briefs.sampling(brief, brief.found)
-    return core.sampled(request, entry, entry.max_tokens, room)
+        applied = core.sampling(request, room)
+    else:
+        entry = briefs.sampling(brief, brief.found)
+        applied = core.sampled(request, entry, entry.max_tokens, room)
+    if brief.mode != "extend" or "\n" in applied.stop:
+        return applied
+    return applied.model_copy(update={"stop": (*applied.stop, "\n")})
 
 
 def _enhance_reply(
@@ -112,24 +141,32 @@ def _enhance_reply(
     truncated_turns: int | None = None,
 ) -> EnhanceReply:
     run = core.run(spent_on_all(answers), core.clock() - began, truncated_turns=truncated_turns)
-    variants = tuple(_variant(answer) for answer in answers) if request.n > 1 else None
-    return _reply(request, brief, best(answers).enhanced, run, variants)
+    caching = request.cache_use(run.sampling.temperature) != "off"
+    fields = _fields_of(request, brief, best(answers).enhanced, caching=caching)
+    return EnhanceReply(**fields, variants=_variants(request, answers), run=run)
 
 
-def _reply(
-    request: EnhanceRequest,
-    brief: Brief | None,
-    result: Enhanced,
-    run: Run,
-    variants: tuple[Variant, ...] | None = None,
-) -> EnhanceReply:
+class _Fields(TypedDict):
+    """The fields that a reply has with a run of the model and without one."""
+
+    success: bool
+    original_prompt: str
+    enhanced: Enhanced
+    negative_prompt: str | None
+    job_type: str | None
+    quality: Quality | None
+    worker_optimizations: WorkerOptimizations
+    echo: EnhanceEcho
+
+
+def _fields_of(request: EnhanceRequest, brief: Brief | None, result: Enhanced, *, caching: bool) -> _Fields:
     """`brief` is None where the model's text is the answer, as it comes."""
     found = None if brief is None else brief.found
     entry = None if found is None else found.entry
     negative_prompt = request.negative_prompt
     if negative_prompt is None and entry is not None and brief is not None and brief.by_pack:
         negative_prompt = entry.negative_prompt
-    return EnhanceReply(
+    return _Fields(
         success=result.error is None,
         original_prompt=request.original_prompt,
         enhanced=result,
@@ -137,14 +174,25 @@ def _reply(
         job_type=None if found is None else found.name,
         quality=request.quality if entry is None or entry.quality is None else entry.quality,
         worker_optimizations=WorkerOptimizations(
-            caching=request.cache_use != "off",
+            caching=caching,
             post_processing=brief is not None and brief.may_change_the_answer,
-            fallback_ready=request.falls_back,
+            fallback_ready=request.candidate is None and request.falls_back,
         ),
-        variants=variants,
         echo=EnhanceEcho.of(request),
-        run=run,
     )
+
+
+def _variants(request: EnhanceRequest, answers: tuple[Rewritten, ...]) -> tuple[Variant, ...] | None:
+    """All `n` variants; those that were not run, as their draws cannot differ, are the first one again."""
+    if request.n == 1:
+        return None
+    variants = tuple(_variant(answer) for answer in answers)
+    first = variants[0]
+    again = (
+        first.model_copy(update={"cache_hit": True, "seed": (first.seed + index) % 2**63, "same_as": 0})
+        for index in range(len(variants), request.n)
+    )
+    return (*variants, *again)
 
 
 def _variant(answer: Rewritten) -> Variant:
@@ -158,6 +206,7 @@ def _variant(answer: Rewritten) -> Variant:
         wan_optimizations=result.wan_optimizations,
         enhancement=result.enhancement,
         degraded=result.degraded,
+        reason=result.reason,
         error=result.error,
         seed=answer.spent.sampling.seed,
     )

@@ -435,7 +435,7 @@ LONG = "a" * (MAX_PROMPT + 1)
             for check in (
                 {"protect": ["a"]},
                 {"target": {"encoder": "clip", "max_tokens": 75}},
-                {"mode": "append"},
+                {"mode": "extend"},
                 {"language": "en"},
                 {"cache": "use"},
                 {"fallback": "original"},
@@ -486,12 +486,13 @@ def test_original_prompt_is_another_name_of_prompt() -> None:
 def test_a_pack_of_the_request_is_looked_at_whoever_brings_the_messages() -> None:
     request = parse({**ENHANCE, "system_prompt": "x", "pack": {"a": 1}, "quality": "fast", "target_model": "sdxl"})
     assert isinstance(request, EnhanceRequest)
-    assert (request.brings_messages, request.names_entry, request.cache_use, request.falls_back) == (
+    assert (request.brings_messages, request.names_entry, request.cache_use(0), request.falls_back) == (
         True, True, "off", False,
     )  # fmt: skip
     packs = parse(ENHANCE)
     assert isinstance(packs, EnhanceRequest)
-    assert (packs.brings_messages, packs.cache_use, packs.falls_back) == (False, "use", True)
+    assert (packs.brings_messages, packs.falls_back) == (False, True)
+    assert [packs.cache_use(temperature) for temperature in (0, 0.7)] == ["use", "off"]
 
 
 @pytest.mark.parametrize("kind", REQUESTS.values())

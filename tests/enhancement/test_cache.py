@@ -53,7 +53,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "budget": {"brief": a_brief("a fox", target={"encoder": "clip", "max_tokens": 74})},
     "encoder": {"brief": a_brief("a fox", target={"encoder": "t5", "max_tokens": 75})},
     "language": {"brief": a_brief("a fox", language="en")},
-    "mode": {"brief": a_brief("a fox", mode="append")},
+    "mode": {"brief": a_brief("a fox", mode="extend")},
     "protect": {"brief": a_brief("a fox", protect=["fox"])},
     "rendered": {"rendered": Rendered("a  fox", Prompt((1, 2)), "00")},
     "token ids": {"rendered": Rendered("a fox", Prompt((1, 3)), "01")},
@@ -194,3 +194,23 @@ def test_an_owner_finds_and_clears_its_own_answers_alone() -> None:
         assert ask(cache, "k", owner=owner) == ("k", False)
     assert cache.clear("a") == 1
     assert [ask(cache, "k", owner=owner)[1] for owner in ("b", None, "a")] == [True, True, False]
+
+
+def test_an_answer_that_was_shared_is_the_own_one_of_the_first_who_gets_it() -> None:
+    async def crowd(leader_leaves: bool) -> list[bool]:
+        cache: Cache[str] = Cache()
+        began = asyncio.Event()
+
+        async def make() -> str:
+            began.set()
+            await asyncio.sleep(0.01)
+            return "answer"
+
+        asked = [asyncio.ensure_future(cache.get("k", make, use="use", keep=lambda _: True)) for _ in range(4)]
+        await began.wait()
+        if leader_leaves:
+            asked.pop(0).cancel()
+        return [shared for _, shared in await asyncio.gather(*asked)]
+
+    assert asyncio.run(crowd(leader_leaves=False)) == [False, True, True, True]
+    assert asyncio.run(crowd(leader_leaves=True)) == [False, True, True]

@@ -24,6 +24,7 @@ from tests.support.rewriting import (
     PROMPT,
     Line,
     by_pack,
+    by_template,
     code_of,
     failed,
     run,
@@ -59,24 +60,38 @@ def test_the_cache_answers_the_same_question_at_no_cost_and_info_empties_it(line
     assert by_pack(operations).enhanced.cache_hit is False
 
 
-def test_without_a_seed_the_first_draw_is_kept_and_its_seed_told(line: Line) -> None:
+def test_without_a_seed_every_request_is_drawn_anew_unless_it_asks_for_the_cache(line: Line) -> None:
     model = wide()
     operations = Operations(replace(line(model).core, draw_seed=count(11).__next__))
-    replies = [run(operations, prompt=PROMPT, job_type="universal") for _ in range(2)]
+    anew = [run(operations, prompt=PROMPT, job_type="universal") for _ in range(2)]
+    assert [reply.enhanced.cache_hit for reply in anew] == [False, False]
+    assert [reply.run.sampling.seed for reply in anew] == [sampling.seed for sampling in model.asked]
+    assert model.asked[0].seed != model.asked[1].seed
+    assert not any(reply.worker_optimizations.caching for reply in anew)
+    kept = [run(operations, prompt=PROMPT, job_type="universal", cache="use") for _ in range(2)]
+    assert [reply.enhanced.cache_hit for reply in kept] == [False, True]
+    assert [reply.run.sampling.seed for reply in kept] == [model.asked[2].seed] * 2
+    assert all(reply.worker_optimizations.caching for reply in kept)
+
+
+@pytest.mark.parametrize("fields", [{"seed": 7}, {"temperature": 0}], ids=["a seed", "greedy"])
+def test_a_request_whose_answer_can_come_again_uses_the_cache(line: Line, fields: dict[str, Any]) -> None:
+    operations = line(wide())
+    replies = [run(operations, prompt=PROMPT, job_type="universal", **fields) for _ in range(2)]
     assert [reply.enhanced.cache_hit for reply in replies] == [False, True]
-    assert [reply.run.sampling.seed for reply in replies] == [model.asked[0].seed] * 2
+    assert all(reply.worker_optimizations.caching for reply in replies)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"prompt": PROMPT, "job_type": "sdxl_image_fast"},
+        {"prompt": "a fox", "job_type": "sdxl_image_fast"},
         {"messages": [{"role": "user", "content": PROMPT}], "target": {"encoder": "clip", "max_tokens": 75}},
     ],
     ids=["a soft check failed", "nothing was checked"],
 )
 def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str, Any]) -> None:
-    operations = line(wide(PROMPT))
+    operations = line(wide("a fox, soft light"))
     assert [run(operations, **fields, seed=7, cache="use").enhanced.cache_hit for _ in range(2)] == [False, True]
 
 
@@ -100,7 +115,7 @@ def reweighed() -> dict[str, Any]:
         ({}, {"seed": 8}),
         ({}, {"temperature": 0.5}),
         ({}, {"n": 2}),
-        ({}, {"mode": "append"}),
+        ({}, {"mode": "extend"}),
         ({}, {"protect": ["foxes"]}),
         ({}, {"language": "en"}),
         ({"pack": pack_json()}, {"pack": reweighed()}),
@@ -131,8 +146,8 @@ def test_the_answer_to_the_callers_own_messages_is_kept_where_asked_alone(line: 
 
 def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:
     operations = line(wide())
-    cut = {"max_tokens": 5, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}}
-    replies = [by_pack(operations, **cut) for _ in range(2)]
+    cut = {"max_tokens": 5, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}, "cache": "use"}
+    replies = [by_template(operations, prompt="two red foxes", **cut) for _ in range(2)]
     assert [(failed(reply), reply.enhanced.cache_hit) for reply in replies] == [(["complete"], False)] * 2
 
 
@@ -152,23 +167,45 @@ def test_an_answer_that_a_deadline_cut_is_not_kept_and_a_bad_one_not_asked_for_a
     assert len(model.asked) == 1
 
 
-def test_sixty_four_equal_requests_in_flight_make_one_generation(line: Line) -> None:
-    model = wide(step_s=0.01)
-    operations = line(model)
-    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast"})
+def crowd(operations: Operations, **fields: Any) -> list[EnhanceReply]:
+    """The replies to 64 equal requests that come at once."""
+    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast", **fields})
 
-    async def crowd() -> list[Reply | Piece]:
+    async def gather() -> list[Reply | Piece]:
         return await asyncio.gather(*(anext(operations.run(request)) for _ in range(64)))
 
-    replies = asyncio.run(crowd())
+    return [reply for reply in asyncio.run(gather()) if isinstance(reply, EnhanceReply)]
+
+
+def test_sixty_four_equal_requests_in_flight_make_one_generation_and_one_of_them_pays(line: Line) -> None:
+    model = wide(step_s=0.01)
+    replies = crowd(line(model), seed=7)
     assert len(model.asked) == 1
-    assert {reply.enhanced.enhanced_prompt for reply in replies if isinstance(reply, EnhanceReply)} == {GOOD}
+    assert [reply.enhanced.enhanced_prompt for reply in replies] == [GOOD] * 64
+    assert sorted(reply.enhanced.cache_hit for reply in replies) == [False] + [True] * 63
+    for reply in replies:
+        assert (reply.run.usage.total_tokens == 0) is reply.enhanced.cache_hit
+        assert (reply.run.generation_time == 0) is reply.enhanced.cache_hit
+
+
+def test_a_fault_that_was_shared_in_flight_costs_one_of_them_alone(line: Line) -> None:
+    model = wide("... " * 30, step_s=0.01)
+    replies = crowd(line(model), seed=7, mode="rewrite")
+    assert (len(model.asked), {code_of(reply) for reply in replies}) == (2, {"empty"})
+    assert sum(reply.run.usage.total_tokens > 0 for reply in replies) == 1
+
+
+def test_equal_requests_in_flight_share_nothing_where_the_cache_is_off(line: Line) -> None:
+    model = wide(step_s=0.001)
+    replies = crowd(line(model))
+    assert len(model.asked) == 64
+    assert not any(reply.enhanced.cache_hit for reply in replies)
 
 
 def test_a_crowds_generation_goes_on_until_its_last_member_leaves(line: Line) -> None:
     model = wide(step_s=0.02)
     operations = line(model)
-    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast"})
+    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": "sdxl_image_fast", "seed": 7})
 
     async def leave() -> bool:
         crowd = [asyncio.ensure_future(_first(operations, request)) for _ in range(3)]

@@ -66,7 +66,7 @@ def test_nothing_in_a_reply_is_null_but_what_was_sent_so(line: Line) -> None:
 
 
 def test_the_enhancement_has_its_facts_under_one_name(line: Line) -> None:
-    by_entry: Any = to_wire(by_pack(line(wide("a fox, oil painting")), prompt="a fox, rain"))["enhancement"]
+    by_entry: Any = to_wire(by_template(line(wide("a fox, oil painting")), prompt="a fox, rain"))["enhancement"]
     assert set(by_entry) == {"pack", "budget", "score", "retries", "repairs", "failed_checks"}
     assert set(by_entry["budget"]) >= {"tokens", "max_tokens", "input_over_budget", "trimmed"}
     assert set(by_entry["failed_checks"]) == {"words_kept", "coverage", "added_style"}
@@ -98,15 +98,18 @@ def test_an_enhance_that_failed_wholly_says_so_with_the_original_prompt(line: Li
         ({**PLAIN, "cache": "use"}, True, False, False),
         ({**PLAIN, "cache": "refresh"}, True, False, False),
         ({**PLAIN, "fallback": "original"}, False, False, True),
-        ({**PLAIN, "mode": "append"}, False, True, False),
+        ({**PLAIN, "mode": "extend"}, False, True, False),
         ({**PLAIN, "protect": ["red"]}, False, True, False),
         ({**PLAIN, "target": CLIP}, False, False, False),
         ({**PLAIN, "target": {**CLIP, "fit": True}}, False, True, False),
         ({**PLAIN, "job_type": "universal"}, False, True, False),
         ({**PLAIN, "job_type": "universal", "target": {**CLIP, "fit": False}}, False, False, False),
-        (ENTRY, True, True, True),
-        ({**ENTRY, "cache": "off"}, False, True, True),
-        ({**ENTRY, "fallback": "error"}, True, True, False),
+        (ENTRY, False, True, True),
+        ({**ENTRY, "cache": "use"}, True, True, True),
+        ({**ENTRY, "seed": 7}, True, True, True),
+        ({**ENTRY, "temperature": 0}, True, True, True),
+        ({**ENTRY, "temperature": 0, "cache": "off"}, False, True, True),
+        ({**ENTRY, "fallback": "error"}, False, True, False),
     ],
 )
 def test_worker_optimizations_are_true_where_they_were_in_force(

@@ -28,7 +28,7 @@ SERIAL = count()
 
 def enhanced(prompt: str, answer: str, pack: dict[str, Any] | None = None, **fields: Any) -> Work:
     """Everything that is done with a prompt and its answer, beside asking the model."""
-    mode: Mode = "append" if fields.pop("append", False) else "rewrite"
+    mode: Mode = "extend" if fields.pop("extend", False) else "rewrite"
     fields = {"job_type": "sdxl_image_fast", "mode": mode, **fields}
     # Not through the door, which refuses such lengths.
     request = EnhanceRequest.model_construct(
@@ -121,7 +121,7 @@ INPUTS: dict[str, Callable[[int], Work]] = {
     "clauses of one letter, none of them the user's": lambda n: enhanced(
         "qq" * 20_000 * n,
         ", ".join(f"{index % 100}{chr(97 + index // 100 % 26)}" for index in range(400 * n)),
-        append=True,
+        extend=True,
     ),
     "words over the budget": lambda n: enhanced(
         "1 a " * 100 * n, "1 a " * 100 * n, protect=("1",), target=Target(encoder="qwen", max_tokens=5)

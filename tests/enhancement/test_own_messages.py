@@ -169,7 +169,7 @@ def test_an_error_on_own_messages_never_ends_in_the_packs_composition(line: Line
 
 
 def test_what_is_asked_for_beside_an_entry_is_done(line: Line) -> None:
-    appended = by_template(line(wide("Deep snow, soft light")), mode="append")
+    appended = by_template(line(wide("Deep snow, soft light")), mode="extend")
     assert appended.enhanced.enhanced_prompt == f"{PROMPT}, Deep snow, soft light"
     protected = by_template(line(wide("a fox in deep snow")), protect=["ohwx"])
     assert "ohwx" in protected.enhanced.enhanced_prompt
@@ -179,7 +179,7 @@ def test_what_is_asked_for_beside_an_entry_is_done(line: Line) -> None:
 
 def test_an_entrys_own_mode_language_and_negative_prompt_are_for_its_own_messages(line: Line) -> None:
     value = pack_json()
-    value["entries"]["sdxl_image_fast"] |= {"mode": "append", "language": "zh", "negative_prompt": "text"}
+    value["entries"]["sdxl_image_fast"] |= {"mode": "extend", "language": "zh", "negative_prompt": "text"}
     reply = by_template(line(wide("a fox in deep snow")), pack=value)
     assert (reply.enhanced.enhanced_prompt, reply.negative_prompt) == ("a fox in deep snow", None)
     assert "language" not in judged(reply).failed_checks

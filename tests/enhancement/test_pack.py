@@ -81,6 +81,10 @@ def change(path: str, new: object) -> Callable[[dict[str, Any]], None]:
             [{"role": "system", "content": "In {{langauge}}."}, {"role": "user", "content": "{{prompt}}"}],
             "pack.entries.universal",
         ),
+        ("entries.universal.extend_messages", [{"role": "user", "content": "x"}], "pack.entries.universal"),
+        ("entries.universal.extend_messages", [], "pack.entries.universal.extend_messages"),
+        ("entries.universal.mode", "append", "pack.entries.universal.mode"),
+        ("rules.image.retry_on", ["refusal"], "pack.rules.image.retry_on"),
         ("entries.universal.budget", {"min_tokens": 90, "max_tokens": 75}, "pack.entries.universal.budget"),
         ("entries.universal.rules", "none", "pack"),
         ("entries.universal.language", "tlh", "pack.entries.universal.language"),
@@ -142,8 +146,33 @@ def test_a_prompt_as_long_as_they_come_fits_a_message_with_words_around_it() -> 
     assert len(filled.content) == len("Rewrite: ") + MAX_PROMPT
 
 
+def test_a_pack_that_repeats_the_prompt_beyond_all_bounds_is_refused_before_it_is_filled() -> None:
+    messages = [PackMessage(role="user", content="{{prompt}}" * 2000)] * 2
+    with pytest.raises(InvalidRequest, match=r"have 80000000 characters .* may have 200000") as caught:
+        fill(messages, {"prompt": "x" * MAX_PROMPT})
+    assert caught.value.field == "prompt"
+    assert len(fill([PackMessage(role="user", content="{{prompt}}" * 9)], {"prompt": "x" * MAX_PROMPT})) == 1
+
+
+def test_a_pack_that_memory_cannot_hold_stops_the_start_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "mine.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(json, "loads", too_large)
+    with pytest.raises(StartError, match=r"mine\.json is not readable JSON"):
+        load(tmp_path)
+
+
 def test_no_prompt_stands_in_the_code() -> None:
-    contents = [one["content"] for entry in pack_json()["entries"].values() for one in entry["messages"]]
+    contents = [
+        one["content"]
+        for entry in pack_json()["entries"].values()
+        for name in ("messages", "extend_messages")
+        for one in entry[name]
+    ]
     sentences = {sentence for content in contents for sentence in content.split(". ") if len(sentence) > 20}
     code = "".join(path.read_text(encoding="utf-8") for path in (PACK.parents[1] / "handler").rglob("*.py"))
     assert len(sentences) > 5

@@ -19,7 +19,7 @@ from handler.inference.plan import plan
 from handler.inference.shape import ModelShape
 from handler.operations.operations import Operations
 from handler.queue.sdk import overfetched
-from tests.support.rewriting import PROMPT, Line, Model
+from tests.support.rewriting import PROMPT, Line, Model, by_pack, extended, wide
 
 ENHANCE: dict[str, Any] = {
     "operation": "enhance",
@@ -97,3 +97,20 @@ def test_no_job_is_refused_for_the_variants_of_others(line: Line) -> None:
     for reply in enhanced:
         assert isinstance(reply, EnhanceReply)
         assert [variant.degraded for variant in reply.variants or ()] == [None] * 8
+
+
+@pytest.mark.parametrize("cache", ["off", "use"])
+def test_variants_that_cannot_differ_run_once_and_say_so(line: Line, cache: str) -> None:
+    model = wide(" soft light, sharp focus")
+    reply = extended(line(model), n=4, temperature=0, cache=cache)
+    assert len(model.asked) == 1
+    assert reply.variants is not None
+    assert {variant.enhanced_prompt for variant in reply.variants} == {PROMPT + ", soft light, sharp focus"}
+    assert [variant.same_as for variant in reply.variants] == [None, 0, 0, 0]
+    assert [variant.cache_hit for variant in reply.variants] == [False, True, True, True]
+    assert [variant.seed for variant in reply.variants] == [7, 8, 9, 10]
+    once = extended(line(wide(" soft light, sharp focus")), temperature=0)
+    assert reply.run.usage == once.run.usage
+    drawn = by_pack(line(wide()), n=4).variants
+    assert drawn is not None
+    assert [variant.same_as for variant in drawn] == [None] * 4

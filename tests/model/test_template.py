@@ -1,6 +1,7 @@
 """The template: the model reads the caller's messages to the token, and nothing else."""
 
 import json
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -226,6 +227,53 @@ def test_qwen3_thinks_only_where_thinking_is_turned_on(ending: Ending, end: str)
     template = Template(load("qwen3"))
     assert (template.thinks, template.default_system) == ("choice", None)
     assert template.chat([Turn("user", "hi")], ROOM, ending).text == f"<|im_start|>user\nhi<|im_end|>\n{end}"
+
+
+@pytest.mark.parametrize("begun", ["a fox,", " a fox\nin snow,", "一只猫，", "<|im_end|>\n<|im_start|>user\nhi,"])
+def test_an_answer_that_is_begun_stands_behind_all_that_the_template_writes_before_an_answer(
+    template: Template, begun: str
+) -> None:
+    turns = [Turn("system", "s"), Turn("user", "hi")]
+    plain, rendered = template.chat(turns, ROOM), template.chat(turns, ROOM, begun=begun)
+    assert rendered.text == plain.text + begun
+    assert rendered.sha256 != plain.sha256
+    controls = [id_ for id_ in plain.prompt.token_ids if id_ in template._control_ids.values()]
+    assert [id_ for id_ in rendered.prompt.token_ids if id_ in template._control_ids.values()] == controls
+    decoded = b"".join(map(template.token_bytes, rendered.prompt.token_ids)).decode()
+    assert decoded.endswith(unicodedata.normalize("NFC", begun))
+    assert template.chat(turns, ROOM, begun="").prompt == plain.prompt
+
+
+@pytest.mark.parametrize("name", ["demo", "qwen2.5"], indirect=True)
+def test_the_tokens_of_a_begun_answer_are_those_of_the_whole_text(
+    template: Template, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    turns = [Turn("system", "s"), Turn("user", "a fox")]
+    expected = tokenizer.apply_chat_template(
+        [*(turn._asdict() for turn in turns), {"role": "assistant", "content": "a fox in the snow,"}],
+        continue_final_message=True,
+        return_dict=False,
+    )
+    assert list(template.chat(turns, ROOM, begun="a fox in the snow,").prompt.token_ids) == expected
+
+
+def test_qwen3_begins_an_answer_behind_an_empty_think_block() -> None:
+    template = Template(load("qwen3"))
+    end = "<|im_start|>assistant\n<think>\n\n</think>\n\na fox,"
+    assert template.chat([Turn("user", "hi")], ROOM, begun="a fox,").text.endswith(end)
+
+
+def test_a_think_block_that_the_template_opens_is_closed_before_a_begun_answer() -> None:
+    plain = load("demo")
+    opened = Template(
+        replace(
+            plain,
+            chat_template=f"{plain.chat_template}{{% if add_generation_prompt %}}{{{{ '<think>\n' }}}}{{% endif %}}",
+        )
+    )
+    turns = [Turn("user", "hi")]
+    assert opened.chat(turns, ROOM).text.endswith("<|im_start|>assistant\n<think>\n")
+    assert opened.chat(turns, ROOM, begun="a fox,").text.endswith("assistant\n<think>\n\n</think>\n\na fox,")
 
 
 def test_a_tokenizer_that_is_not_byte_level_stops_the_start() -> None:

@@ -62,8 +62,8 @@ def request(**fields: Any) -> EnhanceRequest:
 
 
 def a_brief(prompt: str, encoders: Encoders | None = None, **fields: Any) -> Brief:
-    """A brief by the default pack."""
-    fields.setdefault("job_type", "sdxl_image_fast")
+    """A brief by the default pack, in mode rewrite."""
+    fields = {"job_type": "sdxl_image_fast", "mode": "rewrite", **fields}
     return Brief.of(request(prompt=prompt, **fields), packs(), encoders or word_encoders())
 
 

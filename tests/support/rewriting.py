@@ -34,8 +34,8 @@ BAD_ANSWERS = [
     ("...", "empty"),
     ("I'm sorry, but I can't help with that.", "refusal"),
     ("I’m sorry, I cannot do this", "refusal"),
-    ("Here is a prompt for you", "meta"),
-    ("Here is a prompt for you:", "meta"),
+    ("Here is a prompt for you", "empty"),
+    ("Here is a prompt for you:", "empty"),
     ("雪の中の二匹の赤い狐", "language"),
     ("two red foxes in the snow, no people, 柔和的光", "language"),
 ]
@@ -78,6 +78,12 @@ def run(operations: Operations, **fields: Any) -> EnhanceReply:
 
 
 def by_pack(operations: Operations, **fields: Any) -> EnhanceReply:
+    """In mode rewrite, unless a mode is among the fields."""
+    return run(operations, **{"prompt": PROMPT, "job_type": "sdxl_image_fast", "seed": 7, "mode": "rewrite", **fields})
+
+
+def extended(operations: Operations, **fields: Any) -> EnhanceReply:
+    """In mode extend, which is the default pack's."""
     return run(operations, **{"prompt": PROMPT, "job_type": "sdxl_image_fast", "seed": 7, **fields})
 
 
