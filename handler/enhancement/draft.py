@@ -12,8 +12,8 @@ from handler.enhancement.clauses import SENTENCE_END, join, split
 from handler.enhancement.clean import clean
 from handler.enhancement.pack import Fault
 from handler.enhancement.repair import repaired, without_repetitions
-from handler.enhancement.scripts import foreign
 from handler.enhancement.spans import regions, unbroken
+from handler.enhancement.verdict import verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Draft:
     repairs: tuple[Repair, ...] = ()
     #: it ends where a clause does
     whole: bool = True
+    #: the model's text before it was repaired and fitted; None where the text is not the model's
+    answer: str | None = None
 
 
 def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fault:
@@ -34,19 +36,19 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
     """
     text, repairs, whole = answer, tuple[Repair, ...](), finish_reason == "stop"
     if brief.by_pack:
-        text, fault = clean(answer, brief.prompt, brief.words)
-        if fault is not None:
+        text = clean(answer, brief.prompt, brief.words)
+        if (fault := verdict(brief, text)) is not None:
             return fault
     if not whole and brief.fit:
         text, whole = _without_unfinished_clause(brief, text)
-    if brief.by_pack and brief.language is not None and foreign(text, brief.prompt, brief.language):
-        return "language"
+    said = text
     if brief.repair:
         text, repairs = repaired(brief, text)
     made = _fitted(brief, text)
     if brief.by_pack and not made.text:
         return "empty"
-    return replace(made, repairs=repairs, whole=whole)
+    answer = None if brief.mode == "append" else said
+    return replace(made, repairs=repairs, whole=whole, answer=answer)
 
 
 def over_budget(brief: Brief) -> Draft:

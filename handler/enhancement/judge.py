@@ -13,10 +13,12 @@ from handler.api.enhance import (
     Source,
     WanOptimizations,
 )
+from handler.enhancement import scripts
 from handler.enhancement.brief import Brief
 from handler.enhancement.checks import Candidate, check
 from handler.enhancement.draft import Draft
 from handler.enhancement.score import score
+from handler.enhancement.verdict import verdict
 from handler.enhancement.vocabulary import has_word_of
 
 
@@ -29,7 +31,7 @@ def judged(
     checks = check(candidate) if brief.is_checked else None
     quality_score, scored = None, None
     if brief.found is not None and checks is not None:
-        quality_score, scored = _score(brief, candidate, checks)
+        quality_score, scored = _score(brief, draft, candidate, checks)
     return Enhanced(
         enhanced_prompt=draft.text,
         enhancement_source="emergency_fallback" if unchanged else source,
@@ -56,10 +58,19 @@ def _candidate(brief: Brief, text: str, *, whole: bool) -> Candidate:
         min_tokens=0 if budget is None else budget.min_tokens,
         max_tokens=None if budget is None else budget.max_tokens,
         whole=whole,
+        # The user's own words have no fault.
+        fault=None if text == brief.prompt else verdict(brief, text, begun=brief.mode == "append"),
+        translated=brief.language is not None and scripts.translated(brief.prompt, brief.language),
     )
 
 
-def _score(brief: Brief, candidate: Candidate, checks: Mapping[str, Check]) -> tuple[float, Score]:
+def _score(brief: Brief, draft: Draft, candidate: Candidate, checks: Mapping[str, Check]) -> tuple[float, Score]:
+    """The score of the text before its repairs, beside that of the prompt; `checks` are those of the result."""
+    if draft.answer is not None and draft.answer != draft.text:
+        candidate = _candidate(brief, draft.answer, whole=draft.whole)
+        # Fitting has mended these, and no repair did.
+        mended = {name: one for name, one in checks.items() if name in ("budget", "complete")}
+        checks = check(candidate) | mended
     value, parts = score(candidate, checks)
     original = _candidate(brief, brief.prompt, whole=True)
     score_original, _ = score(original, check(original))

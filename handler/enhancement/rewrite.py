@@ -225,8 +225,13 @@ def fallback(brief: Brief, spent: Spent, degraded: Degraded) -> Rewritten:
 _FAULTS: Mapping[Fault, str] = {
     "empty": "it holds no word",
     "refusal": "it is a refusal",
-    "meta": "it announces a prompt that does not follow",
+    "question": "it speaks to its reader: a question, an offer or a remark",
+    "echo": "it repeats what the model was asked with",
+    "loop": "it repeats itself",
+    "unchanged": "it adds nothing to the prompt",
+    "off_subject": "it is about another subject",
     "language": "it is in another language",
+    "low_score": "it scores no better than the prompt",
 }
 
 

@@ -1,0 +1,113 @@
+"""The content of a text: the words that carry it, and which of them belong together. Pure; knows no fault."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from handler.enhancement.phrases import folded
+from handler.pool import check_stop
+
+#: letters of scripts that are written without spaces: Han, then katakana
+_HAN, _KATAKANA = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff", "\u30a0-\u30ff"
+#: a run of Han, a run of katakana, a word of any other script; hiragana is grammar for the most part, and is left out
+_WORD = re.compile(
+    rf"(?P<han>[{_HAN}]++)|(?P<katakana>[{_KATAKANA}]++)|(?P<word>[^\W_{_HAN}{_KATAKANA}\u3040-\u309f]++)"
+    r"|(?P<end>[,;:.!?…，、；：。！？\n]++)"
+)
+_ACCENTS = re.compile("[\u0300-\u036f]++")
+#: first letters of a word that tell it from others; endings differ with number and case
+_STEM = 5
+#: words that may stand between two that belong together, where a rewrite puts adjectives in
+_BETWEEN = 2
+#: words that are searched inside of other words, at most: snow in snowfield, Schnee in Pulverschnee
+_SEARCHED = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a text is about."""
+
+    #: words by their first letters, characters of Han in twos
+    words: frozenset[str]
+    #: two words that stand side by side, as a colour and its thing do; three characters of Han in a row
+    pairs: frozenset[tuple[str, str]]
+    #: what `words` and `pairs` of another text are looked for in: single characters too, and words that are near
+    searched: frozenset[str] = field(repr=False)
+    near: frozenset[tuple[str, str]] = field(repr=False)
+
+    def kept_by(self, other: "Content") -> float:
+        """The share of its words that another text has, 0 to 1; 1 where it has none itself."""
+        return len(self.words & other.searched) / len(self.words) if self.words else 1.0
+
+    def bound_in(self, other: "Content") -> float:
+        """The share of its pairs that another text has in the same order, 0 to 1; 1 where it has none itself."""
+        return len(self.pairs & other.near) / len(self.pairs) if self.pairs else 1.0
+
+    def is_inside(self, text: str) -> bool:
+        """Whether a text has one of the words inside of another word."""
+        whole = without_marks(text)
+        return any(word in whole for word in sorted(self.words)[:_SEARCHED])
+
+
+def content(text: str, small: Set[str] = frozenset()) -> Content:
+    """The content of a text. `small`: words and characters without content, as `casefold` makes them."""
+    words: set[str] = set()
+    pairs: set[tuple[str, str]] = set()
+    searched: set[str] = set()
+    near: set[tuple[str, str]] = set()
+    before: list[str] = []  # the last words of this phrase, which a mark or a word without content ends
+    for kind, word in _units(text):
+        check_stop()
+        if kind == "end" or word in small:
+            before = []
+        elif kind == "han":
+            searched.update(word)
+            searched.update(map("".join, pairwise(word)))
+            for run in _runs(word, small):
+                twos = ["".join(pair) for pair in pairwise(run)] or [run]
+                words.update(twos)
+                pairs.update(pairwise(twos))
+            before = []
+        elif len(word) > 2 or word.isdigit() or kind == "katakana":
+            stem = without_marks(word)[:_STEM]
+            words.add(stem)
+            pairs.update((one, stem) for one in before[-1:])
+            near.update((one, stem) for one in before)
+            before = [*before[-_BETWEEN:], stem]
+    return Content(frozenset(words), frozenset(pairs), frozenset(searched | words), frozenset(near | pairs))
+
+
+def without_marks(text: str) -> str:
+    """The text without accents and the difference of case."""
+    if text.isascii():
+        return text.lower()
+    return folded(unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text))))
+
+
+def length(text: str) -> float:
+    """How many words a text has; two characters of Han or four of kana count as one."""
+    han = sum("\u3400" <= one <= "\u9fff" for one in text)
+    kana = sum("\u3040" <= one <= "\u30ff" for one in text)
+    return han / 2 + kana / 4 + sum(kind == "word" for kind, _ in _units(text))
+
+
+def _units(text: str) -> Iterator[tuple[str, str]]:
+    """Words and the ends of clauses, with their kind."""
+    for found in _WORD.finditer(folded(text)):
+        assert found.lastgroup is not None
+        yield found.lastgroup, found.group()
+
+
+def _runs(text: str, small: Set[str]) -> Iterator[str]:
+    """The stretches of a run of Han between characters without content."""
+    run: list[str] = []
+    for character in text:
+        if character not in small:
+            run.append(character)
+        elif run:
+            yield "".join(run)
+            run = []
+    if run:
+        yield "".join(run)

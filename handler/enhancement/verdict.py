@@ -1,0 +1,68 @@
+"""Says what is wrong with an answer that is no prompt. Pure; changes no text, and knows nothing of how one is cleaned."""
+
+from dataclasses import replace
+
+from handler.enhancement import scripts
+from handler.enhancement.brief import Brief, messages
+from handler.enhancement.echo import echoes
+from handler.enhancement.loops import loops
+from handler.enhancement.pack import Fault
+from handler.enhancement.subject import adds_nothing, is_another
+from handler.enhancement.talk import talk
+from handler.enhancement.vocabulary import tokens
+from handler.enhancement.wrapping import is_wrapped
+from handler.pool import check_stop
+
+#: stands for the prompt in messages that are compared with an answer; no message has it
+_PROMPT = "\0"
+#: marks of a prompt's end that another mark may take the place of where an answer goes on
+_ENDS = " \t\n.,;:。，；：、"
+
+
+def verdict(brief: Brief, answer: str, *, begun: bool = False) -> Fault | None:
+    """The fault of an answer; None where it is a prompt.
+
+    Args:
+        answer: the text that would be used: cleaned, not yet repaired or fitted.
+        begun: the answer begins with the user's prompt, which the model did not write; only the rest is judged.
+    """
+    prompt, words = brief.prompt, brief.words
+    written = _continuation(answer, prompt) if begun else answer
+    check_stop()
+    if not tokens(written):
+        return "unchanged" if begun else "empty"
+    if _echoes(brief, written):
+        return "echo"
+    said = talk(written, prompt, words)
+    if said == "refusal":
+        return said
+    if brief.language is not None and scripts.foreign(answer, prompt, brief.language):
+        return "language"
+    if said is not None or is_wrapped(written, prompt, words):
+        return "question"
+    translated = brief.language is not None and scripts.translated(prompt, brief.language)
+    if not translated and adds_nothing(written, prompt, words, full=not begun and _is_full(brief)):
+        return "unchanged"
+    if loops(written, prompt):
+        return "loop"
+    rewritten = brief.mode == "rewrite" and not begun and not translated
+    return "off_subject" if rewritten and is_another(written, prompt, words) else None
+
+
+def _continuation(answer: str, prompt: str) -> str:
+    return answer.removeprefix(prompt.strip().rstrip(_ENDS))
+
+
+def _is_full(brief: Brief) -> bool:
+    """Whether the prompt has as many tokens by itself as the result is to have."""
+    budget = brief.budget
+    return budget is not None and budget.min_tokens > 0 and budget.encoder.count(brief.prompt) >= budget.min_tokens
+
+
+def _echoes(brief: Brief, text: str) -> bool:
+    """Whether a text has a stretch of the messages that the model was asked with."""
+    if brief.found is None or not brief.by_pack:
+        return False
+    asked = messages(replace(brief, prompt=_PROMPT), brief.found)
+    parts = [part for message in asked for part in message.content.split(_PROMPT)]
+    return echoes(text, parts, brief.prompt)
