@@ -1,4 +1,4 @@
-"""Finds the prompt in a model's answer: text around it is cut off, line breaks become clause ends. Pure; judges nothing."""
+"""Finds the prompt in a model's answer: text around it is cut off, lines become clauses. Pure; judges nothing."""
 
 import re
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ _STOP = re.compile(r"[.!?](?=[\s\"”»*])|[。！？]|\n")
 #: `[Prompt]`, `(Prompt):`, `【提示词】`
 _BRACKETED = re.compile(r"\A[\[(【]([^\[\](){}【】\n]{1,40}+)[\])】][ \t]*+[:：]?+")
 #: where a sentence or a remark begins
-_START = re.compile(r"(?:[.!?…][\"”’)\]]*+\s|[。！？\n]|\s[(\[*–—])[\s*_#>(\[–—-]*+")
+_START = re.compile(r"(?:[.!?…][\"”’)\]]*+\s|[。！？\n]|\s[(\[*\u2013\u2014])[\s*_#>(\[\u2013\u2014-]*+")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("`", "`"), ("«", "»"), ("「", "」"))
-_AROUND = " \t\n*#\"'“`_>-–—"
+_AROUND = " \t\n*#\"'“`_>-\u2013\u2014"
 #: characters from an opening to its end, at most
 _OPENING_CHARACTERS = 160
 #: openings and wrappings around each other, at most
-_LAYERS = 5
+_LAYERS = 8
 
 
 def clean(answer: str, prompt: str, words: Words) -> str:
@@ -36,7 +36,9 @@ def clean(answer: str, prompt: str, words: Words) -> str:
     asked = content(prompt, words.small)
     for _ in range(_LAYERS):
         check_stop()
-        inner = _without_opening(unwrapped(text, prompt, words), prompt, words, asked)
+        inner = unwrapped(text, prompt, words)
+        if inner == text:
+            inner = _without_opening(text, prompt, words, asked)
         if inner == text:
             break
         text = inner
@@ -45,7 +47,7 @@ def clean(answer: str, prompt: str, words: Words) -> str:
 
 
 def _without_opening(text: str, prompt: str, words: Words, asked: Content) -> str:
-    """The text behind its first remark; the whole text where nothing is behind it, or less of the prompt than before."""
+    """The text behind its first remark; the whole text where less of the prompt is behind it than in it."""
     bracketed = _BRACKETED.match(text)
     if bracketed is not None and words.label.are_in(bracketed.group(1)) and bracketed.group(1) not in prompt:
         return _rest(text, bracketed.end(), asked, words)
@@ -87,7 +89,7 @@ def _beginning(text: str, prompt: str, phrases: Phrases) -> str | None:
 def _without_closing(text: str, prompt: str, words: Words, asked: Content) -> str:
     """The text before its first remark behind the prompt."""
     for end in sorted(_closings(text, prompt, words)):
-        kept = text[:end].rstrip(" \t\n([*_–—-#>,;:")
+        kept = text[:end].rstrip(" \t\n([*_\u2013\u2014-#>,;:")
         if tokens(kept):
             whole = asked.kept_by(content(text, words.small))
             return kept if asked.kept_by(content(kept, words.small)) >= whole / 2 else text
@@ -107,11 +109,9 @@ def _closings(text: str, prompt: str, words: Words) -> Iterator[int]:
 
 
 def _without_markdown(text: str, prompt: str, words: Words, asked: Content) -> str:
-    """The text without its marks; those of a list stay where the user wrote one, or each item is a prompt of its own."""
-    lines = text.splitlines()
-    wholes = sum(
-        bool(_LIST.match(line)) and bool(asked.words) and asked.kept_by(content(line, words.small)) > 0.5 for line in lines
-    )
+    """The text without its marks; those of a list stay where the user wrote one, or its items are whole prompts."""
+    items = [line for line in text.splitlines() if _LIST.match(line)]
+    wholes = sum(bool(asked.words) and asked.kept_by(content(item, words.small)) > 0.5 for item in items)
     text = _MARKDOWN.sub("", text)
     return text if wholes > 1 or _LIST.search(prompt) else _LIST.sub("", text)
 

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -33,17 +33,26 @@ class Content:
     words: frozenset[str]
     #: two words that stand side by side, as a colour and its thing do; three characters of Han in a row
     pairs: frozenset[tuple[str, str]]
-    #: what `words` and `pairs` of another text are looked for in: single characters too, and words that are near
+    #: two words of one clause with nothing but words without content between them, as a subject and an object have
+    order: frozenset[tuple[str, str]]
+    #: what `words`, `pairs` and `order` of another text are looked for in: single characters too, words that are near,
+    #: and the first and the last place of each word
     searched: frozenset[str] = field(repr=False)
     near: frozenset[tuple[str, str]] = field(repr=False)
+    places: Mapping[str, tuple[int, int]] = field(repr=False)
 
     def kept_by(self, other: "Content") -> float:
         """The share of its words that another text has, 0 to 1; 1 where it has none itself."""
         return len(self.words & other.searched) / len(self.words) if self.words else 1.0
 
     def bound_in(self, other: "Content") -> float:
-        """The share of its pairs that another text has in the same order, 0 to 1; 1 where it has none itself."""
-        return len(self.pairs & other.near) / len(self.pairs) if self.pairs else 1.0
+        """The share of its pairs and of its order that another text has, 0 to 1; 1 where it has none itself."""
+        total = len(self.pairs) + len(self.order)
+        return (len(self.pairs & other.near) + sum(map(other._has_in_order, self.order))) / total if total else 1.0
+
+    def _has_in_order(self, two: tuple[str, str]) -> bool:
+        first, second = (self.places.get(word) for word in two)
+        return first is not None and second is not None and first[0] < second[1]
 
     def is_inside(self, text: str) -> bool:
         """Whether a text has one of the words inside of another word."""
@@ -53,30 +62,66 @@ class Content:
 
 def content(text: str, small: Set[str] = frozenset()) -> Content:
     """The content of a text. `small`: words and characters without content, as `casefold` makes them."""
-    words: set[str] = set()
-    pairs: set[tuple[str, str]] = set()
-    searched: set[str] = set()
-    near: set[tuple[str, str]] = set()
-    before: list[str] = []  # the last words of this phrase, which a mark or a word without content ends
+    reader = _Reader()
     for kind, word in _units(text):
         check_stop()
-        if kind == "end" or word in small:
-            before = []
+        if kind == "end":
+            reader.end_clause()
         elif kind == "han":
-            searched.update(word)
-            searched.update(map("".join, pairwise(word)))
+            reader.searched.update(word)
+            reader.searched.update(map("".join, pairwise(word)))
             for run in _runs(word, small):
-                twos = ["".join(pair) for pair in pairwise(run)] or [run]
-                words.update(twos)
-                pairs.update(pairwise(twos))
-            before = []
+                reader.end_phrase()
+                for two in map("".join, pairwise(run)) if len(run) > 1 else [run]:
+                    reader.add(two)
+            reader.end_phrase()
+        elif word in small:
+            reader.end_phrase()
         elif len(word) > 2 or word.isdigit() or kind == "katakana":
-            stem = without_marks(word)[:_STEM]
-            words.add(stem)
-            pairs.update((one, stem) for one in before[-1:])
-            near.update((one, stem) for one in before)
-            before = [*before[-_BETWEEN:], stem]
-    return Content(frozenset(words), frozenset(pairs), frozenset(searched | words), frozenset(near | pairs))
+            reader.add(without_marks(word)[:_STEM])
+    return reader.content()
+
+
+class _Reader:
+    """Collects the content of a text, word by word."""
+
+    def __init__(self) -> None:
+        self.searched: set[str] = set()
+        self._pairs: set[tuple[str, str]] = set()
+        self._order: set[tuple[str, str]] = set()
+        self._near: set[tuple[str, str]] = set()
+        self._places: dict[str, tuple[int, int]] = {}
+        self._count = 0
+        #: the last words of the phrase, which a mark or a word without content ends, and the last one of the clause
+        self._before: list[str] = []
+        self._last: str | None = None
+
+    def add(self, word: str) -> None:
+        """The next word."""
+        first, _ = self._places.get(word, (self._count, 0))
+        self._places[word] = (first, self._count)
+        self._count += 1
+        if self._before:
+            self._pairs.add((self._before[-1], word))
+            self._near.update((one, word) for one in self._before)
+        elif self._last is not None and self._last != word:
+            self._order.add((self._last, word))
+        self._before = [*self._before[-_BETWEEN:], word]
+        self._last = word
+
+    def end_phrase(self) -> None:
+        """A word without content stands here."""
+        self._before = []
+
+    def end_clause(self) -> None:
+        """A mark stands here."""
+        self._before, self._last = [], None
+
+    def content(self) -> Content:
+        """What was collected."""
+        words = frozenset(self._places)
+        pairs, order, near = (frozenset(found) for found in (self._pairs, self._order, self._near))
+        return Content(words, pairs, order, words | self.searched, near, self._places)
 
 
 def without_marks(text: str) -> str:

@@ -47,8 +47,7 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
     made = _fitted(brief, text)
     if brief.by_pack and not made.text:
         return "empty"
-    answer = None if brief.mode == "append" else said
-    return replace(made, repairs=repairs, whole=whole, answer=answer)
+    return replace(made, repairs=repairs, whole=whole, answer=None if brief.mode == "append" else said)
 
 
 def over_budget(brief: Brief) -> Draft:

@@ -31,10 +31,7 @@ def _shared(words: Sequence[str], asked: Iterable[Sequence[str]], own: Sequence[
     known = {run for message in asked for run in _runs(message, size)}
     known.difference_update(_runs(own, size))
     return {
-        place
-        for start, run in enumerate(_runs(words, size))
-        if run in known
-        for place in range(start, start + size)
+        place for start, run in enumerate(_runs(words, size)) if run in known for place in range(start, start + size)
     }
 
 

@@ -141,8 +141,8 @@ class Words(Lists):
     protect: Protect = Protect()
     openings: PhraseList = Field(
         default=(),
-        description="A remark before the prompt begins so. One that ends with a mark is all of it; any other goes on to "
-        "the first colon, line end or end of a sentence.",
+        description="A remark before the prompt begins so. One that ends with a mark is all of it; any other goes on "
+        "to the first colon, line end or end of a sentence.",
     )
     labels: PhraseList = Field(
         default=(), description="Names of a prompt, of which a heading or a remark before a colon has one."

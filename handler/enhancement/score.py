@@ -1,4 +1,4 @@
-"""Scores a checked text: how much of the prompt it keeps, and how well it adds. Pure; it says nothing of how an image gets.
+"""Scores a checked text: how much of the prompt it keeps, and how well it adds. Pure; says nothing about images.
 
 `docs/enhance.md` says what the figure means, and what it was held against.
 """
@@ -10,8 +10,9 @@ from handler.api.enhance import Check
 from handler.enhancement.checks import Candidate
 from handler.enhancement.clauses import split
 from handler.enhancement.content import Content, content, length
-from handler.enhancement.pack import Fault
-from handler.enhancement.vocabulary import kind_of, tokens
+from handler.enhancement.pack import Fault, Kind
+from handler.enhancement.regions import Regions
+from handler.enhancement.vocabulary import tokens
 from handler.pool import check_stop
 
 #: the score of a text that failed a hard check, at most
@@ -31,7 +32,9 @@ KEPT = ("words_kept", "bindings")
 #: words of a clause that describes; shorter ones are keywords
 _DESCRIBES = 3
 #: words of content that a text adds for each token that it is to have, and at least
-_PER_TOKEN, _AT_LEAST = 0.3, 6
+_PER_TOKEN, _AT_LEAST = 0.4, 8
+#: the lists whose phrases describe nothing by themselves
+_GENERIC: tuple[Kind, ...] = ("quality", "technical", "resolution", "style")
 
 
 def score(candidate: Candidate, checks: Mapping[str, Check]) -> tuple[float, dict[str, float]]:
@@ -71,11 +74,12 @@ def _parts(candidate: Candidate, checks: Mapping[str, Check]) -> dict[str, float
 
 def _described(candidate: Candidate, asked: Content) -> float:
     """How much of the description that the budget has room for is added in clauses, not in keywords."""
-    words = candidate.words
+    words, text = candidate.words, candidate.text
+    generic = Regions(place for kind in _GENERIC for place in words.lexicon.words(kind).find(text))
+    own = "".join(" " if generic.contain(place) else character for place, character in enumerate(text))
     added: set[str] = set()
-    for clause in split(candidate.text):
+    for clause in split(text):
         check_stop()
-        keyword = length(clause.text) < _DESCRIBES
-        if not keyword and kind_of(clause.text, words.lexicon, candidate.rules.drop_order) not in ("quality", "resolution"):
-            added |= content(clause.text, words.small).words - asked.searched
+        if length(clause.text) >= _DESCRIBES:
+            added |= content(own[clause.start : clause.end], words.small).words - asked.searched
     return min(1.0, len(added) / max(_AT_LEAST, _PER_TOKEN * candidate.min_tokens))

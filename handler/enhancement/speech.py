@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from handler.enhancement.regions import Region
 
 _QUOTED = re.compile(
-    r"“[^“”\n]++”|„[^„“”\n]++[“”]|«[^«»\n]++»|「[^「」\n]++」|『[^『』\n]++』|《[^《》\n]++》|‘[^‘’\n]++’(?!\w)"
+    r"“[^“”\n]++”|„[^„“”\n]++[“”]|«[^«»\n]++»|「[^「」\n]++」|『[^『』\n]++』|《[^《》\n]++》|\u2018[^\u2018\u2019\n]++\u2019(?!\w)"
     r"|(?<!\d)\"[^\"\n]++\"|(?<!\w)'[^'\n]++'(?!\w)"
 )
 _SENTENCE = re.compile(r"[^.!?…。！？\n]++(?:[.!?…。！？]++|\n|\Z)")
-_AROUND = " \t\n*_#>(\"'“[-–—•¡¿"
+_AROUND = " \t\n*_#>(\"'“[-\u2013\u2014•¡¿"
 
 
 def said(text: str) -> str:

@@ -9,7 +9,7 @@ from handler.enhancement.vocabulary import tokens
 #: the first letters by which a word of the prompt is known again with another ending: rote and roter, fox and foxes
 _BEGINNING = 3
 #: of so many words of a prompt, or more, a text on the same subject has this share
-_MANY, _FEW_KEPT = 5, 0.2
+_MANY, _FEW_KEPT = 5, 0.15
 
 
 def adds_nothing(text: str, prompt: str, words: Words, *, full: bool = False) -> bool:
@@ -22,7 +22,7 @@ def adds_nothing(text: str, prompt: str, words: Words, *, full: bool = False) ->
     counts = {beginning for count in words.protect.counts for beginning in _beginnings(content(count))}
     own, there = content(prompt, words.small), content(text, words.small)
     if not own.words and not there.words:
-        return _words(text) <= _words(prompt)
+        return set(_words(text)) <= set(_words(prompt))
     return not (there.words - own.searched and _beginnings(there) - _beginnings(own) - counts)
 
 
@@ -39,5 +39,5 @@ def _beginnings(one: Content) -> Set[str]:
     return {word[:_BEGINNING] for word in one.words}
 
 
-def _words(text: str) -> Set[str]:
-    return {word.casefold() for word in tokens(text)}
+def _words(text: str) -> list[str]:
+    return [word.casefold() for word in tokens(text)]

@@ -1,7 +1,7 @@
 """Finds an assistant's talk in a text: a refusal, a question, an offer, a remark on its own work. Pure; cuts nothing.
 
-The user's own words are no talk: a phrase that the prompt has is looked for no longer, nor is the first person where the
-prompt speaks in it, nor questions where the prompt asks one.
+The user's own words are no talk: a phrase of the prompt is not looked for, nor is the first person where the prompt
+speaks in it, nor a question where the prompt asks one.
 """
 
 from collections.abc import Set

@@ -15,6 +15,8 @@ _INLINE_FENCE = re.compile(r"\A```(?:\w++\s)?+([^`]*+)```\s*+\Z")
 _OBJECT = re.compile(r"[{\[]")
 #: an object of one text that was cut off before its end, or has line breaks in it
 _CUT_OBJECT = re.compile(r"\A\{\s*+[\"']([\w -]{1,40}+)[\"']\s*+:\s*+[\"']")
+#: the name of a text at the beginning of its line
+_LABEL = re.compile(r"^[ \t*_]*+([^\W\d_][\w ]{0,40}+)\*{0,2}+[ \t]*+[:：]", re.MULTILINE)
 _KEY = re.compile(r"[\"']\s*+:\s*+[\"'\[{]")
 _CUT_END = re.compile(r"[\"']?[\s,]*+\}?[\s}]*+\Z")
 _TAG = re.compile(r"<(/?)([A-Za-z][\w-]*+)>")
@@ -27,7 +29,7 @@ _BORDER = re.compile(
 def unwrapped(text: str, prompt: str, words: Words) -> str:
     """The one text in a wrapping, that which has most of the user's words; the whole text where that is none."""
     asked = content(prompt, words.small)
-    for found in (_fenced(text), _of_json(text, prompt), _tagged(text, prompt)):
+    for found in (_fenced(text), _of_json(text, prompt), _tagged(text, prompt), _labelled(text, prompt, words)):
         check_stop()
         inner = [one.strip() for one in found if tokens(one)]
         if (one := _the_one(inner, asked, words)) is not None:
@@ -40,7 +42,8 @@ def _the_one(texts: Sequence[str], asked: Content, words: Words) -> str | None:
     """The only one of several texts, or the only one that has most of the user's words."""
     if len(texts) < 2:
         return texts[0] if texts else None
-    shares = sorted(((asked.kept_by(content(text, words.small)), index) for index, text in enumerate(texts)), reverse=True)
+    shares = [(asked.kept_by(content(text, words.small)), index) for index, text in enumerate(texts)]
+    shares.sort(reverse=True)
     (best, index), (second, _) = shares[:2]
     return texts[index] if best > 0 and second < best and second <= 0.5 else None
 
@@ -99,6 +102,19 @@ def _tagged(text: str, prompt: str) -> list[str]:
         elif closes and name is None and not inner:
             inner.append(text[: found.start()])
     return [*inner, text[start:]] if name is not None and not inner else inner
+
+
+def _labelled(text: str, prompt: str, words: Words) -> list[str]:
+    """The texts that are named as prompts, of several that begin a line with their names."""
+    labels = [] if _LABEL.search(prompt) else list(_LABEL.finditer(text))
+    if len(labels) < 2:
+        return []
+    ends = [*(found.start() for found in labels[1:]), len(text)]
+    return [
+        text[found.end() : end].strip(" \t\n*")
+        for found, end in zip(labels, ends, strict=True)
+        if words.label.are_in(found.group(1))
+    ]
 
 
 def _sections(text: str) -> list[str]:

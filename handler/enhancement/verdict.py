@@ -1,4 +1,4 @@
-"""Says what is wrong with an answer that is no prompt. Pure; changes no text, and knows nothing of how one is cleaned."""
+"""Says what is wrong with an answer that is no prompt. Pure; changes no text, and does not know how one is cleaned."""
 
 from dataclasses import replace
 
@@ -41,7 +41,8 @@ def verdict(brief: Brief, answer: str, *, begun: bool = False) -> Fault | None:
     if said is not None or is_wrapped(written, prompt, words):
         return "question"
     translated = brief.language is not None and scripts.translated(prompt, brief.language)
-    if not translated and adds_nothing(written, prompt, words, full=not begun and _is_full(brief)):
+    whole = begun or brief.mode == "rewrite"  # else the answer is only what is to be put behind the prompt
+    if whole and not translated and adds_nothing(written, prompt, words, full=not begun and _is_full(brief)):
         return "unchanged"
     if loops(written, prompt):
         return "loop"

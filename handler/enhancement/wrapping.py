@@ -22,7 +22,7 @@ _WHOLE = 0.6
 
 
 def is_wrapped(text: str, prompt: str, words: Words) -> bool:
-    """Whether a text has marks, tags or quotation marks around it, is JSON, or offers several prompts to choose from."""
+    """Whether a text has marks, tags or quotation marks around it, is JSON, or offers several prompts."""
     marks = any(mark in text and mark not in prompt for mark in _MARKS)
     beginnings = any(one.match(text) and not one.match(prompt) for one in (_JSON, _HEADING))
     return marks or beginnings or _is_quoted(text, prompt) or _is_tagged(text, prompt) or _offers(text, prompt, words)

@@ -76,7 +76,7 @@ def test_without_a_seed_the_first_draw_is_kept_and_its_seed_told(line: Line) -> 
     ids=["a soft check failed", "nothing was checked"],
 )
 def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str, Any]) -> None:
-    operations = line(wide(PROMPT))
+    operations = line(wide(f"{PROMPT}, mist"))
     assert [run(operations, **fields, seed=7, cache="use").enhanced.cache_hit for _ in range(2)] == [False, True]
 
 
@@ -131,7 +131,7 @@ def test_the_answer_to_the_callers_own_messages_is_kept_where_asked_alone(line: 
 
 def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:
     operations = line(wide())
-    cut = {"max_tokens": 5, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}}
+    cut = {"max_tokens": 9, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}}
     replies = [by_pack(operations, **cut) for _ in range(2)]
     assert [(failed(reply), reply.enhanced.cache_hit) for reply in replies] == [(["complete"], False)] * 2
 
