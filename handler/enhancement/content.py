@@ -35,29 +35,29 @@ class Content:
     pairs: frozenset[tuple[str, str]]
     #: two words of one clause with nothing but words without content between them, as a subject and an object have
     order: frozenset[tuple[str, str]]
-    #: what `words`, `pairs` and `order` of another text are looked for in: single characters too, words that are near,
-    #: and the first and the last place of each word
-    searched: frozenset[str] = field(repr=False)
+    #: what `pairs` of another text are looked for in: words that are near each other
     near: frozenset[tuple[str, str]] = field(repr=False)
+    #: what `words` and `order` of another text are looked for in: the first and the last place of each word, and of all
+    #: characters and twos of Han, those without content too
     places: Mapping[str, tuple[int, int]] = field(repr=False)
 
     def kept_by(self, other: "Content") -> float:
         """The share of its words that another text has, 0 to 1; 1 where it has none itself."""
-        return len(self.words & other.searched) / len(self.words) if self.words else 1.0
+        return len(self.words & other.places.keys()) / len(self.words) if self.words else 1.0
 
     def bound_in(self, other: "Content") -> float:
         """The share of its pairs and of its order that another text has, 0 to 1; 1 where it has none itself."""
         total = len(self.pairs) + len(self.order)
         return (len(self.pairs & other.near) + sum(map(other._has_in_order, self.order))) / total if total else 1.0
 
-    def _has_in_order(self, two: tuple[str, str]) -> bool:
-        first, second = (self.places.get(word) for word in two)
-        return first is not None and second is not None and first[0] < second[1]
-
     def is_inside(self, text: str) -> bool:
         """Whether a text has one of the words inside of another word."""
         whole = without_marks(text)
         return any(word in whole for word in sorted(self.words)[:_SEARCHED])
+
+    def _has_in_order(self, two: tuple[str, str]) -> bool:
+        first, second = (self.places.get(word) for word in two)
+        return first is not None and second is not None and first[0] < second[1]
 
 
 def content(text: str, small: Set[str] = frozenset()) -> Content:
@@ -68,13 +68,7 @@ def content(text: str, small: Set[str] = frozenset()) -> Content:
         if kind == "end":
             reader.end_clause()
         elif kind == "han":
-            reader.searched.update(word)
-            reader.searched.update(map("".join, pairwise(word)))
-            for run in _runs(word, small):
-                reader.end_phrase()
-                for two in map("".join, pairwise(run)) if len(run) > 1 else [run]:
-                    reader.add(two)
-            reader.end_phrase()
+            reader.add_han(word, small)
         elif word in small:
             reader.end_phrase()
         elif len(word) > 2 or word.isdigit() or kind == "katakana":
@@ -86,28 +80,33 @@ class _Reader:
     """Collects the content of a text, word by word."""
 
     def __init__(self) -> None:
-        self.searched: set[str] = set()
+        self._words: set[str] = set()
         self._pairs: set[tuple[str, str]] = set()
         self._order: set[tuple[str, str]] = set()
         self._near: set[tuple[str, str]] = set()
         self._places: dict[str, tuple[int, int]] = {}
-        self._count = 0
+        self._place = 0
         #: the last words of the phrase, which a mark or a word without content ends, and the last one of the clause
         self._before: list[str] = []
         self._last: str | None = None
 
     def add(self, word: str) -> None:
         """The next word."""
-        first, _ = self._places.get(word, (self._count, 0))
-        self._places[word] = (first, self._count)
-        self._count += 1
-        if self._before:
-            self._pairs.add((self._before[-1], word))
-            self._near.update((one, word) for one in self._before)
-        elif self._last is not None and self._last != word:
-            self._order.add((self._last, word))
-        self._before = [*self._before[-_BETWEEN:], word]
-        self._last = word
+        self._see(word)
+        self._place += 1
+        self._bind(word)
+
+    def add_han(self, run: str, small: Set[str]) -> None:
+        """The next characters of Han: in twos, but for one between two without content."""
+        self.end_phrase()
+        for character, two in zip(run, [*map("".join, pairwise(run)), ""], strict=True):
+            self._see(character)
+            self._see(two)
+            self._place += 1
+        for part in _parts(run, small):
+            for two in map("".join, pairwise(part)) if len(part) > 1 else [part]:
+                self._bind(two)
+            self.end_phrase()
 
     def end_phrase(self) -> None:
         """A word without content stands here."""
@@ -119,9 +118,22 @@ class _Reader:
 
     def content(self) -> Content:
         """What was collected."""
-        words = frozenset(self._places)
         pairs, order, near = (frozenset(found) for found in (self._pairs, self._order, self._near))
-        return Content(words, pairs, order, words | self.searched, near, self._places)
+        return Content(frozenset(self._words), pairs, order, near, self._places)
+
+    def _see(self, word: str) -> None:
+        first, _ = self._places.get(word, (self._place, 0))
+        self._places[word] = (first, self._place)
+
+    def _bind(self, word: str) -> None:
+        self._words.add(word)
+        if self._before:
+            self._pairs.add((self._before[-1], word))
+            self._near.update((one, word) for one in self._before)
+        elif self._last is not None and self._last != word:
+            self._order.add((self._last, word))
+        self._before = [*self._before[-_BETWEEN:], word]
+        self._last = word
 
 
 def without_marks(text: str) -> str:
@@ -145,7 +157,7 @@ def _units(text: str) -> Iterator[tuple[str, str]]:
         yield found.lastgroup, found.group()
 
 
-def _runs(text: str, small: Set[str]) -> Iterator[str]:
+def _parts(text: str, small: Set[str]) -> Iterator[str]:
     """The stretches of a run of Han between characters without content."""
     run: list[str] = []
     for character in text:

@@ -81,5 +81,5 @@ def _described(candidate: Candidate, asked: Content) -> float:
     for clause in split(text):
         check_stop()
         if length(clause.text) >= _DESCRIBES:
-            added |= content(own[clause.start : clause.end], words.small).words - asked.searched
+            added |= content(own[clause.start : clause.end], words.small).words - asked.places.keys()
     return min(1.0, len(added) / max(_AT_LEAST, _PER_TOKEN * candidate.min_tokens))

@@ -23,7 +23,7 @@ def adds_nothing(text: str, prompt: str, words: Words, *, full: bool = False) ->
     own, there = content(prompt, words.small), content(text, words.small)
     if not own.words and not there.words:
         return set(_words(text)) <= set(_words(prompt))
-    return not (there.words - own.searched and _beginnings(there) - _beginnings(own) - counts)
+    return not (there.words - own.places.keys() and _beginnings(there) - _beginnings(own) - counts)
 
 
 def is_another(text: str, prompt: str, words: Words) -> bool:

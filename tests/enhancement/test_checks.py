@@ -9,6 +9,7 @@ from handler.enhancement import checks, scripts, spans
 from handler.enhancement.checks import Candidate
 from handler.enhancement.clean import clean
 from handler.enhancement.content import content
+from handler.enhancement.pack import Fault
 from handler.enhancement.score import CAP, score
 from handler.enhancement.verdict import verdict
 from handler.enhancement.vocabulary import kind_of
@@ -91,7 +92,7 @@ def test_more_is_not_protected_than_can_be_put_back_in_time() -> None:
         ("a fox at a 茶 house", "a fox at 茶", set()),
         ("一只狐狸, 雪", "一只狐狸", set()),
         ("a fox", "🦊", set()),
-        ("un renard à l'été", "a fox", set()),
+        ("un renard à l'été", "a fox", {"subject"}),
         (", ".join(f"fox {place}" for place in range(40)), "a fox", {"budget"}),
         ("a fox, a deep place, a deep place, a deep place, a deep place", "a fox", {"clean"}),
         ("Do not add subjects, and do not choose an artistic style", "a fox", {"clean"}),
@@ -160,7 +161,7 @@ def test_a_failed_hard_check_caps_the_score() -> None:
 
 def test_a_fault_has_a_score_of_its_own_below_that_of_every_prompt() -> None:
     good = candidate(DESCRIBED, "a red fox")
-    order = ["echo", "question", "refusal", "off_subject", "empty"]
+    order: list[Fault] = ["echo", "question", "refusal", "off_subject", "empty"]
     scored = [score(replace(good, fault=fault), checks.check(good))[0] for fault in order]
     assert scored == sorted(scored, reverse=True)
     assert len(set(scored)) == len(scored)
@@ -203,14 +204,10 @@ def test_of_a_text_in_another_language_nothing_is_said_about_the_words_it_keeps(
     [
         ("a blue cube on a red sphere", "a glossy blue cube on a dull red sphere", "a red cube on a blue sphere"),
         ("two cats and three dogs", "two grey cats and three wet dogs", "three cats and two dogs"),
-        ("a cat on a dog", "a cat asleep on a large dog", "a dog with a cat on it, then a dog"),
+        ("a cat on a dog", "a cat asleep on a large dog", "a dog asleep on a large cat"),
         ("ein Kind trägt einen Hund", "ein müdes Kind trägt einen nassen Hund", "ein Hund trägt ein Kind"),
         ("une robe verte et un sac noir", "une robe verte et un grand sac noir", "une robe noire et un sac vert"),
-        (
-            "un perro grande y un gato pequeño",
-            "un perro muy grande y un gato pequeño",
-            "un perro pequeño y un gato grande",
-        ),
+        ("un perro alto y un gato flaco", "un perro muy alto y un gato flaco", "un perro flaco y un gato alto"),
         ("红色的车和蓝色的船", "红色的车停在岸边，蓝色的船漂在湖上", "蓝色的车和红色的船"),
     ],
 )
