@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from handler.enhancement.clauses import one_line
-from handler.enhancement.content import Content, content
+from handler.enhancement.content import content
 from handler.enhancement.pack import Words
 from handler.enhancement.phrases import Phrases, folded
 from handler.enhancement.unwrap import unwrapped
@@ -33,24 +33,23 @@ _LAYERS = 8
 def clean(answer: str, prompt: str, words: Words) -> str:
     """The prompt in an answer, on one line. An answer without one, or with several to choose from, stays as it is."""
     text = _CONTROL.sub("", _THINKING.sub("", answer)).strip()
-    asked = content(prompt, words.small)
     for _ in range(_LAYERS):
         check_stop()
         inner = unwrapped(text, prompt, words)
         if inner == text:
-            inner = _without_opening(text, prompt, words, asked)
+            inner = _without_opening(text, prompt, words)
         if inner == text:
             break
         text = inner
-    text = _without_closing(text, prompt, words, asked)
-    return _without_quotes(one_line(_without_markdown(text, prompt, words, asked)).strip())
+    text = _without_closing(text, prompt, words)
+    return _without_quotes(one_line(_without_markdown(text, prompt, words)).strip())
 
 
-def _without_opening(text: str, prompt: str, words: Words, asked: Content) -> str:
+def _without_opening(text: str, prompt: str, words: Words) -> str:
     """The text behind its first remark; the whole text where less of the prompt is behind it than in it."""
     bracketed = _BRACKETED.match(text)
     if bracketed is not None and words.label.are_in(bracketed.group(1)) and bracketed.group(1) not in prompt:
-        return _rest(text, bracketed.end(), asked, words)
+        return _rest(text, bracketed.end(), prompt, words)
     skipped = len(text) - len(text.lstrip(_AROUND))
     beginning = _beginning(text[skipped:], prompt, words.opening)
     colon, stop = (one.search(text, skipped, skipped + _OPENING_CHARACTERS) for one in (_COLON, _STOP))
@@ -61,19 +60,20 @@ def _without_opening(text: str, prompt: str, words: Words, asked: Content) -> st
             if not ends:
                 return text
             end = min(ends)
-        return _rest(text, end, asked, words)
+        return _rest(text, end, prompt, words)
     if colon is None or (stop is not None and stop.start() < colon.start()):
         return text
     lead = text[skipped : colon.start()]
     named = {folded(lead[start:end]) for start, end in words.label.find(lead)}
     own = folded(prompt)
-    return _rest(text, colon.end(), asked, words) if any(one not in own for one in named) else text
+    return _rest(text, colon.end(), prompt, words) if any(one not in own for one in named) else text
 
 
-def _rest(text: str, end: int, asked: Content, words: Words) -> str:
+def _rest(text: str, end: int, prompt: str, words: Words) -> str:
     rest = text[end:].lstrip(" \t\n*_")
     if not tokens(rest):
         return text
+    asked = content(prompt, words.small)
     lead = asked.kept_by(content(text[:end], words.small))
     return text if asked.words and lead > asked.kept_by(content(rest, words.small)) else rest
 
@@ -86,11 +86,12 @@ def _beginning(text: str, prompt: str, phrases: Phrases) -> str | None:
     return found
 
 
-def _without_closing(text: str, prompt: str, words: Words, asked: Content) -> str:
+def _without_closing(text: str, prompt: str, words: Words) -> str:
     """The text before its first remark behind the prompt."""
     for end in sorted(_closings(text, prompt, words)):
         kept = text[:end].rstrip(" \t\n([*_\u2013\u2014-#>,;:")
         if tokens(kept):
+            asked = content(prompt, words.small)
             whole = asked.kept_by(content(text, words.small))
             return kept if asked.kept_by(content(kept, words.small)) >= whole / 2 else text
     return text
@@ -108,9 +109,10 @@ def _closings(text: str, prompt: str, words: Words) -> Iterator[int]:
             yield start
 
 
-def _without_markdown(text: str, prompt: str, words: Words, asked: Content) -> str:
+def _without_markdown(text: str, prompt: str, words: Words) -> str:
     """The text without its marks; those of a list stay where the user wrote one, or its items are whole prompts."""
     items = [line for line in text.splitlines() if _LIST.match(line)]
+    asked = content(prompt if items else "", words.small)
     wholes = sum(bool(asked.words) and asked.kept_by(content(item, words.small)) > 0.5 for item in items)
     text = _MARKDOWN.sub("", text)
     return text if wholes > 1 or _LIST.search(prompt) else _LIST.sub("", text)

@@ -25,7 +25,7 @@ class Draft:
     repairs: tuple[Repair, ...] = ()
     #: it ends where a clause does
     whole: bool = True
-    #: the model's text before it was repaired and fitted; None where the text is not the model's
+    #: the model's text before it was repaired and fitted, which has no fault; None where no fault was looked for
     answer: str | None = None
 
 
@@ -47,7 +47,9 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
     made = _fitted(brief, text)
     if brief.by_pack and not made.text:
         return "empty"
-    return replace(made, repairs=repairs, whole=whole, answer=None if brief.mode == "append" else said)
+    return replace(
+        made, repairs=repairs, whole=whole, answer=said if brief.by_pack and brief.mode == "rewrite" else None
+    )
 
 
 def over_budget(brief: Brief) -> Draft:

@@ -1,16 +1,17 @@
 """Finds stretches of the messages that a model was asked with in its answer. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from handler.enhancement.content import length
 from handler.enhancement.vocabulary import tokens
 from handler.pool import check_stop
 
-#: words of one stretch that is no chance, and characters of a script without spaces
+#: words of a run that is compared, and characters of a script without spaces for each of them
+_RUN, _WIDE = 4, 2
+#: words of one stretch that is no chance
 _STRETCH = 6
-#: words of shorter stretches, of which an answer of few words may be made; and the share of it that they make then
-_SHORT, _SHARE = 4, 0.5
+#: the share of an answer that shorter stretches make, where it is made of them
+_SHARE = 0.5
 
 
 def echoes(text: str, messages: Iterable[str], prompt: str) -> bool:
@@ -18,31 +19,35 @@ def echoes(text: str, messages: Iterable[str], prompt: str) -> bool:
 
     `messages`: without the prompt that was put into them.
     """
-    wide = 2 if _is_unspaced(text) else 1  # two characters are about one word
-    words, own, asked = _words(text), _words(prompt), [_words(message) for message in messages]
-    if _shared(words, asked, own, wide * _STRETCH):
-        return True
-    short = _shared(words, asked, own, wide * _SHORT)
-    return bool(short) and len(short) >= _SHARE * len(words)
+    words = _words(text)
+    wide = _WIDE if length(text) < 0.7 * len(words) else 1
+    size = wide * _RUN
+    known = {run for message in messages for run in _runs(_words(message), size)}
+    shared = [start for start, run in enumerate(_runs(words, size)) if run in known]
+    if not shared:
+        return False
+    own = set(_runs(_words(prompt), size))
+    shared = [start for start in shared if tuple(words[start : start + size]) not in own]
+    covered = {place for start in shared for place in range(start, start + size)}
+    return len(covered) >= _SHARE * len(words) or _longest(covered) >= wide * _STRETCH
 
 
-def _shared(words: Sequence[str], asked: Iterable[Sequence[str]], own: Sequence[str], size: int) -> set[int]:
-    """The places of words that are in a run of this size which the messages have and the prompt has not."""
-    known = {run for message in asked for run in _runs(message, size)}
-    known.difference_update(_runs(own, size))
-    return {
-        place for start, run in enumerate(_runs(words, size)) if run in known for place in range(start, start + size)
-    }
+def _longest(places: Collection[int]) -> int:
+    """The length of the longest run of numbers."""
+    longest = 0
+    for place in places:
+        if place - 1 not in places:
+            end = place
+            while end in places:
+                end += 1
+            longest = max(longest, end - place)
+    return longest
 
 
 def _runs(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     check_stop()
-    return zip(*(islice(words, start, None) for start in range(size)), strict=False)
+    return zip(*(words[start:] for start in range(size)), strict=False)
 
 
 def _words(text: str) -> list[str]:
     return [word.casefold() for word in tokens(text)]
-
-
-def _is_unspaced(text: str) -> bool:
-    return length(text) < 0.7 * len(tokens(text))

@@ -17,6 +17,7 @@ from handler.enhancement import scripts
 from handler.enhancement.brief import Brief
 from handler.enhancement.checks import Candidate, check
 from handler.enhancement.draft import Draft
+from handler.enhancement.pack import Fault
 from handler.enhancement.score import score
 from handler.enhancement.verdict import verdict
 from handler.enhancement.vocabulary import has_word_of
@@ -27,7 +28,10 @@ def judged(
 ) -> Enhanced:
     """The result that a reply holds. `unchanged`: the draft is the original prompt, given back."""
     source: Source = "worker_fallback" if brief.by_pack else "edge_function"
-    candidate = _candidate(brief, draft.text, whole=draft.whole)
+    fault = None
+    if draft.answer is None and draft.text != brief.prompt:  # the user's own words have no fault
+        fault = verdict(brief, draft.text, begun=brief.mode == "append")
+    candidate = _candidate(brief, draft.text, whole=draft.whole, fault=fault)
     checks = check(candidate) if brief.is_checked else None
     quality_score, scored = None, None
     if brief.found is not None and checks is not None:
@@ -45,7 +49,7 @@ def judged(
     )
 
 
-def _candidate(brief: Brief, text: str, *, whole: bool) -> Candidate:
+def _candidate(brief: Brief, text: str, *, whole: bool, fault: Fault | None = None) -> Candidate:
     budget = brief.budget
     return Candidate(
         text=text,
@@ -58,8 +62,7 @@ def _candidate(brief: Brief, text: str, *, whole: bool) -> Candidate:
         min_tokens=0 if budget is None else budget.min_tokens,
         max_tokens=None if budget is None else budget.max_tokens,
         whole=whole,
-        # The user's own words have no fault.
-        fault=None if text == brief.prompt else verdict(brief, text, begun=brief.mode == "append"),
+        fault=fault,
         translated=brief.language is not None and scripts.translated(brief.prompt, brief.language),
     )
 

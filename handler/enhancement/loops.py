@@ -21,11 +21,15 @@ _SHARE, _RUNS = 0.3, 6
 def loops(text: str, prompt: str) -> bool:
     """Whether a text says the same thing again and again, and the prompt does not."""
     words, own = _words(text), _words(prompt)
-    return (
-        (_in_a_row(words) and not _in_a_row(own))
-        or _same_clauses(text) > max(_SAME_CLAUSE, _same_clauses(prompt))
-        or (_repeats_runs(words) and not _repeats_runs(own))
-    )
+    if _same_clauses(text) > max(_SAME_CLAUSE, _same_clauses(prompt)):
+        return True
+    repeated, total = _repeated_runs(words)
+    if not repeated:  # nothing can follow itself, either
+        return False
+    if repeated >= _RUNS and repeated > _SHARE * total:
+        others, total = _repeated_runs(own)
+        return others < _RUNS or others <= _SHARE * total
+    return _in_a_row(words) and not _in_a_row(own)
 
 
 def _words(text: str) -> list[str]:
@@ -52,7 +56,8 @@ def _same_clauses(text: str) -> int:
     return max(bodies.values(), default=0)
 
 
-def _repeats_runs(words: Sequence[str]) -> bool:
-    runs = Counter(zip(words, words[1:], words[2:], strict=False))
-    repeated = sum(runs.values()) - len(runs)
-    return repeated >= _RUNS and repeated > _SHARE * sum(runs.values())
+def _repeated_runs(words: Sequence[str]) -> tuple[int, int]:
+    """How many runs of three words were there before, and how many there are."""
+    check_stop()
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    return len(runs) - len(set(runs)), len(runs)

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -22,6 +22,8 @@ from handler.enhancement.phrases import Phrases, folded
 Kind = Literal[
     "subject", "quality", "lighting", "technical", "resolution", "style", "motion", "camera", "temporal", "anatomy"
 ]
+#: the lists of phrases by which an assistant's talk is known
+TalkKind = Literal["refusals", "first_person", "addressing", "exchange", "remarks"]
 #: an answer with one of these faults is no prompt
 Fault = Literal["refusal", "question", "echo", "loop", "unchanged", "off_subject", "language", "low_score", "empty"]
 
@@ -76,6 +78,11 @@ class Lexicon(Lists):
             self._together[kinds] = Phrases(lists), lists
         phrases, kinds_of = self._together[kinds]
         return Counter(kind for start, end in phrases.find(text) for kind in kinds_of[folded(text[start:end])])
+
+    @cached_property
+    def generic(self) -> Phrases:
+        """The lists whose phrases describe no subject: a prompt on any subject may have them."""
+        return Phrases((*self.quality, *self.technical, *self.resolution, *self.style))
 
     @cached_property
     def _lists(self) -> dict[Kind, Phrases]:
@@ -189,29 +196,14 @@ class Words(Lists):
         return Phrases(self.endings)
 
     @cached_property
-    def refusing(self) -> Phrases:
-        """`refusals`, to be found in texts."""
-        return Phrases(self.refusals)
-
-    @cached_property
-    def speaking(self) -> Phrases:
-        """`first_person`, to be found in texts."""
-        return Phrases(self.first_person)
-
-    @cached_property
-    def addressing_reader(self) -> Phrases:
-        """`addressing`, to be found in texts."""
-        return Phrases(self.addressing)
-
-    @cached_property
-    def on_work(self) -> Phrases:
-        """`exchange`, to be found in texts."""
-        return Phrases(self.exchange)
-
-    @cached_property
-    def remark(self) -> Phrases:
-        """`remarks`, to be found in texts."""
-        return Phrases(self.remarks)
+    def talk(self) -> tuple[Phrases, Mapping[str, Sequence[TalkKind]]]:
+        """The lists of an assistant's phrases, to be found in texts, and the lists that each phrase is in."""
+        kinds: dict[str, list[TalkKind]] = {}
+        for kind in get_args(TalkKind):
+            phrases: tuple[str, ...] = getattr(self, kind)
+            for phrase in phrases:
+                kinds.setdefault(folded(phrase), []).append(kind)
+        return Phrases(kinds), kinds
 
     @cached_property
     def without_content(self) -> frozenset[str]:

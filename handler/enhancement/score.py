@@ -10,10 +10,8 @@ from handler.api.enhance import Check
 from handler.enhancement.checks import Candidate
 from handler.enhancement.clauses import split
 from handler.enhancement.content import Content, content, length
-from handler.enhancement.pack import Fault, Kind
-from handler.enhancement.regions import Regions
+from handler.enhancement.pack import Fault
 from handler.enhancement.vocabulary import tokens
-from handler.pool import check_stop
 
 #: the score of a text that failed a hard check, at most
 CAP = 0.49
@@ -33,8 +31,6 @@ KEPT = ("words_kept", "bindings")
 _DESCRIBES = 3
 #: words of content that a text adds for each token that it is to have, and at least
 _PER_TOKEN, _AT_LEAST = 0.4, 8
-#: the lists whose phrases describe nothing by themselves
-_GENERIC: tuple[Kind, ...] = ("quality", "technical", "resolution", "style")
 
 
 def score(candidate: Candidate, checks: Mapping[str, Check]) -> tuple[float, dict[str, float]]:
@@ -75,11 +71,12 @@ def _parts(candidate: Candidate, checks: Mapping[str, Check]) -> dict[str, float
 def _described(candidate: Candidate, asked: Content) -> float:
     """How much of the description that the budget has room for is added in clauses, not in keywords."""
     words, text = candidate.words, candidate.text
-    generic = Regions(place for kind in _GENERIC for place in words.lexicon.words(kind).find(text))
-    own = "".join(" " if generic.contain(place) else character for place, character in enumerate(text))
-    added: set[str] = set()
-    for clause in split(text):
-        check_stop()
-        if length(clause.text) >= _DESCRIBES:
-            added |= content(own[clause.start : clause.end], words.small).words - asked.places.keys()
+    parts: list[str] = []
+    start = 0
+    for begin, end in words.lexicon.generic.find(text):
+        parts += (text[start:begin], " " * (end - begin))
+        start = end
+    own = "".join((*parts, text[start:]))
+    told = [own[one.start : one.end] for one in split(text) if length(one.text) >= _DESCRIBES]
+    added = content("".join(told), words.small).words - asked.places.keys()
     return min(1.0, len(added) / max(_AT_LEAST, _PER_TOKEN * candidate.min_tokens))

@@ -1,9 +1,8 @@
 """Says whether a text adds anything to the user's prompt, and whether it is about the same subject. Pure."""
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
-from handler.enhancement.content import Content, content
-from handler.enhancement.pack import Words
+from handler.enhancement.content import Content, without_marks
 from handler.enhancement.vocabulary import tokens
 
 #: the first letters by which a word of the prompt is known again with another ending: rote and roter, fox and foxes
@@ -12,26 +11,27 @@ _BEGINNING = 3
 _MANY, _FEW_KEPT = 5, 0.15
 
 
-def adds_nothing(text: str, prompt: str, words: Words, *, full: bool = False) -> bool:
-    """Whether a text has no word of content that the prompt has not; in numbers written otherwise it has none.
+def adds_nothing(text: str, prompt: str, asked: Content, there: Content, counts: Iterable[str]) -> bool:
+    """Whether a text has no word of content that the prompt has not; `counts`, words for numbers, are none.
 
-    `full`: the prompt is long enough by itself, so that a text with the same words in another order is a result.
+    `asked`, `there`: the content of the prompt and of the text.
     """
-    if full:
-        return _words(text) == _words(prompt)
-    counts = {beginning for count in words.protect.counts for beginning in _beginnings(content(count))}
-    own, there = content(prompt, words.small), content(text, words.small)
-    if not own.words and not there.words:
+    if not asked.words and not there.words:
         return set(_words(text)) <= set(_words(prompt))
-    return not (there.words - own.places.keys() and _beginnings(there) - _beginnings(own) - counts)
+    added = _beginnings(there) - _beginnings(asked)
+    return not added or added <= {without_marks(count)[:_BEGINNING] for count in counts}
 
 
-def is_another(text: str, prompt: str, words: Words) -> bool:
+def says_the_same(text: str, prompt: str) -> bool:
+    """Whether a text has the words of the prompt in the same order."""
+    return _words(text) == _words(prompt)
+
+
+def is_another(text: str, asked: Content, there: Content) -> bool:
     """Whether a text keeps none of the prompt's content, or next to none of much. Both are in one language."""
-    asked = content(prompt, words.small)
     if not asked.words:
         return False
-    kept = asked.kept_by(content(text, words.small))
+    kept = asked.kept_by(there)
     return not asked.is_inside(text) if kept == 0 else len(asked.words) >= _MANY and kept < _FEW_KEPT
 
 

@@ -4,63 +4,49 @@ The user's own words are no talk: a phrase of the prompt is not looked for, nor 
 speaks in it, nor a question where the prompt asks one.
 """
 
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from typing import Literal
 
-from handler.enhancement.pack import Words
-from handler.enhancement.phrases import Phrases, folded
+from handler.enhancement.pack import TalkKind, Words
+from handler.enhancement.phrases import folded
 from handler.enhancement.speech import said, sentences
 from handler.pool import check_stop
 
+#: kinds of phrases that are talk wherever they stand, and those that are where a sentence begins with them
+_ANYWHERE: Collection[TalkKind] = ("first_person", "addressing", "exchange")
+_AT_THE_BEGINNING: Collection[TalkKind] = ("refusals", "remarks")
 _QUESTION = "?？"
-_COLON = ":："
-
-
-@dataclass(frozen=True, slots=True)
-class _Listener:
-    """What of a text is talk, for one prompt."""
-
-    words: Words
-    #: the prompt without quotes, and all of it
-    prompt: str
-
-    def of(self, phrases: Phrases, text: str) -> Set[str]:
-        """The phrases that a text has and the prompt has not."""
-        found = _found(phrases, text)
-        return found - _found(phrases, self.prompt) if found else found
-
-    def begins(self, phrases: Phrases, text: str) -> bool:
-        """Whether a text begins with a phrase that the prompt has not."""
-        check_stop()
-        beginning = phrases.beginning(text)
-        return beginning is not None and folded(beginning) not in _found(phrases, self.prompt)
-
-    def is_addressed(self, text: str) -> bool:
-        """Whether a text speaks of itself or to its reader, in whatever sentence."""
-        words = self.words
-        speaks = words.speaking.are_in(text) and not words.speaking.are_in(self.prompt)
-        asks = _has(text, _QUESTION) and not _has(self.prompt, _QUESTION)
-        announces = text.rstrip(" *\n").endswith(tuple(_COLON))
-        return (
-            speaks or asks or announces or bool(self.of(words.addressing_reader, text) or self.of(words.on_work, text))
-        )
+_COLON = (":", "：")
 
 
 def talk(text: str, prompt: str, words: Words) -> Literal["refusal", "question"] | None:
     """What a text says as an assistant would: that it refuses, or anything else; None where it only describes."""
-    listener = _Listener(words, prompt.replace("’", "'"))
-    spoken = said(text)
-    begun = [spoken[start:end] for start, end in sentences(spoken)]
-    if any(listener.begins(words.refusing, sentence) for sentence in begun):
-        return "refusal"
-    if listener.is_addressed(spoken):
-        return "refusal" if listener.of(words.refusing, spoken) else "question"
-    return "question" if any(listener.begins(words.remark, sentence) for sentence in begun) else None
+    spoken, own = said(text), prompt.replace("’", "'")
+    users = {phrase for _, phrase, _ in _phrases(own, words)}
+    speaks = any("first_person" in kinds for _, _, kinds in _phrases(own, words))
+    begins = {start for start, _ in sentences(spoken)}
+    found: set[TalkKind] = set()
+    refuses = False
+    for start, phrase, kinds in _phrases(spoken, words):
+        if phrase in users:
+            continue
+        found.update(kind for kind in kinds if kind in _ANYWHERE and not (kind == "first_person" and speaks))
+        found.update(kind for kind in kinds if kind in _AT_THE_BEGINNING and start in begins)
+        refuses = refuses or "refusals" in kinds
+    asks = _has(spoken, _QUESTION) and not _has(own, _QUESTION)
+    if not (found or asks or spoken.rstrip(" *\n").endswith(_COLON)):
+        return None
+    return "refusal" if refuses else "question"
 
 
-def _found(phrases: Phrases, text: str) -> Set[str]:
-    return {folded(text[start:end]) for start, end in phrases.find(text)}
+def _phrases(text: str, words: Words) -> Iterator[tuple[int, str, Collection[TalkKind]]]:
+    """The place of each phrase of talk in a text, the phrase, and its kinds."""
+    phrases, kinds = words.talk
+    for start, ends in phrases.places(text):
+        check_stop()
+        for end in ends:
+            phrase = folded(text[start:end])
+            yield start, phrase, kinds[phrase]
 
 
 def _has(text: str, marks: str) -> bool:

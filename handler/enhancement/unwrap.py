@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
-from handler.enhancement.content import Content, content
+from handler.enhancement.content import content
 from handler.enhancement.pack import Words
 from handler.enhancement.vocabulary import tokens
 from handler.pool import check_stop
@@ -28,20 +28,20 @@ _BORDER = re.compile(
 
 def unwrapped(text: str, prompt: str, words: Words) -> str:
     """The one text in a wrapping, that which has most of the user's words; the whole text where that is none."""
-    asked = content(prompt, words.small)
     for found in (_fenced(text), _of_json(text, prompt), _tagged(text, prompt), _labelled(text, prompt, words)):
         check_stop()
         inner = [one.strip() for one in found if tokens(one)]
-        if (one := _the_one(inner, asked, words)) is not None:
+        if (one := _the_one(inner, prompt, words)) is not None:
             return one
     sections = [] if _BORDER.search(prompt) else _sections(text)
-    return _the_one(sections, asked, words) or "\n".join(sections) if sections else text
+    return _the_one(sections, prompt, words) or "\n".join(sections) if sections else text
 
 
-def _the_one(texts: Sequence[str], asked: Content, words: Words) -> str | None:
+def _the_one(texts: Sequence[str], prompt: str, words: Words) -> str | None:
     """The only one of several texts, or the only one that has most of the user's words."""
     if len(texts) < 2:
         return texts[0] if texts else None
+    asked = content(prompt, words.small)
     shares = [(asked.kept_by(content(text, words.small)), index) for index, text in enumerate(texts)]
     shares.sort(reverse=True)
     (best, index), (second, _) = shares[:2]

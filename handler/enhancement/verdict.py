@@ -4,10 +4,11 @@ from dataclasses import replace
 
 from handler.enhancement import scripts
 from handler.enhancement.brief import Brief, messages
+from handler.enhancement.content import Content, content
 from handler.enhancement.echo import echoes
 from handler.enhancement.loops import loops
 from handler.enhancement.pack import Fault
-from handler.enhancement.subject import adds_nothing, is_another
+from handler.enhancement.subject import adds_nothing, is_another, says_the_same
 from handler.enhancement.talk import talk
 from handler.enhancement.vocabulary import tokens
 from handler.enhancement.wrapping import is_wrapped
@@ -41,23 +42,28 @@ def verdict(brief: Brief, answer: str, *, begun: bool = False) -> Fault | None:
     if said is not None or is_wrapped(written, prompt, words):
         return "question"
     translated = brief.language is not None and scripts.translated(prompt, brief.language)
+    asked, there = content(prompt, words.small), content(written, words.small)
     whole = begun or brief.mode == "rewrite"  # else the answer is only what is to be put behind the prompt
-    if whole and not translated and adds_nothing(written, prompt, words, full=not begun and _is_full(brief)):
+    if whole and not translated and _adds_nothing(brief, written, asked, there, begun):
         return "unchanged"
     if loops(written, prompt):
         return "loop"
     rewritten = brief.mode == "rewrite" and not begun and not translated
-    return "off_subject" if rewritten and is_another(written, prompt, words) else None
+    return "off_subject" if rewritten and is_another(written, asked, there) else None
 
 
 def _continuation(answer: str, prompt: str) -> str:
     return answer.removeprefix(prompt.strip().rstrip(_ENDS))
 
 
-def _is_full(brief: Brief) -> bool:
-    """Whether the prompt has as many tokens by itself as the result is to have."""
+def _adds_nothing(brief: Brief, text: str, asked: Content, there: Content, begun: bool) -> bool:
+    """Whether a text adds nothing. To a prompt that is long enough by itself, another order of its words is enough."""
+    if not adds_nothing(text, brief.prompt, asked, there, brief.words.protect.counts):
+        return False
     budget = brief.budget
-    return budget is not None and budget.min_tokens > 0 and budget.encoder.count(brief.prompt) >= budget.min_tokens
+    if begun or budget is None or not budget.min_tokens or budget.encoder.count(brief.prompt) < budget.min_tokens:
+        return True
+    return says_the_same(text, brief.prompt)
 
 
 def _echoes(brief: Brief, text: str) -> bool:

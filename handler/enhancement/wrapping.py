@@ -15,7 +15,7 @@ _PAIRS = {'"': '"', "“": "”", "'": "'", "`": "`", "«": "»", "「": "」"}
 #: 1. or 2) as a word, a bullet, or a word with a letter or number and a mark behind it: Option B:
 _ITEM = re.compile(
     r"(?<!\S)(?P<number>\d{1,2})[.)](?=\s)|(?<!\S)(?P<bullet>[-•*])(?=\s)"
-    r"|(?P<word>[^\W\d_]{2,20})\s?(?P<mark>[A-Da-d]|\d{1,2}|[IVX]{1,4}|[一二三四五])\*{0,2}[.):：]"
+    r"|(?<!\w)(?P<word>[^\W\d_]{2,20})\s?(?P<mark>[A-Da-d]|\d{1,2}|[IVX]{1,4}|[一二三四五])\*{0,2}[.):：]"
 )
 #: the share of the user's content that an item has where it is a whole prompt
 _WHOLE = 0.6
