@@ -14,6 +14,8 @@ from handler.pool import check_stop
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(r"<\|im_start\|>(?:assistant|user|system)?+|<\|[\w ]*+\|>")
 _LIST = re.compile(r"^[ \t]*+(?:[-*•]|\d++[.)])\s++", re.MULTILINE)
+#: the second item of a list in one line
+_SECOND = re.compile(r"[^\S\n]2[.)]\s")
 _MARKDOWN = re.compile(r"^[ \t]*+#{1,6}+\s++|\*\*", re.MULTILINE)
 #: what an opening ends with: a colon, but not one in a ratio, a line end, or the mark of a sentence
 _COLON = re.compile(r"[:：](?!\d)[ \t*]*+|\n")
@@ -115,7 +117,7 @@ def _without_markdown(text: str, prompt: str, words: Words) -> str:
     asked = content(prompt if items else "", words.small)
     wholes = sum(bool(asked.words) and asked.kept_by(content(item, words.small)) > 0.5 for item in items)
     text = _MARKDOWN.sub("", text)
-    return text if wholes > 1 or _LIST.search(prompt) else _LIST.sub("", text)
+    return text if wholes > 1 or _SECOND.search(text) or _LIST.search(prompt) else _LIST.sub("", text)
 
 
 def _without_quotes(text: str) -> str:

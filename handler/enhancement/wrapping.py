@@ -12,11 +12,10 @@ _JSON = re.compile(r"\s*+(?:\{\s*+[\"']|\[\s*+[{\"'])")
 _TAG = re.compile(r"<(/?)([A-Za-z][\w-]*+)>")
 _HEADING = re.compile(r"\s*+#{1,6}+ ")
 _PAIRS = {'"': '"', "“": "”", "'": "'", "`": "`", "«": "»", "「": "」"}
-#: 1. or 2) as a word, a bullet, or a word with a letter or number and a mark behind it: Option B:
-_ITEM = re.compile(
-    r"(?<!\S)(?P<number>\d{1,2})[.)](?=\s)|(?<!\S)(?P<bullet>[-•*])(?=\s)"
-    r"|(?<!\w)(?P<word>[^\W\d_]{2,20})\s?(?P<mark>[A-Da-d]|\d{1,2}|[IVX]{1,4}|[一二三四五])\*{0,2}[.):：]"
-)
+#: 1. or 2) as a word, or a bullet
+_ITEM = re.compile(r"(?<!\S)(?:(?P<number>\d{1,2})[.)]|[-•*])(?=\s)")
+#: a word with a letter or number and a mark behind it: Option B:
+_LABEL = re.compile(r"(?<!\w)([^\W\d_]{2,20})\s?([A-Da-d]|\d{1,2}|[IVX]{1,4}|[一二三四五])\*{0,2}[.):：]")
 #: the share of the user's content that an item has where it is a whole prompt
 _WHOLE = 0.6
 
@@ -62,13 +61,12 @@ def _items(text: str) -> list[int]:
     bullets: list[int] = []
     labels: dict[str, dict[str, int]] = {}
     for found in _ITEM.finditer(text):
-        if found.group("number"):
-            if int(found.group("number")) == len(numbers) + 1:
-                numbers.append(found.start())
-        elif found.group("bullet"):
+        if found.group("number") is None:
             bullets.append(found.start())
-        else:
-            labels.setdefault(found.group("word").casefold(), {}).setdefault(found.group("mark"), found.start())
+        elif int(found.group("number")) == len(numbers) + 1:
+            numbers.append(found.start())
+    for found in _LABEL.finditer(text):
+        labels.setdefault(found.group(1).casefold(), {}).setdefault(found.group(2), found.start())
     most = max((list(places.values()) for places in labels.values()), key=len, default=[])
     return max((one for one in (numbers, bullets, most) if len(one) > 1), key=len, default=[])
 

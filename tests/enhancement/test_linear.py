@@ -117,7 +117,7 @@ INPUTS: dict[str, Callable[[int], Work]] = {
     "openings around openings": lambda n: enhanced("a fox", "Sure! Here is: " * 60 * n),
     "talk": lambda n: enhanced("I can't, could you?", "I can't. Could you please? " * 40 * n),
     "sentences": lambda n: enhanced("a? " * 100 * n, "b? c! " * 100 * n),
-    "quotes that are not closed": lambda n: enhanced("a fox", "‘a “b „c " * 100 * n),
+    "quotes that are not closed": lambda n: enhanced("a fox", "\u2018a “b „c " * 100 * n),
     "the pack's own messages": lambda n: enhanced(
         "a fox", "Do not add subjects, and do not choose an artistic style " * 10 * n
     ),
