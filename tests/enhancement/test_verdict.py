@@ -81,3 +81,11 @@ def test_of_an_answer_that_was_begun_with_the_prompt_only_the_rest_is_judged() -
     assert verdict(brief, "I'm sorry, can you help me? no no no no no no no, a card on wet asphalt", begun=True) is None
     assert verdict(brief, prompt, begun=True) == "unchanged"
     assert verdict(brief, f"{prompt} this enhanced prompt adds depth", begun=True) == "question"
+
+
+def test_a_prompt_that_is_long_enough_makes_no_addition_of_an_empty_continuation() -> None:
+    prompt = ", ".join(f"{word} pebbles by the sea" for word in ("grey", "wet", "flat", "round", "mossy", "old", "dry"))
+    again = f"{prompt}, wet and mossy"
+    assert verdict(a_brief(prompt), again, begun=True) == "unchanged"
+    assert verdict(a_brief(prompt), f"{prompt} -", begun=True) == "unchanged"
+    assert verdict(a_brief(prompt), again) is None
