@@ -2,6 +2,6 @@
 
 Read in this order: `pack` and `packs` (the operator's data), `brief` (a request and a pack's entry as one value),
 `rewrite` (the flow), `draft` (a prompt from an answer), `judge` (the result with its measures). They use `encoder`,
-`budget`, `clean` (with `unwrap`), `verdict` (with `talk`, `wrapping`, `echo`, `loops` and `subject`), `repair`, `checks`,
-`score` and `cache`; these use `spans`, `clauses`, `content`, `speech`, `vocabulary` and `scripts`.
+`budget`, `clean` (with `unwrap`), `verdict` (with `talk`, `wrapping`, `echo`, `loops` and `subject`), `repair`,
+`checks`, `score` and `cache`; these use `spans`, `clauses`, `content`, `speech`, `vocabulary` and `scripts`.
 """
