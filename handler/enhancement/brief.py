@@ -19,7 +19,6 @@ from handler.enhancement.pack import PackSampling, Rules, Weights, Words, fill
 from handler.enhancement.packs import Found, Loaded, Packs
 from handler.enhancement.spans import Span
 from handler.enhancement.syntax import encoded
-from handler.enhancement.syntax import encoded
 from handler.errors import InvalidRequest, NoPack
 
 #: the rules of requests that name no entry: every clause is a subject, and no fault is looked for
@@ -81,7 +80,7 @@ class Brief:
 
     @property
     def read_prompt(self) -> str:
-        """The prompt as the model reads it in mode extend, in messages and at the answer's beginning: without syntax."""
+        """The prompt as the model reads it in mode extend, in messages and in the begun answer: without syntax."""
         return encoded(self.prompt)
 
     @property

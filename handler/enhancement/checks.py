@@ -4,9 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from handler.api.enhance import Check, Language
-from handler.enhancement.clauses import one_line
-from handler.enhancement.clean import clean, is_refusal
-from handler.enhancement.pack import Rules, Words
+from handler.enhancement.pack import Fault, Rules, Words
 from handler.enhancement.scripts import foreign
 from handler.enhancement.spans import Span, missing, reversed_in
 from handler.enhancement.vocabulary import has_word_of, stems, tokens
@@ -29,6 +27,10 @@ class Candidate:
     max_tokens: int | None
     #: the text ends where a clause does
     whole: bool
+    #: what `verdict` says of the text
+    fault: Fault | None = None
+    #: the text is to be in another language than the prompt, so that its words cannot be found again
+    translated: bool = False
 
 
 def check(candidate: Candidate) -> dict[str, Check]:
@@ -42,15 +44,13 @@ def _hard(candidate: Candidate) -> dict[str, Iterable[str]]:
     text, prompt = candidate.text, candidate.prompt
     lost = missing(text, candidate.spans)
     affirmed = [text[start:end] for start, end in reversed_in(text, candidate.spans, prompt)]
-    refusal = is_refusal(text, prompt, candidate.words)
-    # What the cleaner would take for more than a prompt in the user's own text stays in the result.
-    around, own = (clean(one, prompt, candidate.words) != one_line(one) for one in (text, prompt))
     over = candidate.tokens is not None and candidate.max_tokens is not None and candidate.tokens > candidate.max_tokens
     return {
         "budget": [f"{candidate.tokens} tokens"] if over else (),
         "protected": [span.text for span in lost if span.kind != "negation"],
         "negation": [*(span.text for span in lost if span.kind == "negation"), *affirmed],
-        "clean": ["refusal"] if refusal else ["text around the prompt"] if around and not own else (),
+        "clean": [candidate.fault] if candidate.fault in ("refusal", "question", "echo", "loop") else (),
+        "subject": [candidate.fault] if candidate.fault == "off_subject" else (),
         "language": () if candidate.language is None else foreign(text, prompt, candidate.language),
         "complete": () if candidate.whole else ("cut inside a clause",),
     }

@@ -31,6 +31,8 @@ class Draft:
     whole: bool = True
     #: the user's prompt leaves no room for anything else
     full: bool = False
+    #: the text before it was repaired and fitted, which has no fault; None where no fault was looked for
+    answer: str | None = None
 
 
 def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fault:
@@ -43,23 +45,34 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
     text, repairs, whole = answer, tuple[Repair, ...](), finish_reason == "stop"
     if brief.by_pack:
         text = clean(answer, brief.prompt, brief.words)
-        if (fault := verdict(brief, _joined(brief, text) if extends else text)) is not None:
+        if extends:
+            text, ended = _continuation(brief, text)
+            whole = whole or ended
+        if (fault := verdict(brief, _joined(brief, text) if extends else text, begun=extends)) is not None:
             return fault
-    if extends:
-        text = text.strip().lstrip(SEPARATORS)
-        text, ended = up_to_repeated_clause(text, unbroken(text, brief.spans))
+    elif extends:
+        text, ended = _continuation(brief, text)
         whole = whole or ended
     if not whole and brief.fit:
         text, whole = _without_unfinished_clause(brief, text)
+    said = None if not brief.by_pack else _joined(brief, text) if extends else text
     if brief.repair:
         text, repairs = repaired(brief, text)
     if not extends:
         made = _draft_of(budget.fit(text, brief.limit, ranking(brief))) if brief.fit else Draft(text)
-        return "empty" if brief.by_pack and not made.text else replace(made, repairs=repairs, whole=whole)
-    made = _appended(brief, text)
-    if brief.by_pack and made.text == brief.prompt and not made.trimmed:
-        return "unchanged"
-    return replace(made, repairs=repairs, whole=whole)
+        if brief.by_pack and not made.text:
+            return "empty"
+    else:
+        made = _appended(brief, text)
+        if brief.by_pack and made.text == brief.prompt and not made.trimmed:
+            return "unchanged"
+    return replace(made, repairs=repairs, whole=whole, answer=said)
+
+
+def _continuation(brief: Brief, text: str) -> tuple[str, bool]:
+    """The text that goes on with the prompt, up to a clause that comes again, and whether it was cut there."""
+    text = text.strip().lstrip(SEPARATORS)
+    return up_to_repeated_clause(text, unbroken(text, brief.spans))
 
 
 def as_it_is(brief: Brief, text: str) -> Draft:

@@ -16,7 +16,9 @@ from handler.api.enhance import (
 from handler.enhancement.brief import Brief
 from handler.enhancement.checks import Candidate, check
 from handler.enhancement.draft import Draft
+from handler.enhancement.pack import Fault
 from handler.enhancement.score import score
+from handler.enhancement.verdict import verdict
 from handler.enhancement.vocabulary import has_word_of
 
 
@@ -29,11 +31,14 @@ def judged(
     degraded: Degraded | None = None,
 ) -> Enhanced:
     """The result that a reply holds. `source`: where its text comes from; None where that is the model's answer."""
-    candidate = _candidate(brief, draft.text, whole=draft.whole)
+    fault = None
+    if draft.answer is None and draft.text != brief.prompt:  # the user's own words have no fault
+        fault = verdict(brief, draft.text, begun=brief.mode == "extend")
+    candidate = _candidate(brief, draft.text, whole=draft.whole, fault=fault)
     checks = check(candidate) if brief.is_checked else None
     quality_score, scored = None, None
     if brief.found is not None and checks is not None:
-        quality_score, scored = _score(brief, candidate, checks)
+        quality_score, scored = _score(brief, draft, candidate, checks)
     return Enhanced(
         enhanced_prompt=draft.text,
         enhancement_source=source or ("worker_fallback" if brief.by_pack else "edge_function"),
@@ -57,7 +62,7 @@ def _reason(brief: Brief, draft: Draft, degraded: Degraded | None) -> str | None
     return "budget" if draft.trimmed or draft.full else "unchanged"
 
 
-def _candidate(brief: Brief, text: str, *, whole: bool) -> Candidate:
+def _candidate(brief: Brief, text: str, *, whole: bool, fault: Fault | None = None) -> Candidate:
     budget = brief.budget
     return Candidate(
         text=text,
@@ -70,10 +75,18 @@ def _candidate(brief: Brief, text: str, *, whole: bool) -> Candidate:
         min_tokens=0 if budget is None else budget.min_tokens,
         max_tokens=None if budget is None else budget.max_tokens,
         whole=whole,
+        fault=fault,
+        translated=brief.translated,
     )
 
 
-def _score(brief: Brief, candidate: Candidate, checks: Mapping[str, Check]) -> tuple[float, Score]:
+def _score(brief: Brief, draft: Draft, candidate: Candidate, checks: Mapping[str, Check]) -> tuple[float, Score]:
+    """The score of the text before its repairs, beside that of the prompt; `checks` are those of the result."""
+    if draft.answer is not None and draft.answer != draft.text:
+        candidate = _candidate(brief, draft.answer, whole=draft.whole)
+        # Fitting has mended these, and no repair did.
+        mended = {name: one for name, one in checks.items() if name in ("budget", "complete")}
+        checks = check(candidate) | mended
     value, parts = score(candidate, checks)
     original = _candidate(brief, brief.prompt, whole=True)
     score_original, _ = score(original, check(original))

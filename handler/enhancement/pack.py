@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -24,6 +24,8 @@ from handler.errors import InvalidRequest
 Kind = Literal[
     "subject", "quality", "lighting", "technical", "resolution", "style", "motion", "camera", "temporal", "anatomy"
 ]
+#: the lists of phrases by which an assistant's talk is known
+TalkKind = Literal["refusals", "first_person", "addressing", "exchange", "remarks"]
 #: an answer with one of these faults is no prompt
 Fault = Literal["refusal", "question", "echo", "loop", "unchanged", "off_subject", "language", "low_score", "empty"]
 
@@ -80,6 +82,11 @@ class Lexicon(Lists):
         return Counter(kind for start, end in phrases.find(text) for kind in kinds_of[folded(text[start:end])])
 
     @cached_property
+    def generic(self) -> Phrases:
+        """The lists whose phrases describe no subject: a prompt on any subject may have them."""
+        return Phrases((*self.quality, *self.technical, *self.resolution, *self.style))
+
+    @cached_property
     def _lists(self) -> dict[Kind, Phrases]:
         return {}
 
@@ -115,9 +122,15 @@ class Protect(Lists):
 
 
 class Weights(Value):
-    """The weight of each part of the score; only their proportions matter."""
+    """The weight of each part of the score; only the proportions within a group matter.
+
+    The score is the mean of `words_kept` and `bindings`, which say how much of the prompt is kept, times the mean of
+    the others, which say how good the additions are. A group whose weights are all 0 counts as 1.
+    """
 
     words_kept: Weight
+    bindings: Weight = 0
+    described: Weight = 0
     coverage: Weight
     repetition: Weight
     added_style: Weight
@@ -136,11 +149,33 @@ class Words(Lists):
     lexicon: Lexicon = Lexicon()
     protect: Protect = Protect()
     openings: PhraseList = Field(
-        default=(), description="An answer that begins so is cut up to its first colon or line end."
+        default=(),
+        description="A remark before the prompt begins so. One that ends with a mark is all of it; any other goes on "
+        "to the first colon, line end or end of a sentence.",
     )
-    closings: PhraseList = Field(default=(), description="A later line that begins so ends the answer before it.")
-    refusals: PhraseList = Field(default=(), description="An answer that begins so is a refusal.")
+    labels: PhraseList = Field(
+        default=(), description="Names of a prompt, of which a heading or a remark before a colon has one."
+    )
+    closings: PhraseList = Field(default=(), description="A sentence that begins so ends the prompt before it.")
+    endings: PhraseList = Field(default=(), description="Ends the prompt wherever it stands.")
+    refusals: PhraseList = Field(default=(), description="A sentence that begins so refuses.")
+    first_person: PhraseList = Field(
+        default=(),
+        description="An assistant speaks of itself so: an answer that has one is no prompt, unless the user's has one.",
+    )
+    addressing: PhraseList = Field(
+        default=(), description="An assistant speaks to its reader so: an answer that has one is no prompt."
+    )
+    exchange: PhraseList = Field(
+        default=(), description="Names the request or the answer itself: an answer that has one is no prompt."
+    )
+    remarks: PhraseList = Field(default=(), description="An answer with a sentence that begins so is no prompt.")
     stopwords: PhraseList = Field(default=(), description="Words without content of their own: articles, prepositions.")
+    function_words: dict[Language, PhraseList] = Field(
+        default={},
+        description="Such words of other languages than that of `stopwords`, which is English: they tell languages of "
+        "one script apart. Words that English has, too, do not belong here.",
+    )
 
     @cached_property
     def opening(self) -> Phrases:
@@ -148,19 +183,40 @@ class Words(Lists):
         return Phrases(self.openings)
 
     @cached_property
+    def label(self) -> Phrases:
+        """`labels`, to be found in texts."""
+        return Phrases(self.labels)
+
+    @cached_property
     def closing(self) -> Phrases:
         """`closings`, to be found in texts."""
         return Phrases(self.closings)
 
     @cached_property
-    def refusing(self) -> Phrases:
-        """`refusals`, to be found in texts."""
-        return Phrases(self.refusals)
+    def ending(self) -> Phrases:
+        """`endings`, to be found in texts."""
+        return Phrases(self.endings)
+
+    @cached_property
+    def talk(self) -> tuple[Phrases, Mapping[str, Sequence[TalkKind]]]:
+        """The lists of an assistant's phrases, to be found in texts, and the lists that each phrase is in."""
+        kinds: dict[str, list[TalkKind]] = {}
+        for kind in get_args(TalkKind):
+            phrases: tuple[str, ...] = getattr(self, kind)
+            for phrase in phrases:
+                kinds.setdefault(folded(phrase), []).append(kind)
+        return Phrases(kinds), kinds
 
     @cached_property
     def without_content(self) -> frozenset[str]:
         """`stopwords` without the difference of case."""
         return frozenset(word.casefold() for word in self.stopwords)
+
+    @cached_property
+    def small(self) -> frozenset[str]:
+        """`stopwords` and all `function_words`, without the difference of case."""
+        others = (word.casefold() for words in self.function_words.values() for word in words)
+        return self.without_content.union(others)
 
 
 class Rules(Value):
@@ -328,6 +384,7 @@ class Pack(Value):
         words = self.words
         lists = [
             *(value for part in (words, words.lexicon, words.protect) for _, value in part if isinstance(value, tuple)),
+            *words.function_words.values(),
             *(entry.compose for entry in self.entries.values()),
         ]
         return sum(len(phrase.encode()) for phrases in lists for phrase in phrases)

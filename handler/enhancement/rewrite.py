@@ -254,11 +254,11 @@ def no_prompt(subject: str, fault: Fault) -> Degraded:
 _FAULTS: Mapping[Fault, str] = {
     "empty": "it holds no word",
     "refusal": "it is a refusal",
-    "question": "it is a question or an offer",
-    "echo": "it repeats the pack's messages",
+    "question": "it speaks to its reader: a question, an offer or a remark",
+    "echo": "it repeats what the model was asked with",
     "loop": "it repeats itself",
     "unchanged": "it adds nothing to the prompt",
-    "off_subject": "it has nothing of the prompt's subject",
+    "off_subject": "it is about another subject",
     "language": "it is in another language",
     "low_score": "it scores no better than the prompt",
 }

@@ -118,7 +118,7 @@ def test_a_clause_that_brings_the_users_words_outlives_quality_tags() -> None:
 
 def test_a_clause_too_long_for_the_budget_loses_words_and_keeps_what_is_protected() -> None:
     prompt = "a very long clause about many small things with three blue boats and no people at all"
-    assert fitted(prompt, prompt, **words(6)) == "a very three blue no people"
+    assert over_budget(a_brief(prompt, **words(6))).text == "a very three blue no people"
 
 
 def test_an_extension_leads_with_the_users_letters_and_does_not_say_them_again() -> None:
@@ -128,7 +128,7 @@ def test_an_extension_leads_with_the_users_letters_and_does_not_say_them_again()
 
 
 def test_a_clause_that_brings_what_is_fixed_is_no_repetition() -> None:
-    assert fitted("without a hat, 0, ", "0") == "without a hat, 0"
+    assert fitted("without a hat, 0, ", "0, snow") == "without a hat, 0, snow"
     assert fitted("a red fox", "a fox, 🦊, deep snow") == "a red fox, 🦊, deep snow"
 
 

@@ -24,7 +24,6 @@ from tests.support.rewriting import (
     PROMPT,
     Line,
     by_pack,
-    by_template,
     code_of,
     failed,
     run,
@@ -91,7 +90,7 @@ def test_a_request_whose_answer_can_come_again_uses_the_cache(line: Line, fields
     ids=["a soft check failed", "nothing was checked"],
 )
 def test_an_answer_that_breaks_no_hard_rule_is_kept(line: Line, fields: dict[str, Any]) -> None:
-    operations = line(wide("a fox, soft light"))
+    operations = line(wide(f"{PROMPT}, mist"))
     assert [run(operations, **fields, seed=7, cache="use").enhanced.cache_hit for _ in range(2)] == [False, True]
 
 
@@ -146,8 +145,8 @@ def test_the_answer_to_the_callers_own_messages_is_kept_where_asked_alone(line: 
 
 def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:
     operations = line(wide())
-    cut = {"max_tokens": 5, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}, "cache": "use"}
-    replies = [by_template(operations, prompt="two red foxes", **cut) for _ in range(2)]
+    cut = {"max_tokens": 9, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}, "cache": "use"}
+    replies = [by_pack(operations, **cut) for _ in range(2)]
     assert [(failed(reply), reply.enhanced.cache_hit) for reply in replies] == [(["complete"], False)] * 2
 
 

@@ -4,21 +4,25 @@ from dataclasses import replace
 
 import pytest
 
-from handler.api.enhance import Language
+from handler.api.enhance import Check, Language
 from handler.enhancement import checks, scripts, spans
 from handler.enhancement.checks import Candidate
 from handler.enhancement.clean import clean
+from handler.enhancement.content import content
+from handler.enhancement.pack import Fault
 from handler.enhancement.score import CAP, score
+from handler.enhancement.verdict import verdict
 from handler.enhancement.vocabulary import kind_of
-from tests.support.enhancing import packs
+from tests.support.enhancing import a_brief, packs
 
 PACK = packs().loaded[0].pack
 RULES, WORDS = PACK.rules["image"], PACK.words
 
 
-def candidate(text: str, prompt: str, language: Language = "same", protect: tuple[str, ...] = ()) -> Candidate:
-    found = spans.find(prompt, WORDS.protect, protect)
-    return Candidate(text, prompt, found, RULES, WORDS, language, len(text.split()), 0, 75, whole=True)
+def candidate(text: str, prompt: str, language: Language = "same") -> Candidate:
+    found = spans.find(prompt, WORDS.protect, ())
+    fault = verdict(a_brief(prompt, language=language), text) if prompt and prompt != text else None
+    return Candidate(text, prompt, found, RULES, WORDS, language, len(text.split()), 0, 75, whole=True, fault=fault)
 
 
 def failed(text: str, prompt: str, language: Language = "same") -> set[str]:
@@ -88,8 +92,13 @@ def test_more_is_not_protected_than_can_be_put_back_in_time() -> None:
         ("a fox at a 茶 house", "a fox at 茶", set()),
         ("一只狐狸, 雪", "一只狐狸", set()),
         ("a fox", "🦊", set()),
-        ("un renard à l'été", "a fox", set()),
-        ("a fox " * 40, "a fox", {"budget"}),
+        ("un renard à l'été", "a fox", {"subject"}),
+        (", ".join(f"fox {place}" for place in range(40)), "a fox", {"budget"}),
+        ("a fox, a deep place, a deep place, a deep place, a deep place", "a fox", {"clean"}),
+        ("Do not add subjects, and do not choose an artistic style", "a fox", {"clean"}),
+        ("What kind of fox would you like?", "a fox", {"clean"}),
+        ("a whale in deep water", "a fox", {"subject"}),
+        ("a fox", "a fox", set()),
     ],
 )
 def test_hard_checks(text: str, prompt: str, expected: set[str]) -> None:
@@ -99,6 +108,7 @@ def test_hard_checks(text: str, prompt: str, expected: set[str]) -> None:
 @pytest.mark.parametrize("text", ["Notes on a desk, soft light", '"Go" and "Stop"', "“Go” and “Stop”"])
 def test_what_only_looks_put_around_a_prompt_stays(text: str) -> None:
     assert clean(text, "a desk", WORDS) == text
+    assert "clean" not in failed(text, "a desk")
 
 
 @pytest.mark.parametrize(
@@ -136,26 +146,76 @@ def test_soft_checks_say_what_they_found() -> None:
     assert failed("a fox, oil painting", "a fox") == set()
 
 
+#: adds more than eight words of content in clauses that describe, and a word of each list
+DESCRIBED = "a red fox, thick winter fur, breath over frozen reeds, low soft light on a mossy stone wall, sharp focus"
+PARTS = {"words_kept", "bindings", "described", "coverage", "repetition", "added_style", "length"}
+
+
 def test_a_failed_hard_check_caps_the_score() -> None:
-    good = candidate("a red fox, soft light, sharp focus, fine texture", "a red fox")
+    good = candidate(DESCRIBED, "a red fox")
     value, parts = score(good, checks.check(good))
-    assert (value, set(parts)) == (1.0, {"words_kept", "coverage", "repetition", "added_style", "length"})
-    bad = replace(good, text="a fox, soft light, sharp focus, fine texture")
-    assert score(bad, checks.check(bad))[0] == CAP
+    assert (value, set(parts)) == (1.0, PARTS)
+    bad = replace(good, text=DESCRIBED.replace("red ", ""), prompt="a red fox")
+    assert score(bad, checks.check(bad))[0] <= CAP
 
 
-def test_the_score_is_the_packs_weighted_mean_of_parts_that_each_say_how_much_of_a_rule_is_kept() -> None:
+def test_a_fault_has_a_score_of_its_own_below_that_of_every_prompt() -> None:
+    good = candidate(DESCRIBED, "a red fox")
+    order: list[Fault] = ["echo", "question", "refusal", "off_subject", "empty"]
+    scored = [score(replace(good, fault=fault), checks.check(good))[0] for fault in order]
+    assert scored == sorted(scored, reverse=True)
+    assert len(set(scored)) == len(scored)
+    original = candidate("a red fox", "a red fox")
+    assert scored[0] < score(original, checks.check(original))[0]
+
+
+def test_the_score_is_how_much_is_kept_times_how_well_is_added() -> None:
     some = replace(candidate("a fox, oil painting, soft light, a fox", "a red fox"), tokens=10, min_tokens=40)
     value, parts = score(some, checks.check(some))
-    assert parts == {"words_kept": 0.5, "coverage": 0.3333, "repetition": 0.8571, "added_style": 0.5, "length": 0.25}
-    assert value == round((4 * 0.5 + 2 / 3 + 6 / 7 + 0.5 + 0.25) / 9, 4)
+    assert parts == {
+        "words_kept": 0.5, "bindings": 0, "described": 0, "coverage": 0.3333, "repetition": 0.8571, "added_style": 0.5,
+        "length": 0.25,
+    }  # fmt: skip
+    assert value == round((0.5 + 0) / 2 * (4 * 0 + 2 / 3 + 6 / 7 + 0.5 + 0.25) / 9, 4)
     some = replace(candidate("a red fox, oil painting", "a red fox"), tokens=50, min_tokens=40)
-    assert score(some, checks.check(some)) == (
-        round((4 * 1 + 2 * 0 + 1 * 1 + 1 * 0.5 + 1 * 1) / 9, 4),
-        {"words_kept": 1, "coverage": 0, "repetition": 1, "added_style": 0.5, "length": 1},
-    )
+    assert score(some, checks.check(some))[0] == round((2 * 0 + 4 * 0 + 1 * 1 + 1 * 0.5 + 1 * 1) / 9, 4)
     nothing = candidate("", "")
-    assert score(nothing, checks.check(nothing))[1] == {**dict.fromkeys(parts, 1), "coverage": 0}
+    assert score(nothing, checks.check(nothing))[1] == {**dict.fromkeys(PARTS, 1), "described": 0, "coverage": 0}
+
+
+def test_weights_that_are_all_zero_leave_their_group_out() -> None:
+    weights = RULES.score.model_copy(update={"words_kept": 0, "bindings": 0})
+    lost = replace(candidate("a grey wolf", "a red fox"), rules=RULES.model_copy(update={"score": weights}), fault=None)
+    assert score(lost, {name: replace_hard(one) for name, one in checks.check(lost).items()})[0] > 0
+
+
+def replace_hard(check: Check) -> Check:
+    """The check as one that caps nothing."""
+    return check.model_copy(update={"hard": False})
+
+
+def test_of_a_text_in_another_language_nothing_is_said_about_the_words_it_keeps() -> None:
+    other = replace(candidate("雪の中の狐", "a fox"), translated=True, fault=None)
+    assert score(other, checks.check(other))[1].keys() == PARTS - {"words_kept", "bindings"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kept", "turned"),
+    [
+        ("a blue cube on a red sphere", "a glossy blue cube on a dull red sphere", "a red cube on a blue sphere"),
+        ("two cats and three dogs", "two grey cats and three wet dogs", "three cats and two dogs"),
+        ("a cat on a dog", "a cat asleep on a large dog", "a dog asleep on a large cat"),
+        ("ein Kind trägt einen Hund", "ein müdes Kind trägt einen nassen Hund", "ein Hund trägt ein Kind"),
+        ("une robe verte et un sac noir", "une robe verte et un grand sac noir", "une robe noire et un sac vert"),
+        ("un perro alto y un gato flaco", "un perro muy alto y un gato flaco", "un perro flaco y un gato alto"),
+        ("红色的车和蓝色的船", "红色的车停在岸边，蓝色的船漂在湖上", "蓝色的车和红色的船"),
+    ],
+)
+def test_words_that_change_places_are_bound_less(prompt: str, kept: str, turned: str) -> None:
+    asked, good, bad = (content(text, WORDS.small) for text in (prompt, kept, turned))
+    assert asked.bound_in(good) >= 0.75
+    assert asked.bound_in(bad) < asked.bound_in(good)
+    assert asked.kept_by(good) == 1
 
 
 def test_a_clause_is_of_the_kind_that_most_of_its_words_are() -> None:

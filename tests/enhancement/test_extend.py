@@ -45,6 +45,11 @@ def dry(operations: Operations, **fields: Any) -> DryRunReply:
     return reply
 
 
+def stops(reply: DryRunReply) -> tuple[str, ...]:
+    assert reply.sampling is not None
+    return reply.sampling.stop
+
+
 def test_the_result_is_the_users_prompt_to_the_letter_and_what_the_model_writes_after_it(line: Line) -> None:
     reply = extended(line(wide(ADDED)))
     assert reply.enhanced.enhanced_prompt == PROMPT + "," + ADDED == GOOD
@@ -116,7 +121,7 @@ def test_a_dry_run_shows_the_begun_turn_and_the_tokens_that_it_has(line: Line, t
     assert [message.content for message in reply.messages[1:]] == ["a red fox.", "a red fox,"]
     assert reply.rendered.endswith("<|im_start|>assistant\na red fox,")
     assert "".join(template.token_bytes(id_).decode() for id_ in reply.token_ids[-3:]).endswith("fox,")
-    assert reply.sampling.stop == ("\n",)
+    assert stops(reply) == ("\n",)
 
 
 def test_the_engine_reads_the_begun_turn_and_its_hash_proves_it(line: Line) -> None:
@@ -209,12 +214,12 @@ def test_a_text_to_protect_that_the_prompt_lacks_comes_behind_it(line: Line) -> 
 
 
 def test_a_prompt_in_another_script_than_the_result_is_rewritten(line: Line) -> None:
-    assert dry(line(wide()), language="zh").sampling.stop == ()
-    assert dry(line(wide()), prompt="一只猫", language="en").sampling.stop == ()
-    assert dry(line(wide()), language="de").sampling.stop == ()  # Latin letters count as English
-    assert dry(line(wide()), prompt="一只猫", language="zh").sampling.stop == ("\n",)
-    assert dry(line(wide()), prompt="一只猫").sampling.stop == ("\n",)
-    assert dry(line(wide()), language="en").sampling.stop == ("\n",)
+    assert stops(dry(line(wide()), language="zh")) == ()
+    assert stops(dry(line(wide()), prompt="一只猫", language="en")) == ()
+    assert stops(dry(line(wide()), language="de")) == ()  # Latin letters count as English
+    assert stops(dry(line(wide()), prompt="一只猫", language="zh")) == ("\n",)
+    assert stops(dry(line(wide()), prompt="一只猫")) == ("\n",)
+    assert stops(dry(line(wide()), language="en")) == ("\n",)
     with pytest.raises(InvalidRequest, match="another language") as caught:
         dry(line(wide()), language="zh", mode="extend")
     assert caught.value.field == "mode"
@@ -232,7 +237,7 @@ def test_an_entry_without_messages_for_it_extends_with_those_that_it_has(line: L
     assert other[0].content.startswith("You rewrite short prompts for SDXL")
     assert own[-1] == other[-1]
     entry["mode"] = "rewrite"
-    assert dry(line(wide()), pack=value).sampling.stop == ()
+    assert stops(dry(line(wide()), pack=value)) == ()
 
 
 def test_the_callers_own_messages_are_extended_where_the_mode_is_sent_alone(line: Line) -> None:

@@ -34,6 +34,9 @@ from tests.support.rewriting import (
     wide,
 )
 
+#: a prompt that is over every budget of these tests
+LONG = GOOD + "".join(f", stone {place}, tree {place}" for place in range(30))
+
 
 def test_the_callers_own_messages_are_answered_as_the_model_said_it_measured_where_asked(line: Line) -> None:
     said = f'Sure: "{GOOD}" '
@@ -47,7 +50,11 @@ def test_the_callers_own_messages_are_answered_as_the_model_said_it_measured_whe
 
 def test_the_callers_own_messages_are_trimmed_where_asked(line: Line) -> None:
     target = {"encoder": "qwen", "max_tokens": 30, "fit": True}
-    reply = run(line(wide(GOOD + ", a stone, a tree" * 30)), messages=MESSAGES, target=target)
+    reply = run(
+        line(wide(LONG)),
+        messages=MESSAGES,
+        target=target,
+    )
     assert reply.enhanced.enhanced_prompt.startswith("two red foxes in the snow, no people")
     assert measured(reply).tokens <= 30
 
@@ -111,7 +118,7 @@ def test_an_entry_beside_own_messages_measures_fits_and_scores(line: Line) -> No
 
 
 def test_a_target_goes_before_the_entrys_budget(line: Line) -> None:
-    long = GOOD + ", a stone, a tree" * 30
+    long = LONG
     fitted = by_template(line(wide(long)), target={"encoder": "qwen", "max_tokens": 30})
     assert (measured(fitted).max_tokens, measured(fitted).tokens <= 30) == (30, True)
     free = by_template(line(wide(long)), target={**CLIP, "fit": False})

@@ -20,13 +20,18 @@ from tests.support.enhancing import a_brief, pack_json
 from tests.support.rewriting import PROMPT, Line, run, wide
 
 TEXTS = st.text("aAbB1_-'. \nß\u017f\u4e00", max_size=30)
-LISTS = st.lists(st.text("aAb1-' ", min_size=1, max_size=4), max_size=8)
+LISTS = st.lists(st.text("aAb1-' \u4e00", min_size=1, max_size=4), max_size=8)
+
+
+#: a character of a word; a character of Chinese is a word of its own
+IN_WORD = r"[^\W\u4e00]"
 
 
 def pattern_of(phrases: Iterable[str]) -> re.Pattern[str]:
     """The longest phrase first; none begins or ends inside of a word."""
     listed = sorted(phrases, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, listed))})(?!(?<=\w)\w)" if listed else r"(?!)", re.I)
+    whole = rf"(?<!{IN_WORD})(?:{'|'.join(map(re.escape, listed))})(?!(?<={IN_WORD}){IN_WORD})"
+    return re.compile(whole if listed else r"(?!)", re.I)
 
 
 @given(TEXTS, LISTS)
