@@ -16,7 +16,7 @@ from handler.enhancement.budget import Limit
 from handler.enhancement.encoder import Encoder, Encoders
 from handler.enhancement.pack import PackSampling, Rules, Weights, Words, fill
 from handler.enhancement.packs import Found, Loaded, Packs
-from handler.enhancement.spans import Span
+from handler.enhancement.spans import Spans
 from handler.errors import InvalidRequest, NoPack
 
 #: the rules of requests that name no entry: every clause is a subject, and no fault is looked for
@@ -62,7 +62,7 @@ class Brief:
     mode: Mode
     #: None where it is not checked
     language: Language | None
-    spans: tuple[Span, ...]
+    spans: Spans
     #: the user's words are put back where the answer lost them
     repair: bool
     #: texts that must be in the result
@@ -135,7 +135,7 @@ class Brief:
             language, mode = _language(request, found), request.mode or found.entry.mode
         prompt, protect = request.original_prompt, request.protect or ()
         words = NO_WORDS if found is None else found.words
-        translated = language is not None and scripts.translated(prompt, language)
+        translated = language is not None and not scripts.speaks(prompt, language, words)
         return cls(
             prompt=prompt,
             found=found,
@@ -143,7 +143,7 @@ class Brief:
             budget=_budget(request, found, encoders),
             mode=mode,
             language=language,
-            spans=spans.find(prompt, words.protect, protect, translated=translated),
+            spans=spans.find(prompt, words, protect, translated=translated),
             repair=by_pack or request.protect is not None,
             protect=protect,
         )

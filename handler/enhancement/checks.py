@@ -8,7 +8,7 @@ from handler.enhancement.clauses import one_line
 from handler.enhancement.clean import clean
 from handler.enhancement.pack import Rules, Words
 from handler.enhancement.scripts import foreign
-from handler.enhancement.spans import Span, missing, reversed_in
+from handler.enhancement.spans import Spans, missing, reversed_in
 from handler.enhancement.vocabulary import has_word_of, stems, tokens
 
 
@@ -18,7 +18,7 @@ class Candidate:
 
     text: str
     prompt: str
-    spans: tuple[Span, ...]
+    spans: Spans
     rules: Rules
     words: Words
     #: None where it is not checked
@@ -41,7 +41,7 @@ def check(candidate: Candidate) -> dict[str, Check]:
 def _hard(candidate: Candidate) -> dict[str, Iterable[str]]:
     text, prompt = candidate.text, candidate.prompt
     lost = missing(text, candidate.spans)
-    affirmed = [text[start:end] for start, end in reversed_in(text, candidate.spans, prompt)]
+    affirmed = [text[start:end] for start, end in reversed_in(text, candidate.spans)]
     cleaned, fault = clean(text, prompt, candidate.words)
     over = candidate.tokens is not None and candidate.max_tokens is not None and candidate.tokens > candidate.max_tokens
     return {
@@ -49,7 +49,7 @@ def _hard(candidate: Candidate) -> dict[str, Iterable[str]]:
         "protected": [span.text for span in lost if span.kind != "negation"],
         "negation": [*(span.text for span in lost if span.kind == "negation"), *affirmed],
         "clean": [fault] if fault else ["text around the prompt"] if cleaned != one_line(text) else (),
-        "language": () if candidate.language is None else foreign(text, prompt, candidate.language),
+        "language": () if candidate.language is None else foreign(text, prompt, candidate.language, candidate.words),
         "complete": () if candidate.whole else ("cut inside a clause",),
     }
 

@@ -12,7 +12,7 @@ from handler.enhancement.clauses import SENTENCE_END, join, split
 from handler.enhancement.clean import clean
 from handler.enhancement.pack import Fault
 from handler.enhancement.repair import repaired, without_repetitions
-from handler.enhancement.scripts import foreign
+from handler.enhancement.scripts import foreign, speaks
 from handler.enhancement.spans import regions, unbroken
 
 
@@ -39,7 +39,7 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
             return fault
     if not whole and brief.fit:
         text, whole = _without_unfinished_clause(brief, text)
-    if brief.by_pack and brief.language is not None and foreign(text, brief.prompt, brief.language):
+    if brief.by_pack and brief.language is not None and foreign(text, brief.prompt, brief.language, brief.words):
         return "language"
     if brief.repair:
         text, repairs = repaired(brief, text)
@@ -55,8 +55,10 @@ def over_budget(brief: Brief) -> Draft:
 
 
 def composed(brief: Brief) -> Draft | None:
-    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none."""
+    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none in its language."""
     if brief.found is None or not brief.by_pack or not brief.found.entry.compose:
+        return None
+    if not speaks(brief.prompt, brief.found.entry.compose_language, brief.words):
         return None
     made = _appended(brief, ", ".join(brief.found.entry.compose))
     return made if made.text else None

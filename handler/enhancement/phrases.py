@@ -12,9 +12,12 @@ from functools import cached_property
 from handler.enhancement.regions import Region
 from handler.pool import check_stop
 
+#: scripts written without spaces, in which a phrase may begin and end at every character: kana, CJK, full-width forms
+UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
 #: a word, or any other character
-_UNIT = re.compile(r"\w++|\W")
-_REST_OF_WORD = re.compile(r"\w*+")
+_UNIT = re.compile(rf"[^\W{UNSPACED}]++|\W|[{UNSPACED}]")
+_REST_OF_WORD = re.compile(rf"[^\W{UNSPACED}]*+")
 
 
 def folded(text: str) -> str:
@@ -191,5 +194,5 @@ def _may_begin(units: Sequence[str], index: int) -> bool:
 
 
 def _is_word(character: str) -> bool:
-    """As `\\w` says it."""
-    return character.isalnum() or character == "_"
+    """As `\\w` says it, but for scripts without spaces."""
+    return character == "_" or (character.isalnum() and (character < "\u3040" or not UNSPACED_CHARACTER.match(character)))

@@ -8,7 +8,7 @@ from handler.enhancement import vocabulary
 from handler.enhancement.brief import Brief
 from handler.enhancement.clauses import Clause, concatenate, join, split
 from handler.enhancement.regions import Region, Regions
-from handler.enhancement.spans import Searched, missing, reversed_in, unbroken
+from handler.enhancement.spans import missing, reversed_in, unbroken
 from handler.pool import check_stop
 
 #: clauses without a content word that are searched in a known text, at most; a text has a few of them
@@ -34,7 +34,7 @@ def without_repetitions(brief: Brief, text: str, known: str) -> str:
     """A text without the clauses that only repeat what a known text has."""
     known_stems = vocabulary.stems(known).keys()
     clauses = split(text, unbroken(text, brief.spans))
-    searched = Searched(text, brief.spans)
+    searched = brief.spans.searched(text)
     needed = [place for span in missing(known, brief.spans) for place in searched.places(span)]
     ends = [clause.end for clause in clauses]
     bringing = {one.start for place in needed if len(touched := _touched(clauses, ends, place)) == 1 for one in touched}
@@ -55,7 +55,7 @@ def without_repetitions(brief: Brief, text: str, known: str) -> str:
 
 def _without_contradictions(brief: Brief, text: str) -> tuple[str, list[str]]:
     """The text without the clauses that name what the user negated, and those clauses."""
-    places = Regions(reversed_in(text, brief.spans, brief.prompt))
+    places = Regions(reversed_in(text, brief.spans))
     kept: list[Clause] = []
     removed: list[str] = []
     for clause in split(text, unbroken(text, brief.spans)):
@@ -72,7 +72,7 @@ def _insertions(brief: Brief, text: str, removed: list[str]) -> list[str]:
     own = split(brief.prompt, unbroken(brief.prompt, brief.spans))
     lost = brief.stems(" ".join(removed)) - brief.stems(present)
     insertions = {(one.start, join([one]).strip()) for one in own if lost & brief.stems(one.text)}
-    prompt, ends = Searched(brief.prompt, brief.spans), [one.end for one in own]
+    prompt, ends = brief.spans.searched(brief.prompt), [one.end for one in own]
     for span in missing(present, brief.spans):
         around = _touched(own, ends, prompt.place(span))
         insertions.add((around[0].start, join(around).strip()) if around else (len(brief.prompt), span.text))
