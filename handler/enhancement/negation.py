@@ -65,34 +65,35 @@ def negated(
     return tuple(sorted((*reader.before_nouns(), *reader.behind_nouns()), key=lambda one: one.region))
 
 
-def without(text: str, found: Iterable[Negated]) -> str:
-    """A text without its negations, and without the marks that they leave behind."""
-    parts: list[str] = []
-    behind = 0
+def without(text: str, found: Iterable[Negated], words: Words) -> str:
+    """A text without its negations, and without the marks and words that joined them."""
+    grammar = words.protect.negation
+    made, behind = "", 0
     for start, end in sorted(one.region for one in found):
-        if start >= behind:
-            parts.append(text[behind:start])
-            behind = end
-    parts.append(text[behind:])
-    return _tidy(parts)
-
-
-_BEGINS_CLAUSE = re.compile(r"\s*+([,;.。，、]?)[^\S\n]*+")
-
-
-def _tidy(parts: list[str]) -> str:
-    text = parts[0]
-    for part in parts[1:]:
         check_stop()
-        mark = _BEGINS_CLAUSE.match(part)
-        assert mark is not None
-        tail = text.rstrip()
-        if not tail or tail[-1] in ",;.。，、":
-            # The whole clause is gone: so is the mark behind it.
-            text = f"{tail} {part[mark.end() :]}".lstrip() if part[mark.end() :] else tail
-        else:
-            text = tail + (part if mark.group(1) else f" {part.lstrip()}" if part.strip() else part)
-    return text.rstrip(" ,;，、")
+        between = text[behind:start]
+        if start < behind:
+            behind = max(behind, end)
+            continue
+        if not behind or folded(between.strip(" ,")) not in grammar.ors | grammar.ands:
+            made = _joined(made, between) if behind else between
+        behind = end
+    return (_joined(made, text[behind:]) if behind else text).rstrip(" ,;，、")
+
+
+_MARK_AND_GAP = re.compile(r"[的の]?\s*+([,;.。，、]?)[^\S\n]*+")
+
+
+def _joined(text: str, rest: str) -> str:
+    """What is before a negation and what is behind it, as one text."""
+    mark = _MARK_AND_GAP.match(rest)
+    assert mark is not None
+    kept, rest = text.rstrip(), rest[mark.end() :]
+    if not kept or kept[-1] in ",;.。，、":  # the whole clause is gone, and so is the mark behind it
+        return f"{kept} {rest}".lstrip() if rest else kept
+    if mark.group(1):
+        return kept + mark.group(1) + (f" {rest}" if rest and mark.group(1) in ",;." else rest)
+    return kept + (rest if UNSPACED_CHARACTER.match(rest) else f" {rest}" if rest else "")
 
 
 class _Reader:

@@ -14,6 +14,8 @@ _LETTERS = rf"[^\W\d_{UNSPACED}]++"
 WORD = re.compile(rf"[{UNSPACED}]|(?:{_NUMBER}|{_LETTERS})++")
 _THOUSANDS = re.compile(r"\d{1,3}(?:[.,]\d{3})++")
 _ACCENTS = re.compile("[\u0300-\u036f]++")
+#: letters that Unicode does not divide into a letter and an accent
+_WITHOUT_STROKE = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe", "ß": "ss"})
 _JOINING = re.compile(r"[ \-‑]")
 
 
@@ -110,7 +112,7 @@ def plain(word: str) -> str:
     if word.isascii() and word.isalpha():
         return word.lower()
     if not word.isascii():
-        word = _ACCENTS.sub("", unicodedata.normalize("NFKD", word))
+        word = _ACCENTS.sub("", unicodedata.normalize("NFKD", word)).casefold().translate(_WITHOUT_STROKE)
         word = "".join(str(unicodedata.decimal(one)) if one.isdecimal() else one for one in word)
         word = unicodedata.normalize("NFC", word)
     return re.sub(r"[.,]", "", word) if _THOUSANDS.fullmatch(word) else word.casefold()
