@@ -11,7 +11,6 @@ from handler.enhancement.lists import Group, Groups, Lists, PhraseList
 from handler.enhancement.phrases import folded
 from handler.enhancement.wording import Tree, Wording
 
-
 #: what a phrase does to the words around it
 Role = Literal["between", "before", "verb", "behind", "idiom"]
 
@@ -25,7 +24,9 @@ class Negation(Lists):
     idioms: PhraseList = Field(default=(), description="Phrases that hold a negating word and negate nothing.")
     between: PhraseList = Field(default=(), description="Words that may stand between a negating word and the noun.")
     articles: PhraseList = ()
-    alternatives: PhraseList = Field(default=(), description="Words that carry a negation on to the next noun: or, nor.")
+    alternatives: PhraseList = Field(
+        default=(), description="Words that carry a negation on to the next noun: or, nor."
+    )
     additions: PhraseList = Field(
         default=(), description="Words that carry it on to a next noun of one word, without an article: and."
     )

@@ -7,7 +7,6 @@ from functools import cached_property
 from itertools import chain
 from typing import Literal
 
-from handler.api.enhance import Language
 from handler.enhancement import scripts
 from handler.enhancement.forms import forms
 from handler.enhancement.names import names

@@ -1,4 +1,4 @@
-"""Reads a text as words of which equal ones have equal keys: `three` and `3`, `gray` and `grey`. Pure; knows no list."""
+"""Reads a text as words, of which equal ones have equal keys: `three` and `3`, `gray` and `grey`. Pure."""
 
 import re
 import unicodedata
@@ -135,4 +135,4 @@ def _together(before: Token, token: Token, text: str) -> Token | None:
 
 
 def _may_be_added(high: int, low: int) -> bool:
-    return (high % 10 == 0 and 20 <= high % 100 and 0 < low < 10) or (high % 100 == 0 < high and low < 100)
+    return (high % 10 == 0 and high % 100 >= 20 and 0 < low < 10) or (high % 100 == 0 < high and low < 100)

@@ -108,7 +108,9 @@ def test_a_prompt_is_in_a_language_or_is_not(prompt: str, language: Language, sp
     assert speaks(prompt, language, WORDS) is spoken
 
 
-@pytest.mark.parametrize("prompt", ["一只猫在窗台上", "ein roter Fuchs im Schnee", "雪の中の狐", "лиса", "un chat sur le toit"])
+@pytest.mark.parametrize(
+    "prompt", ["一只猫在窗台上", "ein roter Fuchs im Schnee", "雪の中の狐", "лиса", "un chat sur le toit"]
+)
 def test_no_english_clause_stands_behind_a_prompt_in_another_language(prompt: str) -> None:
     assert composed(a_brief(prompt)) is None
     assert composed(a_brief("a cat on a windowsill")) is not None
