@@ -14,9 +14,10 @@ from handler.api.text import Message
 from handler.enhancement import scripts, spans, vocabulary
 from handler.enhancement.budget import Limit
 from handler.enhancement.encoder import Encoder, Encoders
+from handler.enhancement.negation import Negated, movable, without
 from handler.enhancement.pack import PackSampling, Rules, Weights, Words, fill
 from handler.enhancement.packs import Found, Loaded, Packs
-from handler.enhancement.spans import Spans
+from handler.enhancement.searched import Spans
 from handler.errors import InvalidRequest, NoPack
 
 #: the rules of requests that name no entry: every clause is a subject, and no fault is looked for
@@ -52,7 +53,12 @@ class TokenBudget:
 class Brief:
     """One prompt to rewrite, and the rules for the result."""
 
+    #: the user's prompt, as it was sent
+    sent: str
+    #: the same; where the entry moves negations, without these
     prompt: str
+    #: nouns that the user negates, which the reply's negative prompt names and `prompt` does not
+    moved: tuple[str, ...]
     #: the pack's entry; None where the request names none
     found: Found | None
     #: True where the model reads the entry's messages; else the entry only measures, fits and scores
@@ -107,7 +113,8 @@ class Brief:
         """Everything in it that can change an answer."""
         budget = self.budget
         return {
-            "prompt": self.prompt,
+            "prompt": self.sent,
+            "moved": list(self.moved),
             "pack": None if self.found is None else self.found.loaded.sha256,
             "entry": None if self.found is None else self.found.name,
             "by_pack": self.by_pack,
@@ -136,14 +143,24 @@ class Brief:
         prompt, protect = request.original_prompt, request.protect or ()
         words = NO_WORDS if found is None else found.words
         translated = language is not None and not scripts.speaks(prompt, language, words)
+        moved: tuple[str, ...] = ()
+        found_spans = spans.find(prompt, words, protect, translated=translated)
+        negations: tuple[Negated, ...] = ()
+        if found is not None and by_pack and found.entry.negations == "move" and not translated:
+            negations = movable(prompt, words)
+        if negations and (rest := without(prompt, negations, words)):
+            found_spans = spans.moved(found_spans, spans.find(rest, words, protect))
+            prompt, moved = rest, tuple(prompt[noun.start : noun.end] for one in negations for noun in one.nouns)
         return cls(
+            sent=request.original_prompt,
             prompt=prompt,
+            moved=moved,
             found=found,
             by_pack=by_pack,
             budget=_budget(request, found, encoders),
             mode=mode,
             language=language,
-            spans=spans.find(prompt, words, protect, translated=translated),
+            spans=found_spans,
             repair=by_pack or request.protect is not None,
             protect=protect,
         )

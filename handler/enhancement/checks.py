@@ -8,7 +8,8 @@ from handler.enhancement.clauses import one_line
 from handler.enhancement.clean import clean
 from handler.enhancement.pack import Rules, Words
 from handler.enhancement.scripts import foreign
-from handler.enhancement.spans import Spans, missing, reversed_in
+from handler.enhancement.searched import Spans
+from handler.enhancement.spans import missing, reversed_in
 from handler.enhancement.vocabulary import has_word_of, stems, tokens
 
 

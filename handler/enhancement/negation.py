@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from handler.enhancement.pack import Words
 from handler.enhancement.phrases import UNSPACED, UNSPACED_CHARACTER, folded
+from handler.enhancement.quotes import quotes
 from handler.enhancement.regions import Region, Regions
 from handler.enhancement.wording import Word, words_of
 from handler.pool import check_stop
@@ -23,6 +24,8 @@ _COMPOUND = re.compile(rf"([^\W\d_{UNSPACED}]++)[-‑]([^\W\d_{UNSPACED}]++)(?![
 _JAPANESE = re.compile(r"([\u30a0-\u30ff\u3400-\u9fff]{1,10}+)[\u3040-\u309f]{0,6}+\Z")
 _JAPANESE_LIST = re.compile(r"([\u30a0-\u30ff\u3400-\u9fff]{1,10}+)[もとやか]\Z")
 _BEFORE = re.compile(rf"([^\W\d_{UNSPACED}]++) (?:(?:is|are|was|were) )?+\Z")
+_LAST_WORD = re.compile(rf"(?<!\w)([^\W\d_{UNSPACED}]{{1,10}}+)[^\S\n]*+\Z")
+_MARK_AND_GAP = re.compile(r"[的の]?\s*+([,;.。，、]?)[^\S\n]*+")
 #: characters before such a word that are searched
 _WINDOW = 24
 
@@ -76,12 +79,24 @@ def without(text: str, found: Iterable[Negated], words: Words) -> str:
             behind = max(behind, end)
             continue
         if not behind or folded(between.strip(" ,")) not in grammar.ors | grammar.ands:
-            made = _joined(made, between) if behind else between
+            made = _without_small_end(_joined(made, between) if behind else between, words)
         behind = end
     return (_joined(made, text[behind:]) if behind else text).rstrip(" ,;，、")
 
 
-_MARK_AND_GAP = re.compile(r"[的の]?\s*+([,;.。，、]?)[^\S\n]*+")
+def _without_small_end(text: str, words: Words) -> str:
+    """A text without the words at its end that led to a negation: with, and there are."""
+    while (last := _LAST_WORD.search(text)) is not None and folded(last.group(1)) in words.small:
+        check_stop()
+        text = text[: last.start()]
+    return text
+
+
+def movable(text: str, words: Words) -> tuple[Negated, ...]:
+    """The negations of a text whose nouns say all that is negated, so that these can stand in a negative prompt."""
+    taken = Regions(quotes(text))
+    found = negated(text, words, taken)
+    return tuple(one for one in found if not any(noun.is_restricted for noun in one.nouns))
 
 
 def _joined(text: str, rest: str) -> str:

@@ -10,7 +10,7 @@ from handler.enhancement.amend import amended
 from handler.enhancement.brief import Brief
 from handler.enhancement.clauses import SENTENCE_END, SEPARATORS, Clause, concatenate, join, split
 from handler.enhancement.regions import Region, Regions
-from handler.enhancement.spans import missing, reversed_in, unbroken
+from handler.enhancement.spans import missing, reversed_in, unbroken, without_moved
 from handler.pool import check_stop
 
 #: clauses without a content word that are searched in a known text, at most; a text has a few of them
@@ -34,7 +34,7 @@ def repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
     user's own clauses are inserted: the prompt's first one in front, any other one behind the clause that is about the
     same as its neighbour in the prompt.
     """
-    text, removed = _without_contradictions(brief, text)
+    text, removed = _without_contradictions(brief, without_moved(text, brief.spans))
     repairs = [Repair(kind="removed", text=body) for body in removed]
     if brief.mode == "rewrite":
         text, amendments = amended(brief, text)

@@ -218,7 +218,7 @@ def fallback(brief: Brief, spent: Spent, degraded: Degraded) -> Rewritten:
     made = composed(brief)
     retries = max(0, spent.tries - 1)
     if made is None:
-        return Rewritten(judged(brief, Draft(brief.prompt), retries=retries, degraded=degraded, unchanged=True), spent)
+        return Rewritten(judged(brief, Draft(brief.sent), retries=retries, degraded=degraded, unchanged=True), spent)
     return Rewritten(judged(brief, made, retries=retries, degraded=degraded), spent)
 
 

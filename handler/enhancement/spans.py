@@ -1,25 +1,19 @@
 """Finds the user's own words that a result must keep: in the prompt, and again in an answer. Pure."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
-from typing import Literal
 
 from handler.enhancement import scripts
-from handler.enhancement.forms import forms
 from handler.enhancement.names import names
-from handler.enhancement.negation import Negated, Noun, negated
-from handler.enhancement.numbers import measured, numbers, spellings
+from handler.enhancement.negation import Negated, Noun, movable, negated, without
+from handler.enhancement.numbers import numbers
 from handler.enhancement.pack import Words
 from handler.enhancement.phrases import UNSPACED_CHARACTER
-from handler.enhancement.quotes import inner, quotes
+from handler.enhancement.quotes import quotes
 from handler.enhancement.regions import Region, Regions
-from handler.enhancement.wording import Token, Word, words_of
-from handler.pool import check_stop
-
-SpanKind = Literal["asked", "quoted", "syntax", "count", "colour", "name", "negation"]
+from handler.enhancement.searched import Span, SpanKind, Spans, noun_forms
 
 #: spans of one prompt, at most; each is searched in every text, and with thousands that would take minutes
 MAX_SPANS = 128
@@ -31,208 +25,6 @@ _SYNTAX = re.compile(
     r"<[\w-]++:[^<>|\n]++>|\([^()\n]+:\s*+\d++(?:\.\d++)?+\)|\[[^\[\]\n]+:\s*+\d++(?:\.\d++)?+\]"
     r"|(?<!\()\({2,}+[^()\n]++\){2,}+|\bBREAK\b"
 )
-#: searched texts of one prompt that are kept
-_KEPT = 4
-#: letters by which a form of a name may be longer, at most, and those of a name that may have one: Paris, Parisian
-_LONGER, _LONG = 4, 4
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A part of the user's prompt that the result must keep."""
-
-    kind: SpanKind
-    text: str
-    #: the pack's word lists, by which the span is found again
-    words: Words = field(compare=False, repr=False)
-    #: where it is in the prompt; of a negation, from its first noun or negating word to its last
-    region: Region | None = field(default=None, compare=False)
-    #: only of a negation: the forms of each word that it negates
-    noun: tuple[frozenset[str], ...] | None = field(default=None, compare=False)
-    #: only of a negation: without a negation the noun is against the user's words
-    is_strict: bool = field(default=True, compare=False)
-    #: the endings of a noun's plural in the prompt's language
-    endings: tuple[str, ...] = field(default=(), compare=False)
-
-
-class Spans(tuple[Span, ...]):
-    """The spans of one prompt; they keep the last texts in which they were searched."""
-
-    def searched(self, text: str) -> "Searched":
-        """A text in which they are searched."""
-        kept: dict[str, Searched] = self.__dict__.setdefault("kept", {})
-        if (found := kept.get(text)) is None:
-            if len(kept) >= _KEPT:
-                kept.clear()
-            found = kept[text] = Searched(text, self)
-        return found
-
-
-class Searched:
-    """A text in which the spans of a prompt are searched."""
-
-    def __init__(self, text: str, spans: Sequence[Span]) -> None:
-        self._text = text
-        self._words = spans[0].words if spans else Words()
-        self._endings = spans[0].endings if spans else ()
-
-    def places(self, span: Span) -> Iterator[Region]:
-        """Where a span is; from left to right, and but for a negation without overlap."""
-        if span.kind in ("asked", "syntax"):
-            return self._exactly(span.text)
-        if span.kind == "quoted":
-            return iter(self._quoted.get(inner(span.text), ()))
-        if span.noun is not None:
-            return iter(sorted(self._negated_by_form(span.noun[-1])))
-        return self._worded(span)
-
-    def place(self, span: Span) -> Region | None:
-        """The first place of a span; None where the text lacks it."""
-        return next(self.places(span), None)
-
-    def affirmed(self, span: Span) -> list[Region]:
-        """Where the noun of a negation is without one."""
-        if span.noun is None or not span.is_strict:
-            return []
-        *before, last = span.noun
-        found: list[Region] = []
-        for index in sorted({index for form in last for index in self._forms.get(form, ())}):
-            check_stop()
-            first = index - len(before)
-            if first >= 0 and all(map(frozenset.intersection, before, self._forms_of_tokens[first:index])):
-                start, end = self._tokens[first].start, self._tokens[index].end
-                if not self._not_affirmed.contain(start):
-                    found.append((start, end))
-        return found
-
-    def _exactly(self, wanted: str) -> Iterator[Region]:
-        start = self._text.find(wanted)
-        while start >= 0:
-            check_stop()
-            yield start, start + len(wanted)
-            start = self._text.find(wanted, start + len(wanted))
-
-    def _worded(self, span: Span) -> Iterator[Region]:
-        """Where the words of a span are, or words that mean the same."""
-        read = self._words.protect.wording.read
-        keys = tuple(token.key for token in read(span.text))
-        found = {place for one in spellings(keys) if one for place in self._sequence(one, span.kind)}
-        behind = 0
-        for start, end in sorted(found):
-            if start >= behind:
-                behind = end
-                yield start, end
-
-    def _sequence(self, keys: tuple[str, ...], kind: SpanKind) -> Iterator[Region]:
-        tokens = self._tokens
-        starts = self._at.get(keys[0], ())
-        if kind == "name" and len(keys) == 1:
-            starts = [*starts, *self._longer.get(keys[0], ())]
-            starts += [index for cut in _shorter(keys[0]) for index in self._at.get(cut, ())]
-        for index in starts:
-            check_stop()
-            following = tokens[index + 1 : index + len(keys)]
-            if len(following) == len(keys) - 1 and all(
-                _is(token.key, key, kind) for token, key in zip(following, keys[1:], strict=True)
-            ):
-                start, end = tokens[index].start, tokens[index + len(keys) - 1].end
-                if kind != "count" or len(keys) > 1 or not self._is_part_of_a_word(start):
-                    yield start, end
-
-    def _is_part_of_a_word(self, start: int) -> bool:
-        """Whether a hyphen joins a number to letters before it, as in F-150."""
-        text = self._text
-        return start > 1 and text[start].isdigit() and text[start - 1] in "-‑" and text[start - 2].isalpha()
-
-    @cached_property
-    def _split(self) -> list[Word]:
-        return words_of(self._text)
-
-    @cached_property
-    def _tokens(self) -> tuple[Token, ...]:
-        return self._words.protect.wording.tokens(self._text, self._split)
-
-    @cached_property
-    def _at(self) -> dict[str, list[int]]:
-        """The tokens of each key; of a number with a unit, under the number, too."""
-        found: dict[str, list[int]] = {}
-        for index, token in enumerate(self._tokens):
-            found.setdefault(token.key, []).append(index)
-            if token.key[0].isdigit() and (number := measured(token.key)):
-                found.setdefault(number, []).append(index)
-        return found
-
-    @cached_property
-    def _longer(self) -> dict[str, list[int]]:
-        """The tokens that a name may be the beginning of."""
-        found: dict[str, list[int]] = {}
-        for index, token in enumerate(self._tokens):
-            for cut in _shorter(token.key):
-                found.setdefault(cut, []).append(index)
-        return found
-
-    @cached_property
-    def _forms_of_tokens(self) -> list[frozenset[str]]:
-        return [forms(token.key, self._endings) for token in self._tokens]
-
-    @cached_property
-    def _forms(self) -> dict[str, list[int]]:
-        """The tokens of each form."""
-        found: dict[str, list[int]] = {}
-        for index, forms_of_token in enumerate(self._forms_of_tokens):
-            for form in forms_of_token:
-                found.setdefault(form, []).append(index)
-        return found
-
-    @cached_property
-    def _quotes(self) -> tuple[Region, ...]:
-        return quotes(self._text)
-
-    @cached_property
-    def _quoted(self) -> dict[str, list[Region]]:
-        found: dict[str, list[Region]] = {}
-        for start, end in self._quotes:
-            found.setdefault(inner(self._text[start:end]), []).append((start, end))
-        return found
-
-    @cached_property
-    def _negated(self) -> tuple[Negated, ...]:
-        return negated(self._text, self._words, Regions(self._quotes), self._split)
-
-    @cached_property
-    def _negated_at(self) -> dict[str, set[Region]]:
-        """By form of each word of a negated noun: from the negating word to the noun."""
-        found: dict[str, set[Region]] = {}
-        for one in self._negated:
-            for noun in one.nouns:
-                region = min(one.lead[0], noun.start), max(one.lead[1], noun.end)
-                for word in noun_forms(self._text, noun, self._words, self._endings):
-                    for form in word:
-                        found.setdefault(form, set()).add(region)
-        return found
-
-    def _negated_by_form(self, word: frozenset[str]) -> set[Region]:
-        return {region for form in word for region in self._negated_at.get(form, ())}
-
-    @cached_property
-    def _not_affirmed(self) -> Regions:
-        """Where a noun says nothing about the picture: in a negation, and in quoted text."""
-        return Regions([*(one.region for one in self._negated), *self._quotes])
-
-
-def _is(key: str, wanted: str, kind: SpanKind) -> bool:
-    return key == wanted or (kind == "name" and (wanted in _shorter(key) or key in _shorter(wanted)))
-
-
-def _shorter(key: str) -> list[str]:
-    """The beginnings of a word that may be the same name: of Parisian, Paris."""
-    return [key[:length] for length in range(max(_LONG, len(key) - _LONGER), len(key))]
-
-
-def noun_forms(text: str, noun: Noun, words: Words, endings: Iterable[str]) -> tuple[frozenset[str], ...]:
-    """The forms of each word of a negated noun; one character after the other, in a script without spaces, is one."""
-    tokens = words.protect.wording.read(text[noun.start : noun.end])
-    return tuple(forms(token.key, endings) for token in tokens)
 
 
 def find(prompt: str, words: Words, asked: Iterable[str], *, translated: bool = False) -> Spans:
@@ -250,6 +42,22 @@ def find(prompt: str, words: Words, asked: Iterable[str], *, translated: bool = 
     asked_for = found.searched(prompt)
     # What the prompt names without a negation, too, may be in the picture.
     return Spans(replace(span, is_strict=False) if asked_for.affirmed(span) else span for span in found)
+
+
+def moved(spans: Spans, rest: Spans) -> Spans:
+    """The spans of what is left of a prompt without its negations, with these, which a negative prompt names."""
+    negations = (replace(span, region=None, is_moved=True) for span in spans if span.kind == "negation")
+    return Spans([*rest, *negations][:MAX_SPANS])
+
+
+def without_moved(text: str, spans: Spans) -> str:
+    """A text without the negations of nouns that a negative prompt names."""
+    wanted = [span for span in spans if span.is_moved]
+    if not wanted:
+        return text
+    places = Regions(place for span in wanted for place in spans.searched(text).places(span))
+    found = (one for one in movable(text, wanted[0].words) if places.overlap(one.region))
+    return without(text, found, wanted[0].words)
 
 
 def _spans(prompt: str, words: Words, asked: Iterable[str], translated: bool) -> Iterator[Span]:
@@ -295,7 +103,7 @@ def _negation(prompt: str, one: Negated, noun: Noun, words: Words, endings: tupl
     worded = noun_forms(prompt, noun, words, endings)
     # One character of Chinese is a part of other words, too.
     strict = not noun.is_restricted and noun.end - noun.start > 1
-    return Span("negation", text, words, one.region, worded, strict, endings)
+    return Span("negation", text, words, one.region, worded, strict, endings=endings)
 
 
 def regions(text: str, spans: Spans) -> tuple[Region, ...]:
@@ -315,7 +123,7 @@ def unbroken(text: str, spans: Spans) -> tuple[Region, ...]:
 def missing(text: str, spans: Spans) -> tuple[Span, ...]:
     """The spans that a text lacks."""
     searched = spans.searched(text)
-    return tuple(span for span in spans if searched.place(span) is None)
+    return tuple(span for span in spans if not span.is_moved and searched.place(span) is None)
 
 
 def reversed_in(text: str, spans: Spans) -> tuple[Region, ...]:

@@ -124,6 +124,8 @@ def _reply(
     negative_prompt = request.negative_prompt
     if negative_prompt is None and entry is not None and brief is not None and brief.by_pack:
         negative_prompt = entry.negative_prompt
+    if brief is not None and brief.moved:
+        negative_prompt = ", ".join(filter(None, (negative_prompt, *brief.moved)))
     return EnhanceReply(
         success=result.error is None,
         original_prompt=request.original_prompt,
