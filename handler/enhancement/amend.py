@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from handler.api.enhance import Repair
 from handler.enhancement.brief import Brief
-from handler.enhancement.spans import Span, missing
+from handler.enhancement.searched import Span
+from handler.enhancement.spans import missing
 from handler.enhancement.wording import Token
 from handler.pool import check_stop
 
