@@ -41,7 +41,7 @@ _NUMBER_BEFORE = re.compile(r"\d[ \u00a0]?\Z")
 _CHARACTERS_OF_A_WORD = 1.5
 #: The share of a text that may be in another writing. Loan words in Latin letters are common in all of the others;
 #: English has none in other letters.
-_MAY_BE_LATIN, _MAY_BE_OTHER = 0.2, 0.05
+_MAY_BE_LATIN, _MAY_BE_OTHER = 0.2, 0.03
 #: the share of a translation that may be left in the user's writing: names, quotes without marks
 _MAY_BE_LEFT = 0.34
 #: function words of a language that a text needs, at least, to count as in that language against what was asked
@@ -101,8 +101,10 @@ def _hits(text: str, words: Words) -> "Counter[Language]":
     hits: Counter[Language] = Counter()
     for found in _RUN.finditer(text):
         check_stop()
-        languages = languages_of.get(found.group().casefold())
-        if languages is not None and not quoted.contain(found.start()):
+        word = found.group()
+        languages = languages_of.get(word.casefold())
+        # A capital inside a text is a name's: Van Gogh.
+        if languages is not None and (word.islower() or not found.start()) and not quoted.contain(found.start()):
             hits.update(languages)
     return hits
 

@@ -118,17 +118,24 @@ class Searched:
             starts += [index for cut in _shorter(keys[0]) for index in self._at.get(cut, ())]
         for index in starts:
             check_stop()
-            following = tokens[index + 1 : index + len(keys)]
-            if len(following) == len(keys) - 1 and all(
-                _is(token.key, key, kind) for token, key in zip(following, keys[1:], strict=True)
-            ):
-                start, end = tokens[index].start, tokens[index + len(keys) - 1].end
-                if kind != "count" or len(keys) > 1 or not self._is_part_of_a_word(start):
-                    yield start, end
+            last = self._last(index, keys, kind)
+            if last is not None and (kind != "count" or len(keys) > 1 or not self._is_part_of_a_word(index)):
+                yield tokens[index].start, tokens[last].end
 
-    def _is_part_of_a_word(self, start: int) -> bool:
+    def _last(self, index: int, keys: tuple[str, ...], kind: SpanKind) -> int | None:
+        """The last token of a sequence of keys that begins with a token; None where it goes on in another way."""
+        tokens = self._tokens
+        for key in keys[1:]:
+            index += 1
+            if kind == "name" and key != "s" and index < len(tokens) and tokens[index].key == "s":
+                index += 1  # NYC's Times Square
+            if index >= len(tokens) or not _is(tokens[index].key, key, kind):
+                return None
+        return index
+
+    def _is_part_of_a_word(self, index: int) -> bool:
         """Whether a hyphen joins a number to letters before it, as in F-150."""
-        text = self._text
+        text, start = self._text, self._tokens[index].start
         return start > 1 and text[start].isdigit() and text[start - 1] in "-‑" and text[start - 2].isalpha()
 
     @cached_property

@@ -10,6 +10,10 @@ from tests.support.enhancing import a_brief, packs
 
 WORDS = packs().loaded[0].pack.words
 
+LONG = (
+    "an old phone booth on a sidewalk under tall trees, its red paint faded and peeling, the glass dusty, ivy on the "
+    "roof, people passing by in coats, a dog at the kerb, the street wet and quiet in the morning, soft light"
+)
 #: prompt, answer, language asked for, whether the answer is in it
 ANSWERS: list[tuple[str, str, Language, bool]] = [
     # Abbreviations, sizes, units and brand names in Latin letters are in no language.
@@ -26,12 +30,15 @@ ANSWERS: list[tuple[str, str, Language, bool]] = [
     ("富士山", "富士山の頂上、夕焼けの空、静かな湖", "same", True),
     ("ラーメン", "湯気の立つラーメン、木の机、暖かい照明", "same", True),
     ("桜", "満開の桜、ピンクの花びら、春の光", "ja", True),
+    ("a phone booth", f"{LONG}, 烟囱", "same", True),
+    ("Van Gogh's selfie in Van Gogh style", LONG, "same", True),
     # Another writing is another language.
     ("a red fox in the snow", "好的，以下是优化后的提示词：一只红狐在雪地里", "same", False),
     ("a red fox", "красная лиса в снегу", "same", False),
     ("a cup of tea", "a cup of tea, steam rising, 温暖的光线，木质桌面", "same", False),
     ("一只猫", "a cat on a windowsill, soft light", "same", False),
     ("一只猫", "一只猫, soft morning light, shallow depth of field, warm colors", "same", False),
+    ("a phone booth", f"{LONG}, 背景从一片漆黑逐渐变为明亮", "same", False),
     ("кошка", "a cat on a windowsill", "same", False),
     ("고양이", "一只猫在窗台上，柔和的光线", "same", False),
     ("東京の夜景", "night view of Tokyo, neon lights", "same", False),

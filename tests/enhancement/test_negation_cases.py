@@ -66,6 +66,8 @@ ANSWERS: list[tuple[str, str, bool]] = [
     ("without glasses, smiling or laughing", "without glasses, smiling, laughing", True),
     ("Chanel No 5 on a table", "Chanel No 5 on a marble table", True),
     ("zero gravity, an astronaut", "an astronaut floating", True),
+    ("a dog that isn't just big, a hero", "a big dog, a hero", True),
+    ("she jumps without hesitation", "she jumps", True),
     ("a never-ending road", "an endless road", True),
     ("people far off, no people near", "people far off, no people near, fog", True),
     ("she doesn't look at the camera", "she doesn't smile, does not look into the camera, looking away", True),

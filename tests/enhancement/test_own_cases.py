@@ -33,6 +33,7 @@ ANSWERS: list[tuple[str, str, bool]] = [
     ("a Parisian café at noon", "a café in Paris at noon", True),
     ("Ann's cat by the fire with Ann", "the cat of Ann by the fire", True),
     ("a KTM bike", "a Ktm bike", True),
+    ("a bear in NYC Times Square", "a bear in NYC's Times Square", True),
     # What only looks like a name is none.
     ("A FURIOUS MONKEY GUARD", "an angry ape", True),
     ("A Fox In The Deep Snow", "foxes in deep snow", True),
@@ -79,6 +80,7 @@ ANSWERS: list[tuple[str, str, bool]] = [
     ("a grey wolf", "a gray wolf", True),
     ("a gray sky", "a sky", False),
     ("a golden ring", "a ring of gold", True),
+    ("a silver moon", "a silvery moon", True),
     # Quoted text, in all kinds of marks.
     ('a sign "Open late"', "a sign “Open late” above a door", True),
     ('a sign "Open late"', "a sign 'Open late' above a door", True),
