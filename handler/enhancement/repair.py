@@ -1,7 +1,8 @@
 """Puts the user's words back into an answer that lost or contradicted them. Pure; asks no model."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence, Set
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from handler.api.enhance import Repair
@@ -13,6 +14,8 @@ from handler.enhancement.regions import Region, Regions
 from handler.enhancement.spans import missing, reversed_in, unbroken, without_moved
 from handler.pool import check_stop
 
+#: clauses of an answer that are compared with one of the user's for each of its words, at most
+MAX_COMPARED = 8
 #: clauses without a content word that are searched in a known text, at most; a text has a few of them
 MAX_SEARCHES = 1000
 
@@ -111,21 +114,23 @@ def _inserted(brief: Brief, text: str, insertions: Sequence[_Insertion]) -> tupl
     text = without_repetitions(brief, text, " ".join(one.text for one in insertions))
     own = split(brief.prompt, unbroken(brief.prompt, brief.spans))
     clauses = split(text, unbroken(text, brief.spans))
-    stems = [brief.stems(clause.text) for clause in clauses]
+    having = _clauses_of_stems(brief, clauses)
+    starts = [clause.start for clause in own]
     front: list[str] = []
     behind: dict[int, list[str]] = {}
     place, reach = front, 0
     for one in insertions:
         check_stop()
-        before = next((clause for clause in reversed(own) if clause.start < one.start), None)
-        if before is None or not clauses:
+        index = bisect_left(starts, one.start) - 1
+        before = own[max(0, index)] if own else None
+        if before is None or index < 0 or not clauses:
             place = front
         elif not reach or before.start >= reach:  # else it follows the clause that was inserted before it
-            place = behind.setdefault(_most_like(brief.stems(before.text), stems), [])
+            place = behind.setdefault(_most_like(brief.stems(before.text), having), [])
         place.append(one.text)
         reach = one.start + len(one.text)
     replaced: list[str] = []
-    if front and clauses and _is_of_the_same(brief.stems(front[0]), stems[0]):
+    if front and clauses and _is_of_the_same(brief.stems(front[0]), brief.stems(clauses[0].text)):
         # The user's own words about the subject stand for the answer's, so that there are not two of it.
         replaced.append(clauses[0].body)
         clauses = clauses[1:]
@@ -135,9 +140,21 @@ def _inserted(brief: Brief, text: str, insertions: Sequence[_Insertion]) -> tupl
     return concatenate([*front, "".join(parts)]), replaced
 
 
-def _most_like(wanted: Set[str], stems: Sequence[Set[str]]) -> int:
+def _clauses_of_stems(brief: Brief, clauses: Sequence[Clause]) -> Mapping[str, Sequence[int]]:
+    """The first clauses that have each stem, by index."""
+    having: dict[str, list[int]] = {}
+    for index, clause in enumerate(clauses):
+        for stem in brief.stems(clause.text):
+            indexes = having.setdefault(stem, [])
+            if len(indexes) < MAX_COMPARED:
+                indexes.append(index)
+    return having
+
+
+def _most_like(wanted: Set[str], having: Mapping[str, Sequence[int]]) -> int:
     """The clause that has most of the wanted stems; the first one where none has any."""
-    return max(range(len(stems)), key=lambda index: (len(wanted & stems[index]), -index))
+    common = Counter(index for stem in wanted for index in having.get(stem, ()))
+    return max(common, key=lambda index: (common[index], -index), default=0)
 
 
 def _is_of_the_same(own: Set[str], other: Set[str]) -> bool:

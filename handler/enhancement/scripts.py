@@ -41,7 +41,7 @@ _NUMBER_BEFORE = re.compile(r"\d[ \u00a0]?\Z")
 _CHARACTERS_OF_A_WORD = 1.5
 #: The share of a text that may be in another writing. Loan words in Latin letters are common in all of the others;
 #: English has none in other letters.
-_MAY_BE_LATIN, _MAY_BE_OTHER = 0.2, 0.03
+_MAY_BE_LATIN, _MAY_BE_OTHER = 0.2, 0.04
 #: the share of a translation that may be left in the user's writing: names, quotes without marks
 _MAY_BE_LEFT = 0.34
 #: function words of a language that a text needs, at least, to count as in that language against what was asked
