@@ -10,6 +10,7 @@ from handler.pool import check_stop
 
 _LETTER = rf"[^\W_{UNSPACED}]"
 _WORD = re.compile(rf"{_LETTER}++(?:['’‑-]{_LETTER}++)*+")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _POSSESSIVE = re.compile(r"['’]s\Z", re.IGNORECASE)
 _SENTENCE_END = ".!?…。！？\n"
 _CLAUSE_END = ",;:，；：、"
@@ -41,19 +42,21 @@ class _Word:
         return len(self.text) > 1 and self.text.isupper()
 
 
-def names(text: str, small: Set[str], *, capital_nouns: bool = False) -> Iterator[Region]:
+def names(text: str, small: Set[str], *, capital_nouns: bool = False, translated: bool = False) -> Iterator[Region]:
     """The names of a text, from left to right; neighbours are one name.
 
     Args:
         small: words that are no names, without the difference of case.
         capital_nouns: the text's language has capitals for all nouns, so that one word alone is no name.
+        translated: only those that are the same in every language: BMW, iPhone.
     """
     words = list(_words(text))
     cased = [word for word in words if word.text.upper() != word.text.lower() and len(word.text) > 1]
     content = [word for word in cased if word.text.casefold() not in small]
-    shouted = 2 * sum(word.is_shouted for word in cased) > len(cased)
+    others = len(words) - len(cased) if not text.isascii() else 0
+    shouted = 2 * sum(word.is_shouted for word in cased) > len(cased) + others + len(_UNSPACED.findall(text))
     # In a title nearly every word has a capital, the first one too.
-    title = not capital_nouns and bool(content) and (words[0].is_capital or words[0].text[0].isdigit())
+    title = not capital_nouns and len(content) > 2 and (words[0].is_capital or words[0].text[0].isdigit())
     title = title and 3 * sum(word.is_capital for word in content) > 2 * len(content)
     starts = [word for word in cased if word.begins]
     by_clause = len(starts) > 2 and 3 * sum(word.is_capital for word in starts) > 2 * len(starts)
@@ -70,7 +73,7 @@ def names(text: str, small: Set[str], *, capital_nouns: bool = False) -> Iterato
         begins = word.begins == "sentence" or (by_clause and bool(word.begins))
         special = word.is_special and not (word.is_shouted and shouted)
         is_name = len(word.text) > 1 and word.text.casefold() not in small and not any(map(str.isdigit, word.text))
-        is_name = is_name and (special or (word.is_capital and not begins and not title and not shouted))
+        is_name = is_name and (special or (not (translated or begins or title or shouted) and word.is_capital))
         if run and (not is_name or text[run[-1].end : word.start] != " "):
             yield from ended()
         if is_name:

@@ -126,7 +126,9 @@ class _Reader:
         """Negations whose nouns follow."""
         for start, (end, role) in self._roles.items():
             check_stop()
-            if role in ("before", "verb") and (nouns := tuple(self._nouns((start, end), role == "verb"))):
+            if role == "alone":
+                yield Negated((start, end), (Noun(start, end),))
+            elif role in ("before", "verb") and (nouns := tuple(self._nouns((start, end), role == "verb"))):
                 yield Negated((start, end), nouns)
 
     def _read(self, split: Sequence[Word]) -> Iterator[tuple[int, tuple[int, str]]]:

@@ -12,7 +12,7 @@ from handler.enhancement.phrases import folded
 from handler.enhancement.wording import Tree, Wording
 
 #: what a phrase does to the words around it
-Role = Literal["between", "before", "verb", "behind", "idiom"]
+Role = Literal["between", "before", "verb", "behind", "alone", "idiom"]
 
 
 class Negation(Lists):
@@ -20,6 +20,9 @@ class Negation(Lists):
 
     verbs: PhraseList = Field(default=(), description="Words that negate a verb or an adjective: not, never, doesn't.")
     behind: PhraseList = Field(default=(), description="Words that negate the noun before them.")
+    alone: PhraseList = Field(
+        default=(), description="Words that are negating word and noun in one: nobody; `alike` says which noun."
+    )
     suffixes: PhraseList = Field(default=(), description="Words that negate the noun to which a hyphen joins them.")
     idioms: PhraseList = Field(default=(), description="Phrases that hold a negating word and negate nothing.")
     between: PhraseList = Field(default=(), description="Words that may stand between a negating word and the noun.")
@@ -94,6 +97,7 @@ class Protect(Lists):
             "before": self.negations,
             "verb": lists.verbs,
             "behind": lists.behind,
+            "alone": lists.alone,
             "idiom": lists.idioms,
         }
         for role, phrases in roles.items():

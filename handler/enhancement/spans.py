@@ -31,7 +31,7 @@ def find(prompt: str, words: Words, asked: Iterable[str], *, translated: bool = 
     """The first `MAX_SPANS` spans of a prompt, each once.
 
     `asked`: the texts that the request protects. `translated`: the result is to be in another language, in which only
-    those, quotes, syntax and numbers can be found again.
+    those, quotes, syntax, numbers and words in capitals can be found again.
     """
     spans: dict[tuple[SpanKind, str], Span] = {}
     for span in _spans(prompt, words, asked, translated):
@@ -82,12 +82,14 @@ def _spans(prompt: str, words: Words, asked: Iterable[str], translated: bool) ->
     if protect.quoted:
         yield from of("quoted", quoted)
     yield from outside("count", numbers(prompt, tokens, protect, Regions(quoted)))
+    capital_nouns = language in protect.capital_nouns
+    if protect.names:
+        found = names(prompt, words.small, capital_nouns=capital_nouns, translated=translated)
+        yield from outside("name", found)
     if translated:
         return
     colours = ((token.start, token.end) for token in tokens if token.key in protect.colour_keys)
     yield from outside("colour", colours)
-    if protect.names:
-        yield from outside("name", names(prompt, words.small, capital_nouns=language in protect.capital_nouns))
     for one in denied:
         for noun in one.nouns:
             yield _negation(prompt, one, noun, words, endings)

@@ -115,7 +115,9 @@ def plain(word: str) -> str:
         word = _ACCENTS.sub("", unicodedata.normalize("NFKD", word)).casefold().translate(_WITHOUT_STROKE)
         word = "".join(str(unicodedata.decimal(one)) if one.isdecimal() else one for one in word)
         word = unicodedata.normalize("NFC", word)
-    return re.sub(r"[.,]", "", word) if _THOUSANDS.fullmatch(word) else word.casefold()
+    if word[0].isdecimal():
+        return re.sub(r"[.,]", "", word) if _THOUSANDS.fullmatch(word) else word.replace(",", ".").casefold()
+    return word.casefold()
 
 
 def _together(before: Token, token: Token, text: str) -> Token | None:

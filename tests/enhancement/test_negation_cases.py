@@ -59,6 +59,14 @@ ANSWERS: list[tuple[str, str, bool]] = [
     ("a park, people nowhere to be seen", "a park with people", False),
     ("a wall, do not show any windows or doors", "a wall with doors", False),
     ("a man with no hat, coat and scarf nearby", "a man with no hat, a coat nearby", True),
+    ("nobody in the street", "people in the street", False),
+    ("nobody in the street", "a street without people", True),
+    ("no one around, a pier", "a pier with a person on it", False),
+    ("it is not raining", "rain over a town", False),
+    ("not a single cloud, a sky", "a sky with a cloud", False),
+    ("without a hat, a scarf or gloves, a boy", "a boy with gloves", False),
+    ("no trees, houses, or roads, a plain", "a plain with roads", False),
+    ("a pizza minus the olives", "a pizza with olives", False),
     # What only looks negated.
     ("no people, a red car and a tree", "no people, a red car and a tree, dusk", True),
     ("a man without a hat and a dog", "a man without a hat and a dog, dusk", True),
@@ -78,6 +86,8 @@ ANSWERS: list[tuple[str, str, bool]] = [
     ("ein Mann ohne Brille, Hut oder Bart", "ein Mann ohne Brille, ohne Hut und ohne Bart", True),
     ("ein Park, keine Hunde", "ein Park mit einem Hund", False),
     ("ein Park, keine Hunde", "ein Park, frei von Hunden", True),
+    ("weder Hunde noch Katzen, ein Hof", "ein Hof mit Katzen", False),
+    ("niemand am Strand", "Menschen am Strand", False),
     ("ohne Zweifel ein schöner Tag, eine Wiese", "ein schöner Tag auf einer Wiese", True),
     ("nicht nur Rosen, auch Lilien im Garten", "Rosen und Lilien im Garten", True),
     # French
@@ -92,6 +102,14 @@ ANSWERS: list[tuple[str, str, bool]] = [
     ("un hombre sin gafas, sombrero ni barba", "un hombre sin gafas, sin sombrero y sin barba", True),
     ("una calle, ningún coche", "una calle con coches", False),
     ("sin duda un gran día, una playa", "un gran día en la playa", True),
+    ("la plaza, no hay gente", "la plaza llena de gente", False),
+    ("nadie en la calle", "gente en la calle", False),
+    # Italian, Portuguese, Dutch, Korean, Arabic
+    ("un uomo senza cappello", "un uomo con un cappello", False),
+    ("um homem sem chapéu", "um homem com chapéu", False),
+    ("een man zonder hoed", "een man met een hoed", False),
+    ("사람 없는 거리", "사람 많은 거리", False),
+    ("شارع بدون سيارات", "شارع فيه سيارات", False),
     # Russian
     ("мужчина без очков", "мужчина без очков, мягкий свет", True),
     ("мужчина без очков", "мужчина, мягкий свет", False),

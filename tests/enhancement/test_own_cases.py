@@ -34,6 +34,10 @@ ANSWERS: list[tuple[str, str, bool]] = [
     ("Ann's cat by the fire with Ann", "the cat of Ann by the fire", True),
     ("a KTM bike", "a Ktm bike", True),
     ("a bear in NYC Times Square", "a bear in NYC's Times Square", True),
+    ("AMGERY, 愤怒的猴子", "愤怒的猴子，柔光", False),
+    ("Henry VIII at a table", "a king at a table", False),
+    ("Vincent van Gogh painting outdoors", "Gogh painting outdoors", True),
+    ("Route 66 in Arizona", "Route 66 in a desert", False),
     # What only looks like a name is none.
     ("A FURIOUS MONKEY GUARD", "an angry ape", True),
     ("A Fox In The Deep Snow", "foxes in deep snow", True),
@@ -75,6 +79,9 @@ ANSWERS: list[tuple[str, str, bool]] = [
     ("两只狐狸", "2只狐狸在雪地里", True),
     ("两只狐狸", "狐狸在雪地里", False),
     ("二匹の猫", "2匹の猫、柔らかい光", True),
+    ("a 2,5 m wall", "a 2.5 m wall", True),
+    ("a three-legged dog", "a 3-legged dog", True),
+    ("the 1st prize", "the first prize", True),
     # Other spellings are equal.
     ("a gray sky", "a grey sky", True),
     ("a grey wolf", "a gray wolf", True),
@@ -178,3 +185,11 @@ def test_marks_of_inches_belong_to_a_number_and_words_glued_to_it_do_not() -> No
     prompt = "a 5'10\" man, a 12\" disc, 3cats, a 4x4, 24-70mm, mid-80s, 1990's, 50%"
     found = [span.text for span in spans.find(prompt, WORDS, ()) if span.kind == "count"]
     assert found == ["5'10\"", '12"', "3", "4x4", "24-70mm", "mid-80s", "1990", "50"]
+
+
+def test_a_translation_keeps_words_in_capitals_numbers_and_quoted_text() -> None:
+    brief = a_brief("AMGERY, ein Affe mit drei Bananen, ein Schild „Zoo“ und ein iPhone, Anna Schmidt, ohne Hut")
+    assert {(span.kind, span.text) for span in brief.spans} == {
+        ("name", "AMGERY"), ("count", "drei"), ("quoted", "„Zoo“"), ("name", "iPhone"),
+    }  # fmt: skip
+    assert spans.missing("AMGERY, an ape with 3 bananas, a sign “Zoo”, an iPhone", brief.spans) == ()
