@@ -15,9 +15,10 @@ from handler.enhancement import scripts, spans, vocabulary
 from handler.enhancement.begun import begun
 from handler.enhancement.encoder import Encoder, Encoders
 from handler.enhancement.limits import Limit
+from handler.enhancement.negation import Negated, movable, without
 from handler.enhancement.pack import PackSampling, Rules, Weights, Words, fill
 from handler.enhancement.packs import Found, Loaded, Packs
-from handler.enhancement.spans import Span
+from handler.enhancement.searched import Spans
 from handler.enhancement.syntax import encoded
 from handler.errors import InvalidRequest, NoPack
 
@@ -60,7 +61,12 @@ class TokenBudget:
 class Brief:
     """One prompt to rewrite, and the rules for the result."""
 
+    #: the user's prompt, as it was sent
+    sent: str
+    #: the same; where the entry moves negations, without these
     prompt: str
+    #: nouns that the user negates, which the reply's negative prompt names and `prompt` does not
+    moved: tuple[str, ...]
     #: the pack's entry; None where the request names none
     found: Found | None
     #: True where the model reads the entry's messages; else the entry only measures, fits and scores
@@ -72,7 +78,7 @@ class Brief:
     language: Language | None
     #: the result is to be in another language than the prompt
     translated: bool
-    spans: tuple[Span, ...]
+    spans: Spans
     #: the user's words are put back where the answer lost them
     repair: bool
     #: texts that must be in the result
@@ -137,7 +143,8 @@ class Brief:
         """Everything in it that can change an answer."""
         budget = self.budget
         return {
-            "prompt": self.prompt,
+            "prompt": self.sent,
+            "moved": list(self.moved),
             "pack": None if self.found is None else self.found.loaded.sha256,
             "entry": None if self.found is None else self.found.name,
             "by_pack": self.by_pack,
@@ -165,17 +172,26 @@ class Brief:
             language = _language(request, found)
         prompt, protect = request.original_prompt, request.protect or ()
         words = NO_WORDS if found is None else found.words
-        in_other_script = language is not None and scripts.translated(prompt, language)
-        translated = in_other_script or (language is not None and _is_of_another_latin_language(language))
+        translated = language is not None and not scripts.speaks(prompt, language, words)
+        moved: tuple[str, ...] = ()
+        found_spans = spans.find(prompt, words, protect, translated=translated)
+        negations: tuple[Negated, ...] = ()
+        if found is not None and by_pack and found.entry.negations == "move" and not translated:
+            negations = movable(prompt, words)
+        if negations and (rest := without(prompt, negations, words)):
+            found_spans = spans.moved(found_spans, spans.find(rest, words, protect))
+            prompt, moved = rest, tuple(prompt[noun.start : noun.end] for one in negations for noun in one.nouns)
         return cls(
+            sent=request.original_prompt,
             prompt=prompt,
+            moved=moved,
             found=found,
             by_pack=by_pack,
             budget=_budget(request, found, encoders),
             mode=_mode(request, found if by_pack else None, translated),
             language=language,
             translated=translated,
-            spans=spans.find(prompt, words.protect, protect, translated=in_other_script),
+            spans=found_spans,
             repair=by_pack or request.protect is not None,
             protect=protect,
         )
@@ -193,11 +209,6 @@ def _mode(request: EnhanceRequest, asked: Found | None, translated: bool) -> Mod
     if asked is None or request.candidate is not None or translated or request.enable_thinking:
         return "rewrite"
     return asked.entry.mode
-
-
-def _is_of_another_latin_language(language: Language) -> bool:
-    """Whether a result in this language is a translation of a prompt in Latin letters, which counts as English."""
-    return language not in ("same", "en") and scripts.is_latin(language)
 
 
 def _find(request: EnhanceRequest, packs: Packs) -> Found | None:

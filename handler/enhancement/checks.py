@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from handler.api.enhance import Check, Language
 from handler.enhancement.pack import Fault, Rules, Words
 from handler.enhancement.scripts import foreign
-from handler.enhancement.spans import Span, missing, reversed_in
+from handler.enhancement.searched import Spans
+from handler.enhancement.spans import missing, reversed_in
 from handler.enhancement.vocabulary import has_word_of, stems, tokens
 
 
@@ -16,7 +17,7 @@ class Candidate:
 
     text: str
     prompt: str
-    spans: tuple[Span, ...]
+    spans: Spans
     rules: Rules
     words: Words
     #: None where it is not checked
@@ -43,7 +44,7 @@ def check(candidate: Candidate) -> dict[str, Check]:
 def _hard(candidate: Candidate) -> dict[str, Iterable[str]]:
     text, prompt = candidate.text, candidate.prompt
     lost = missing(text, candidate.spans)
-    affirmed = [text[start:end] for start, end in reversed_in(text, candidate.spans, prompt)]
+    affirmed = [text[start:end] for start, end in reversed_in(text, candidate.spans)]
     over = candidate.tokens is not None and candidate.max_tokens is not None and candidate.tokens > candidate.max_tokens
     return {
         "budget": [f"{candidate.tokens} tokens"] if over else (),
@@ -51,7 +52,7 @@ def _hard(candidate: Candidate) -> dict[str, Iterable[str]]:
         "negation": [*(span.text for span in lost if span.kind == "negation"), *affirmed],
         "clean": [candidate.fault] if candidate.fault in ("refusal", "question", "echo", "loop") else (),
         "subject": [candidate.fault] if candidate.fault == "off_subject" else (),
-        "language": () if candidate.language is None else foreign(text, prompt, candidate.language),
+        "language": () if candidate.language is None else foreign(text, prompt, candidate.language, candidate.words),
         "complete": () if candidate.whole else ("cut inside a clause",),
     }
 

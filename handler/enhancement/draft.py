@@ -15,7 +15,7 @@ from handler.enhancement.clean import clean
 from handler.enhancement.limits import Ranking
 from handler.enhancement.pack import Fault
 from handler.enhancement.repair import repaired, without_repetitions
-from handler.enhancement.scripts import foreign
+from handler.enhancement.scripts import speaks
 from handler.enhancement.spans import regions, unbroken
 from handler.enhancement.verdict import verdict
 
@@ -99,13 +99,12 @@ def over_budget(brief: Brief) -> Draft:
 
 
 def composed(brief: Brief) -> Draft | None:
-    """The user's prompt with the pack's clauses, as many as fit; None where it has none in the result's script."""
+    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none in its language."""
     if brief.found is None or not brief.by_pack or not brief.found.entry.compose:
         return None
-    added = ", ".join(brief.found.entry.compose)
-    if brief.language is not None and foreign(added, brief.prompt, brief.language):
+    if not speaks(brief.prompt, brief.found.entry.compose_language, brief.words):
         return None
-    made = _appended(brief, added)
+    made = _appended(brief, ", ".join(brief.found.entry.compose))
     return made if made.text else None
 
 

@@ -17,7 +17,9 @@ from handler.api.enhance import EncoderName, Language, Mode, Quality
 from handler.engine.sampling import Distribution
 from handler.engine.values import Value
 from handler.enhancement.contexts import Judge
+from handler.enhancement.lists import Lists, Phrase, PhraseList
 from handler.enhancement.phrases import Phrases, folded
+from handler.enhancement.protect import Protect
 from handler.errors import InvalidRequest
 
 #: the kind of a clause: the word list that most of its words are in; `subject` where none of them is in a list
@@ -29,21 +31,7 @@ TalkKind = Literal["refusals", "first_person", "addressing", "exchange", "remark
 #: an answer with one of these faults is no prompt
 Fault = Literal["refusal", "question", "echo", "loop", "unchanged", "off_subject", "language", "low_score", "empty"]
 
-
-Phrase = Annotated[str, Field(min_length=1, max_length=200)]
-PhraseList = Annotated[tuple[Phrase, ...], Field(max_length=1000, fail_fast=True)]
 Weight = Annotated[float, Field(ge=0, le=100)]
-
-
-class Lists(Value):
-    """Word lists. The patterns and tables that find their words are made once for each value, and belong to it."""
-
-    def __copy__(self) -> Self:
-        """A copy, which may get other lists, makes its own."""
-        copied = super().__copy__()
-        for name in copied.__dict__.keys() - type(self).model_fields.keys():
-            del copied.__dict__[name]
-        return copied
 
 
 class Lexicon(Lists):
@@ -93,32 +81,6 @@ class Lexicon(Lists):
     @cached_property
     def _together(self) -> dict[tuple[Kind, ...], tuple[Phrases, Mapping[str, Sequence[Kind]]]]:
         return {}
-
-
-class Protect(Lists):
-    """The user's own words that the result must keep."""
-
-    counts: PhraseList = Field(default=(), description="Number words; numbers in digits are always counts.")
-    colours: PhraseList = ()
-    negations: PhraseList = Field(default=(), description="Words that negate what follows them.")
-    names: bool = Field(default=True, description="Capitalised words inside a sentence.")
-    quoted: bool = True
-    syntax: bool = Field(default=True, description="LoRA tags, weights, BREAK.")
-
-    @cached_property
-    def count_words(self) -> Phrases:
-        """`counts`, to be found in texts."""
-        return Phrases(self.counts)
-
-    @cached_property
-    def colour_words(self) -> Phrases:
-        """`colours`, to be found in texts."""
-        return Phrases(self.colours)
-
-    @cached_property
-    def negating(self) -> Phrases:
-        """`negations`, to be found in texts."""
-        return Phrases(self.negations)
 
 
 class Weights(Value):
@@ -213,10 +175,19 @@ class Words(Lists):
         return frozenset(word.casefold() for word in self.stopwords)
 
     @cached_property
+    def languages_of(self) -> Mapping[str, frozenset[Language]]:
+        """The languages of each function word, without the difference of case; `stopwords` are English."""
+        listed: list[tuple[Language, PhraseList]] = [("en", self.stopwords), *self.function_words.items()]
+        found: dict[str, set[Language]] = {}
+        for language, words in listed:
+            for word in words:
+                found.setdefault(word.casefold(), set()).add(language)
+        return {word: frozenset(languages) for word, languages in found.items()}
+
+    @cached_property
     def small(self) -> frozenset[str]:
         """`stopwords` and all `function_words`, without the difference of case."""
-        others = (word.casefold() for words in self.function_words.values() for word in words)
-        return self.without_content.union(others)
+        return frozenset(self.languages_of)
 
 
 class Rules(Value):
@@ -320,6 +291,14 @@ class Entry(Value):
     compose: PhraseList = Field(
         default=(), description="Clauses that are added to the user's prompt where the model gives no usable text."
     )
+    compose_language: Language = Field(
+        default="en", description="Of `compose`; a prompt in another language is given back without them."
+    )
+    negations: Literal["keep", "move"] = Field(
+        default="keep",
+        description="`move`: the nouns that the user negates are named in the reply's negative_prompt, and no longer "
+        "in the prompt.",
+    )
     negative_prompt: Annotated[str, Field(max_length=5000)] | None = Field(
         default=None, description="Returned where the request has none."
     )
@@ -381,13 +360,8 @@ class Pack(Value):
     @property
     def phrase_bytes(self) -> int:
         """Bytes of all phrases in UTF-8: of the word lists, and of the clauses that entries add."""
-        words = self.words
-        lists = [
-            *(value for part in (words, words.lexicon, words.protect) for _, value in part if isinstance(value, tuple)),
-            *words.function_words.values(),
-            *(entry.compose for entry in self.entries.values()),
-        ]
-        return sum(len(phrase.encode()) for phrases in lists for phrase in phrases)
+        clauses = [phrase for entry in self.entries.values() for phrase in entry.compose]
+        return self.words.phrase_bytes + sum(len(phrase.encode()) for phrase in clauses)
 
     def is_of(self, entry: Entry, target_model: str) -> bool:
         """Whether an entry is of a target model: one of the target's entries has the same encoder and rules."""

@@ -14,7 +14,7 @@ from handler.pool import check_stop
 
 #: scripts written without spaces, in which a phrase may begin and end at every character: kana, CJK, full-width forms
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_IS_UNSPACED = re.compile(f"[{UNSPACED}]")
+UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
 #: a word, or any other character
 _UNIT = re.compile(rf"[^\W{UNSPACED}]++|\W|[{UNSPACED}]")
 _REST_OF_WORD = re.compile(rf"[^\W{UNSPACED}]*+")
@@ -26,22 +26,6 @@ def folded(text: str) -> str:
     if len(whole) == len(text):
         return whole
     return "".join(one if len(one) == 1 else character for character in text for one in (character.casefold(),))
-
-
-def whole(text: str, phrase: str) -> Iterator[Region]:
-    """Where a phrase stands in a text, from left to right and without overlap; both are `folded`."""
-    begins, ends = _is_word(phrase[0]), _is_word(phrase[-1])
-    start = text.find(phrase)
-    while start >= 0:
-        check_stop()
-        end = start + len(phrase)
-        if (start and _is_word(text[start - 1])) or (ends and end < len(text) and _is_word(text[end])):
-            # No phrase can begin inside of a word: go on behind it.
-            rest = _REST_OF_WORD.match(text, start) if begins else None
-            end = start + 1 if rest is None else rest.end()
-        else:
-            yield start, end
-        start = text.find(phrase, end)
 
 
 class Phrases:
@@ -84,21 +68,6 @@ class Phrases:
             if begins and (ends := self._forwards.ends(units, index, start)):
                 yield start, ends
             start += len(unit)
-
-    def ends(self, text: str) -> Iterator[tuple[int, int]]:
-        """Each place where phrases end, with the place where the longest of them begins."""
-        if not self._phrases:
-            return
-        units = _UNIT.findall(folded(text))
-        starts = [0]
-        for index, state in self._forwards.states(units):
-            check_stop()
-            while len(starts) <= index + 1:
-                starts.append(starts[-1] + len(units[len(starts) - 1]))
-            for length in self._forwards.lengths(state):
-                if _may_begin(units, index + 1 - length):
-                    yield starts[index + 1], starts[index + 1 - length]
-                    break
 
     def _longest_of_each_place(self, text: str) -> Iterator[Region]:
         """From right to left: each place where a phrase begins, and the end of the longest one."""
@@ -195,4 +164,6 @@ def _may_begin(units: Sequence[str], index: int) -> bool:
 
 def _is_word(character: str) -> bool:
     """As `\\w` says it, but for scripts without spaces."""
-    return character == "_" or (character.isalnum() and (character < "\u3040" or not _IS_UNSPACED.match(character)))
+    return character == "_" or (
+        character.isalnum() and (character < "\u3040" or not UNSPACED_CHARACTER.match(character))
+    )

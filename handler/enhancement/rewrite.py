@@ -242,7 +242,7 @@ def fallback(brief: Brief, spent: Spent, degraded: Degraded) -> Rewritten:
     """The result without the model: the pack's composition, else the prompt byte for byte."""
     retries, made = max(0, spent.tries - 1), composed(brief)
     source: Source | None = "emergency_fallback" if made is None else None
-    result = judged(brief, made or Draft(brief.prompt), source=source, retries=retries, degraded=degraded)
+    result = judged(brief, made or Draft(brief.sent), source=source, retries=retries, degraded=degraded)
     return Rewritten(result, spent)
 
 

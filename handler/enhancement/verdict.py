@@ -37,7 +37,7 @@ def verdict(brief: Brief, answer: str, *, begun: bool = False) -> Fault | None:
     said = talk(written, prompt, words)
     if said == "refusal":
         return said
-    if brief.language is not None and scripts.foreign(answer, prompt, brief.language):
+    if brief.language is not None and scripts.foreign(answer, prompt, brief.language, words):
         return "language"
     if said is not None or is_wrapped(written, prompt, words):
         return "question"
@@ -58,7 +58,7 @@ def _continuation(answer: str, prompt: str) -> str:
 
 def _adds_nothing(brief: Brief, text: str, asked: Content, there: Content, begun: bool) -> bool:
     """Whether a text adds nothing. To a prompt that is long enough by itself, another order of its words is enough."""
-    if not adds_nothing(text, brief.prompt, asked, there, brief.words.protect.counts):
+    if not adds_nothing(text, brief.prompt, asked, there, brief.words.protect.number_words):
         return False
     budget = brief.budget
     if begun or budget is None or not budget.min_tokens or budget.encoder.count(brief.prompt) < budget.min_tokens:

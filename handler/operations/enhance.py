@@ -166,6 +166,8 @@ def _fields_of(request: EnhanceRequest, brief: Brief | None, result: Enhanced, *
     negative_prompt = request.negative_prompt
     if negative_prompt is None and entry is not None and brief is not None and brief.by_pack:
         negative_prompt = entry.negative_prompt
+    if brief is not None and brief.moved:
+        negative_prompt = ", ".join(filter(None, (negative_prompt, *brief.moved)))
     return _Fields(
         success=result.error is None,
         original_prompt=request.original_prompt,

@@ -52,7 +52,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "entry": {"brief": a_brief("a fox", job_type="sdxl_image_high")},
     "budget": {"brief": a_brief("a fox", target={"encoder": "clip", "max_tokens": 74})},
     "encoder": {"brief": a_brief("a fox", target={"encoder": "t5", "max_tokens": 75})},
-    "language": {"brief": a_brief("a fox", language="en")},
+    "language": {"brief": a_brief("a fox", language="de")},
     "mode": {"brief": a_brief("a fox", mode="extend")},
     "protect": {"brief": a_brief("a fox", protect=["fox"])},
     "rendered": {"rendered": Rendered("a  fox", Prompt((1, 2)), "00")},

@@ -116,7 +116,7 @@ def reweighed() -> dict[str, Any]:
         ({}, {"n": 2}),
         ({}, {"mode": "extend"}),
         ({}, {"protect": ["foxes"]}),
-        ({}, {"language": "en"}),
+        ({}, {"language": "de"}),
         ({"pack": pack_json()}, {"pack": reweighed()}),
         ({"pack": twins()}, {"pack": twins(), "job_type": "twin"}),
         ({"target": CLIP}, {"target": {**CLIP, "encoder": "umt5"}}),

@@ -55,13 +55,20 @@ def of_messages(text: str, **fields: Any) -> Work:
     return enhanced(text, text, messages=(Message(role="user", content=text),), job_type=None, **fields)
 
 
-def with_words(**lists: list[str]) -> dict[str, Any]:
+def with_words(**lists: list[Any]) -> dict[str, Any]:
     """The default pack with other word lists."""
     value = pack_json()
     value["words"]["closings"] = [f"serial {next(SERIAL)}"]  # so that nothing that was kept of another pack serves it
     for name, phrases in lists.items():
         owner = next(part for part in (value["words"], *value["words"].values()) if name in part)
         owner[name] = phrases
+    return value
+
+
+def moving() -> dict[str, Any]:
+    """The default pack with an entry that moves negations."""
+    value = with_words()
+    value["entries"]["sdxl_image_fast"]["negations"] = "move"
     return value
 
 
@@ -94,6 +101,32 @@ INPUTS: dict[str, Callable[[int], Work]] = {
         with_words(negations=["nope", *(f"x{next(SERIAL)}" for _ in range(240 * n))]),
     ),
     "a negation again and again": lambda n: enhanced("no fox, " * 60 * n, "a fox, no fox, " * 60 * n),
+    "lists of negated nouns": lambda n: enhanced("no a, b, c or d, e " * 40 * n, "a or b, no a or " * 60 * n),
+    "negations of one noun with many adjectives": lambda n: enhanced(
+        ", ".join(f"no w{index % 120}x fox" for index in range(60 * n)), "a fox, w1x fox, " * 60 * n
+    ),
+    "negations behind nouns": lambda n: enhanced("猫も犬も" * 60 * n + "いない", "帽子なし" * 60 * n),
+    "articles and fillers": lambda n: enhanced("no the a any " * 60 * n, "no any kind of the " * 60 * n),
+    "compounds": lambda n: enhanced("crowd-free-" * 60 * n, "crowd-free " * 60 * n),
+    "moved negations": lambda n: enhanced("a fox, no cat, " * 40 * n, "with no cat and " * 60 * n, moving()),
+    "names that begin alike": lambda n: enhanced(
+        "x, " + " x ".join(f"Ann B{index % 120}b" for index in range(60 * n)), "Ann Bob, x, " * 60 * n
+    ),
+    "words that are as many numbers": lambda n: enhanced("twenty one hundred " * 40 * n, "a hundred two " * 60 * n),
+    "glued numbers": lambda n: enhanced("a1-" * 200 * n, "1a1a" * 200 * n),
+    "groups with one beginning": lambda n: enhanced(
+        "a " * 400 * n, "a " * 400 * n, with_words(alike=[["x", *(f"a a b{next(SERIAL)}" for _ in range(99))]] * n)
+    ),
+    "letters of two scripts": lambda n: enhanced("狐a" * 200 * n, "狐a " * 200 * n),
+    "single quotation marks": lambda n: enhanced("'a'a ‘b’b ‚c " * 60 * n, " 'a's 'b ‘c’d" * 60 * n),
+    "primes": lambda n: enhanced("5'10\" " * 60 * n, "1\" 2' " * 60 * n),
+    "clauses that go with a contradiction": lambda n: enhanced(
+        ", ".join(f"w{index}" for index in range(100 * n)) + ", no cat",
+        " ".join(f"w{index}" for index in range(0, 100 * n, 2))
+        + " cat, "
+        + ", ".join(f"w{index}" for index in range(1, 100 * n, 2)),
+    ),
+    "lost colours": lambda n: enhanced("a red fox, " * 40 * n, "a blue fox, an owl, " * 40 * n),
     "quotation marks": lambda n: enhanced("\"a' “«「" * 60 * n, "\"a' “«「" * 60 * n),
     "brackets": lambda n: enhanced("(a:1 [b:2 <c:" * 40 * n, "(a:1 [b:2 <c:" * 40 * n),
     "open brackets": lambda n: enhanced("(" * 300 * n, "(" * 300 * n),

@@ -305,16 +305,16 @@ def test_nine_hundred_tokens_are_trimmed_to_the_budget_at_a_clause_end(line: Lin
     assert {one.kind for one in measured(reply).trimmed} >= {"style"}
 
 
-def test_a_dropped_colour_and_count_are_put_back_with_the_users_own_clause(line: Line) -> None:
+def test_a_dropped_colour_and_count_are_put_back_before_their_noun(line: Line) -> None:
     reply = by_pack(line(wide("foxes in deep snow, no people, soft light")))
-    assert reply.enhanced.enhanced_prompt == "two red foxes in the snow, foxes in deep snow, no people, soft light"
-    assert [(one.kind, one.text) for one in judged(reply).repairs] == [("inserted", "two red foxes in the snow")]
+    assert reply.enhanced.enhanced_prompt == "two red foxes in deep snow, no people, soft light"
+    assert [(one.kind, one.text) for one in judged(reply).repairs] == [("inserted", "two"), ("inserted", "red")]
     assert failed(reply) == []
 
 
 def test_a_reversed_negation_is_taken_out_and_put_right(line: Line) -> None:
     reply = by_pack(line(wide("two red foxes in the snow, happy people around, soft light")))
-    assert reply.enhanced.enhanced_prompt == "no people, two red foxes in the snow, soft light"
+    assert reply.enhanced.enhanced_prompt == "two red foxes in the snow, no people, soft light"
     assert {one.kind for one in judged(reply).repairs} == {"removed", "inserted"}
     assert failed(reply) == []
 
