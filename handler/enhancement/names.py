@@ -16,6 +16,8 @@ _SENTENCE_END = ".!?…。！？\n"
 _CLAUSE_END = ",;:，；：、"
 #: characters between two words of which the second may begin a sentence or clause
 _GAP = 8
+#: words of one name, at most: a span is searched word by word
+_LONGEST = 6
 #: letters of an abbreviation with a full stop, at most: Dr., St., J.
 _ABBREVIATION = 3
 
@@ -74,7 +76,7 @@ def names(text: str, small: Set[str], *, capital_nouns: bool = False, translated
         special = word.is_special and not (word.is_shouted and shouted)
         is_name = len(word.text) > 1 and word.text.casefold() not in small and not any(map(str.isdigit, word.text))
         is_name = is_name and (special or (not (translated or begins or title or shouted) and word.is_capital))
-        if run and (not is_name or text[run[-1].end : word.start] != " "):
+        if run and (not is_name or len(run) == _LONGEST or text[run[-1].end : word.start] != " "):
             yield from ended()
         if is_name:
             run.append(word)

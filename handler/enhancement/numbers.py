@@ -11,7 +11,8 @@ from handler.pool import check_stop
 
 _NUMBER = r"\d++(?:[.,:/]\d++)*+"
 _GLUED = rf"(?:{_NUMBER}|[^\W\d_{UNSPACED}]++)++"
-_HYPHENATED = re.compile(rf"{_GLUED}(?:[-‑–]{_GLUED})*+")
+#: of a longer chain, a few parts at a time: a span is searched word by word
+_HYPHENATED = re.compile(rf"{_GLUED}(?:[-‑–]{_GLUED}){{0,3}}+")
 _DIGIT = re.compile(r"\d")
 #: a number and the noun or unit that is glued to it: 3cats, 3-year-old, 100fps
 _COUNTED = re.compile(rf"{_NUMBER}(?=[-‑–]?[^\W\d_{UNSPACED}]{{3,}}+(?:[-‑–][^\W\d_{UNSPACED}]++)*+\Z)")
@@ -19,6 +20,8 @@ _COUNTED = re.compile(rf"{_NUMBER}(?=[-‑–]?[^\W\d_{UNSPACED}]{{3,}}+(?:[-‑
 _INCHES = re.compile(r"['’′](?!\s?[^\W\d_])(?:\s?\d++[\"”″]?+)?+|[\"”″]")
 #: a number with a unit, which may be written apart: 35mm; but not 2nd, 3D, 80s
 _MEASURE = re.compile(rf"({_NUMBER})(?!(?:st|nd|rd|th)\Z)([^\W\d_]{{2,}}+)")
+#: characters of a word with digits that may be divided in another way, at most
+_LONGEST = 24
 _BORDER = re.compile(rf"{_NUMBER}|[^\W\d_]++")
 
 
@@ -49,7 +52,7 @@ def measured(key: str) -> str | None:
 
 def spellings(keys: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """The other ways to divide a word with digits: F-150 and F150, 35mm and 35 mm."""
-    if not any(map(_DIGIT.search, keys)):
+    if not any(map(_DIGIT.search, keys)) or sum(map(len, keys)) > _LONGEST:
         return (keys,)
     together = keys if all(key[0].isdigit() for key in keys) else ("".join(keys),)
     apart = tuple(part for key in keys for part in _BORDER.findall(key))

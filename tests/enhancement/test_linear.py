@@ -113,6 +113,8 @@ INPUTS: dict[str, Callable[[int], Work]] = {
         "x, " + " x ".join(f"Ann B{index % 120}b" for index in range(60 * n)), "Ann Bob, x, " * 60 * n
     ),
     "words that are as many numbers": lambda n: enhanced("twenty one hundred " * 40 * n, "a hundred two " * 60 * n),
+    "a name of many words": lambda n: enhanced("a " + "Ann " * 30 * n + "a b c d " * 40 * n, "x " + "Ann " * 60 * n),
+    "glued numbers in parts": lambda n: enhanced("1a" * 30 * n + " b", "1 a " * 60 * n),
     "glued numbers": lambda n: enhanced("a1-" * 200 * n, "1a1a" * 200 * n),
     "groups with one beginning": lambda n: enhanced(
         "a " * 400 * n, "a " * 400 * n, with_words(alike=[["x", *(f"a a b{next(SERIAL)}" for _ in range(99))]] * n)
