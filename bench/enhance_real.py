@@ -20,9 +20,7 @@ from handler.api.enhance import Mode
 from handler.job import Jobs
 from tests.support import real
 
-OWN = (
-    "Rewrite the prompt for an image model. Keep all of its words, add light and detail. Answer with the prompt alone."
-)
+OWN = "Rewrite the prompt for an image model. Keep all of its words, add light and detail. Answer with it alone."
 COLUMNS = (
     "asked by", "answers", "of no use %", "original given back %", "nothing added %", "parts kept %", "all kept %",
     "completion tokens", "asked again",

