@@ -134,16 +134,16 @@ def test_make_run_asks_the_real_model_a_message_whatever_is_in_it(tmp_path: Path
 case "$*" in
   "-m tests.support.real") echo /a/checkpoint;;
   -c*) exec {sys.executable} "$@";;
-  *) echo "$MODEL_PATH"; shift 3; echo "$1";;
+  *) printf '%s\\n' "$MODEL_PATH" "$4";;
 esac
 """
     )
     python.chmod(0o755)
     message = 'say "hi" to O\'Neil; $(HOME) `id` \\ $x'
-    # `-o` leaves the virtual environment as it is.
+    asked = f"MESSAGE={message.replace('$', '$$')}"
     made = subprocess.run(
-        ["make", "--silent", "-o", ".venv/.dev", "run", "MODEL=smollm2", f"BIN={tmp_path}"]
-        + [f"MESSAGE={message.replace('$', '$$')}"],
+        # `-o` leaves the virtual environment as it is.
+        ["make", "--silent", "-o", ".venv/.dev", "run", "MODEL=smollm2", f"BIN={tmp_path}", asked],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
