@@ -51,12 +51,13 @@ def load(dtype: str) -> Loaded:
     return weights.load(Snapshot(real.checkpoint(dtype), "path", real.NAME, None), device="cpu")
 
 
-def theirs(dtype: str) -> PreTrainedModel:
-    """transformers' own reading of the GGUF file."""
+def theirs() -> PreTrainedModel:
+    """transformers' own reading of the GGUF file, in float32.
+
+    It keeps the weights packed and computes in float32 whatever the dtype, so that it can be compared in no other.
+    """
     file = real.gguf()
-    model: PreTrainedModel = LlamaForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=getattr(torch, dtype)
-    )
+    model: PreTrainedModel = LlamaForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     model.train(False).requires_grad_(False)
     return model
 

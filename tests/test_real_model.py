@@ -39,8 +39,8 @@ def loaded(checkpoint: Path) -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def theirs(checkpoint: Path) -> PreTrainedModel:
-    return real_engine.theirs("float32")
+def converted(checkpoint: Path) -> PreTrainedModel:
+    return real_engine.converted("float32")
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +48,18 @@ def prompts(loaded: Loaded) -> list[Ids]:
     return real_engine.prompts(loaded.template, PROMPTS)
 
 
-def test_the_checkpoint_has_the_logits_of_the_gguf_file_to_the_bit(theirs: PreTrainedModel, prompts: list[Ids]) -> None:
-    assert real_engine.same_logits(theirs, real_engine.converted("float32"), prompts) == [True] * PROMPTS
+def test_the_checkpoint_has_the_logits_of_the_gguf_file_to_the_bit(
+    converted: PreTrainedModel, prompts: list[Ids]
+) -> None:
+    assert real_engine.same_logits(real_engine.theirs(), converted, prompts) == [True] * PROMPTS
 
 
-def test_greedy_answers_are_those_of_generate(loaded: Loaded, theirs: PreTrainedModel, prompts: list[Ids]) -> None:
+def test_greedy_answers_are_those_of_generate(loaded: Loaded, converted: PreTrainedModel, prompts: list[Ids]) -> None:
     with real_engine.serving(loaded, rows=PROMPTS, tokens=4000, prefill_chunk=200) as engine:
         answers = real_engine.at_once(engine, [(ids, real_engine.greedy(NEW)) for ids in prompts])
     ends = loaded.info.stop_token_ids
     assert [answer.token_ids for answer in answers] == [
-        real_engine.generated(theirs, ids, NEW, ends) for ids in prompts
+        real_engine.generated(converted, ids, NEW, ends) for ids in prompts
     ]
 
 
