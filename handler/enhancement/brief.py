@@ -36,7 +36,7 @@ NO_WORDS = Words()
 MIN_ROOM = 3
 
 #: bytes of all phrases of a pack that a request brings, at most
-MAX_PHRASE_BYTES = 16_384
+MAX_PHRASE_BYTES = 24_576
 
 #: every text fits
 UNLIMITED = Limit(lambda text: 0, 0)
