@@ -56,7 +56,7 @@ def engine(request: pytest.FixtureRequest, loaded: Loaded) -> Iterator[Engine]:
 
 @pytest.fixture
 def prompt(loaded: Loaded) -> Prompt:
-    return loaded.template.chat([Turn("user", "a red fox")], 1000).prompt
+    return replace(loaded.template.chat([Turn("user", "a red fox")], 1000).prompt, end_ids=())
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
