@@ -89,6 +89,8 @@ class _Reader:
         #: the last words of the phrase, which a mark or a word without content ends, and the last one of the clause
         self._before: list[str] = []
         self._last: str | None = None
+        #: the last word before the one word without content that stands behind it: tall, in very tall
+        self._across: str | None = None
 
     def add(self, word: str) -> None:
         """The next word."""
@@ -110,11 +112,12 @@ class _Reader:
 
     def end_phrase(self) -> None:
         """A word without content stands here."""
+        self._across = self._before[-1] if self._before else None
         self._before = []
 
     def end_clause(self) -> None:
         """A mark stands here."""
-        self._before, self._last = [], None
+        self._before, self._last, self._across = [], None, None
 
     def content(self) -> Content:
         """What was collected."""
@@ -130,8 +133,12 @@ class _Reader:
         if self._before:
             self._pairs.add((self._before[-1], word))
             self._near.update((one, word) for one in self._before)
-        elif self._last is not None and self._last != word:
-            self._order.add((self._last, word))
+        else:
+            if self._across is not None:
+                self._near.add((self._across, word))
+            if self._last is not None and self._last != word:
+                self._order.add((self._last, word))
+        self._across = None
         self._before = [*self._before[-_BETWEEN:], word]
         self._last = word
 

@@ -32,7 +32,8 @@ def judged(
 ) -> Enhanced:
     """The result that a reply holds. `source`: where its text comes from; None where that is the model's answer."""
     fault = None
-    if draft.answer is None and draft.text != brief.prompt:  # the user's own words have no fault
+    # The user's own words have no fault, and without an entry there are no lists by which to look for one.
+    if brief.found is not None and draft.answer is None and draft.text != brief.prompt:
         fault = verdict(brief, draft.text, begun=brief.mode == "extend")
     candidate = _candidate(brief, draft.text, whole=draft.whole, fault=fault)
     checks = check(candidate) if brief.is_checked else None

@@ -123,7 +123,7 @@ def _inserted(brief: Brief, text: str, insertions: Sequence[_Insertion]) -> tupl
         check_stop()
         index = bisect_left(starts, one.start) - 1
         before = own[max(0, index)] if own else None
-        if before is None or index < 0 or not clauses:
+        if brief.mode == "extend" or before is None or index < 0 or not clauses:  # the prompt is before all of it
             place = front
         elif not reach or before.start >= reach:  # else it follows the clause that was inserted before it
             place = behind.setdefault(_most_like(brief.stems(before.text), having), [])

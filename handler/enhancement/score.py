@@ -3,14 +3,14 @@
 `docs/enhance.md` says what the figure means, and what it was held against.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from itertools import pairwise
 
 from handler.api.enhance import Check
 from handler.enhancement.checks import Candidate
 from handler.enhancement.clauses import split
 from handler.enhancement.content import Content, content, length
-from handler.enhancement.pack import Fault
+from handler.enhancement.pack import Fault, Words
 from handler.enhancement.vocabulary import tokens
 
 #: the score of a text that failed a hard check, at most
@@ -69,8 +69,14 @@ def _parts(candidate: Candidate, checks: Mapping[str, Check]) -> dict[str, float
 
 
 def _described(candidate: Candidate, asked: Content) -> float:
-    """How much of the description that the budget has room for is added in clauses, not in keywords."""
-    words, text = candidate.words, candidate.text
+    """How much of the description that the prompt leaves room for is added in clauses, not in keywords."""
+    room = max(_AT_LEAST, _PER_TOKEN * candidate.min_tokens) - len(_told(candidate.prompt, candidate.words))
+    added = _told(candidate.text, candidate.words) - asked.places.keys()
+    return min(1.0, len(added) / room) if room > 0 else 1.0
+
+
+def _told(text: str, words: Words) -> Set[str]:
+    """The words of content in a text's clauses that are no keywords."""
     parts: list[str] = []
     start = 0
     for begin, end in words.lexicon.generic.find(text):
@@ -78,5 +84,4 @@ def _described(candidate: Candidate, asked: Content) -> float:
         start = end
     own = "".join((*parts, text[start:]))
     told = [own[one.start : one.end] for one in split(text) if length(one.text) >= _DESCRIBES]
-    added = content("".join(told), words.small).words - asked.places.keys()
-    return min(1.0, len(added) / max(_AT_LEAST, _PER_TOKEN * candidate.min_tokens))
+    return content("".join(told), words.small).words

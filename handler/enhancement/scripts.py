@@ -82,15 +82,20 @@ def foreign(text: str, prompt: str, language: Language, words: Words) -> tuple[s
         return tuple(sorted(others))
     if "LATIN" not in expected or _most(shares) != "LATIN":
         return ()
-    wanted = latin_language(prompt, words) if language == "same" else language
-    found = _hits(text, words)
+    found, users = _hits(text, words), _hits(prompt, words)
+    wanted = _first(users) if language == "same" else language
     told = max(found, key=found.__getitem__, default=wanted)
+    if language == "same" and users[told] >= users[wanted]:  # the prompt may be in that language, too
+        return ()
     return (told,) if told != wanted and found[told] >= max(_SURE, 2 * found[wanted] + 1) else ()
 
 
 def latin_language(text: str, words: Words) -> Language:
     """The language of a text in Latin letters: English, unless it has most function words of another one."""
-    hits = _hits(text, words)
+    return _first(_hits(text, words))
+
+
+def _first(hits: "Counter[Language]") -> Language:
     first, second = (*hits.most_common(2), ("en", 0), ("en", 0))[:2]
     return first[0] if first[1] > second[1] else "en"
 

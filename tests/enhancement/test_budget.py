@@ -75,10 +75,9 @@ def test_the_subject_of_a_prompt_that_is_too_long_outlives_its_names_and_numbers
         "Fujifilm, 16:9, 35mm, 1/200, soft light, gulls"
     )
     assert over(prompt, 20) == (
-        "masterpiece, an old fisherman mending a torn net on a wooden pier at low tide, "
-        "Anders Bergen, Fujifilm, 16:9, 1/200"
+        "an old fisherman mending a torn net on a wooden pier at low tide, Anders Bergen, Fujifilm, 16:9, 35mm, 1/200"
     )
-    assert over(prompt, 14) == "an old fisherman mending a torn net on a, Anders Bergen, Fujifilm, 16:9, 1/200"
+    assert over(prompt, 14) == "an old fisherman mending a torn net on, Anders Bergen, Fujifilm, 16:9, 35mm, 1/200"
     assert over(prompt, 6) == "an old, Anders Bergen, Fujifilm, 16:9"
     assert over(prompt, 3) == "an, Anders Bergen"
 

@@ -24,6 +24,7 @@ from tests.support.rewriting import (
     PROMPT,
     Line,
     by_pack,
+    by_template,
     code_of,
     failed,
     run,
@@ -146,7 +147,7 @@ def test_the_answer_to_the_callers_own_messages_is_kept_where_asked_alone(line: 
 def test_an_answer_that_breaks_a_hard_rule_is_told_and_not_kept(line: Line) -> None:
     operations = line(wide())
     cut = {"max_tokens": 9, "target": {"encoder": "clip", "max_tokens": 75, "fit": False}, "cache": "use"}
-    replies = [by_pack(operations, **cut) for _ in range(2)]
+    replies = [by_template(operations, **cut) for _ in range(2)]
     assert [(failed(reply), reply.enhanced.cache_hit) for reply in replies] == [(["complete"], False)] * 2
 
 

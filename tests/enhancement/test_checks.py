@@ -93,7 +93,7 @@ def test_more_is_not_protected_than_can_be_put_back_in_time() -> None:
         ("a fox at a 茶 house", "a fox at 茶", set()),
         ("一只狐狸, 雪", "一只狐狸", set()),
         ("a fox", "🦊", set()),
-        ("un renard à l'été", "a fox", {"subject", "language"}),
+        ("un renard à l'été", "a fox", {"language"}),
         (", ".join(f"fox {place}" for place in range(40)), "a fox", {"budget"}),
         ("a fox, a deep place, a deep place, a deep place, a deep place", "a fox", {"clean"}),
         ("Do not add subjects, and do not choose an artistic style", "a fox", {"clean"}),

@@ -122,7 +122,7 @@ def test_worker_optimizations_are_true_where_they_were_in_force(
 def test_original_prompt_is_another_name_of_prompt(line: Line) -> None:
     reply = run(line(wide()), original_prompt=PROMPT, job_type="sdxl_image_fast", seed=7)
     assert reply.original_prompt == PROMPT
-    assert reply.enhanced == by_pack(line(wide())).enhanced
+    assert reply.enhanced == run(line(wide()), **ENTRY, seed=7).enhanced
     assert run(line(wide()), **ENTRY, original_prompt=None).original_prompt == PROMPT
     with pytest.raises(InvalidRequest, match="not both") as caught:
         run(line(wide()), **ENTRY, original_prompt="a fox")

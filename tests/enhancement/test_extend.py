@@ -70,7 +70,7 @@ def test_the_result_is_the_users_prompt_to_the_letter_and_what_the_model_writes_
     ],
 )
 def test_nothing_of_a_prompt_is_lost_or_changed(line: Line, prompt: str) -> None:
-    reply = extended(line(wide(ADDED)), prompt=prompt)
+    reply = extended(line(wide(ADDED)), prompt=prompt, language="same")
     assert reply.enhanced.enhanced_prompt == f"{prompt},{ADDED}"
     assert (code_of(reply), failed(reply)) == (None, [])
 
@@ -218,7 +218,8 @@ def test_a_prompt_in_another_script_than_the_result_is_rewritten(line: Line) -> 
     assert stops(dry(line(wide()), prompt="一只猫", language="en")) == ()
     assert stops(dry(line(wide()), language="de")) == ()  # Latin letters count as English
     assert stops(dry(line(wide()), prompt="一只猫", language="zh")) == ("\n",)
-    assert stops(dry(line(wide()), prompt="一只猫")) == ("\n",)
+    assert stops(dry(line(wide()), prompt="一只猫")) == ()  # CLIP reads English
+    assert stops(dry(line(wide()), prompt="一只猫", job_type="video_fast")) == ("\n",)
     assert stops(dry(line(wide()), language="en")) == ("\n",)
     with pytest.raises(InvalidRequest, match="another language") as caught:
         dry(line(wide()), language="zh", mode="extend")
@@ -282,7 +283,7 @@ def test_what_an_answer_that_has_begun_cannot_do_is_refused(line: Line, fields: 
 
 
 def test_no_clause_of_another_script_is_put_behind_a_prompt_that_the_model_did_not_extend(line: Line) -> None:
-    reply = extended(line(wide("")), prompt="一只猫在窗台上")
+    reply = extended(line(wide("")), prompt="一只猫在窗台上", language="zh")
     assert (reply.enhanced.enhanced_prompt, code_of(reply), reply.enhanced.reason) == (
         "一只猫在窗台上",
         "unchanged",

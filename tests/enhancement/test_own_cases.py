@@ -188,7 +188,8 @@ def test_marks_of_inches_belong_to_a_number_and_words_glued_to_it_do_not() -> No
 
 
 def test_a_translation_keeps_words_in_capitals_numbers_and_quoted_text() -> None:
-    brief = a_brief("AMGERY, ein Affe mit drei Bananen, ein Schild „Zoo“ und ein iPhone, Anna Schmidt, ohne Hut")
+    prompt = "AMGERY, ein Affe mit drei Bananen, ein Schild „Zoo“ und ein iPhone, Anna Schmidt, ohne Hut"
+    brief = a_brief(prompt, language="en")
     assert {(span.kind, span.text) for span in brief.spans} == {
         ("name", "AMGERY"), ("count", "drei"), ("quoted", "„Zoo“"), ("name", "iPhone"),
     }  # fmt: skip

@@ -169,7 +169,7 @@ def test_an_answer_that_scores_no_better_than_the_prompt_is_asked_for_once_more(
 
 
 def test_a_prompt_to_which_nothing_is_missing_may_come_back_as_good_as_it_was(line: Line) -> None:
-    whole = f"{GOOD}, 85mm lens, a meadow, tall grass, a small stream, bare birches, drifting clouds"
+    whole = f"{GOOD}, 85mm lens, tall wet grass on a meadow, a small stream under bare birches, clouds over far hills"
     reply = by_pack(line(wide(f"{whole}, a low fence")), prompt=whole, seed=7)
     score = judged(reply).score
     assert score is not None
@@ -268,7 +268,7 @@ def test_a_greedy_model_is_not_asked_the_same_twice(line: Line) -> None:
 def test_a_deadline_before_the_first_token_falls_back_and_one_later_uses_what_there_is(line: Line) -> None:
     late = by_pack(line(wide(step_s=0.3)), deadline_ms=30)
     assert code_of(late) == "deadline_exceeded"
-    endless = PROMPT + "".join(f", soft light on stone {index}" for index in range(1000))
+    endless = PROMPT + "".join(f", stone {index} under tree {2 * index}" for index in range(1000))
     cut = by_pack(line(wide(endless, step_s=0.001)), deadline_ms=250, max_tokens=4000)
     assert (code_of(cut), cut.run.finish_reason) == (None, "deadline")
     assert cut.enhanced.enhanced_prompt.startswith(PROMPT)
@@ -298,16 +298,17 @@ def test_work_on_texts_that_does_not_end_is_an_error_soon_after_the_deadline(
 
 
 def test_nine_hundred_tokens_are_trimmed_to_the_budget_at_a_clause_end(line: Line) -> None:
-    things = "".join(f", a stone {index}, soft light, oil painting" for index in range(100))
-    reply = by_pack(line(wide(PROMPT + things)), max_tokens=900)
+    things = "".join(f", stone {index} under tree {2 * index}" for index in range(100))
+    reply = by_pack(line(wide(f"{PROMPT}, soft light{things}, oil painting")), max_tokens=900)
     assert 40 < measured(reply).tokens <= 75
     assert (failed(reply), reply.run.finish_reason) == ([], "stop")
     assert {one.kind for one in measured(reply).trimmed} >= {"style"}
 
 
 def test_a_dropped_colour_and_count_are_put_back_before_their_noun(line: Line) -> None:
-    reply = by_pack(line(wide("foxes in deep snow, no people, soft light")))
-    assert reply.enhanced.enhanced_prompt == "two red foxes in deep snow, no people, soft light"
+    rest = "in deep snow, no people, soft light falls through bare birches"
+    reply = by_pack(line(wide(f"foxes {rest}")))
+    assert reply.enhanced.enhanced_prompt == f"two red foxes {rest}"
     assert [(one.kind, one.text) for one in judged(reply).repairs] == [("inserted", "two"), ("inserted", "red")]
     assert failed(reply) == []
 

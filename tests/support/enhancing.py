@@ -62,8 +62,8 @@ def request(**fields: Any) -> EnhanceRequest:
 
 
 def a_brief(prompt: str, encoders: Encoders | None = None, **fields: Any) -> Brief:
-    """A brief by the default pack, in mode rewrite."""
-    fields = {"job_type": "sdxl_image_fast", "mode": "rewrite", **fields}
+    """A brief by the default pack, in mode rewrite and the prompt's own language."""
+    fields = {"job_type": "sdxl_image_fast", "mode": "rewrite", "language": "same", **fields}
     return Brief.of(request(prompt=prompt, **fields), packs(), encoders or word_encoders())
 
 
@@ -91,7 +91,8 @@ _PLAIN = st.builds(
     st.sampled_from(_NOUNS),
 )
 _CLAUSE = st.one_of(_PLAIN, st.sampled_from(_ODD), st.sampled_from(_NOUNS), st.text(min_size=1, max_size=12))
-_LONG = st.integers(100, 600).map(lambda words: " ".join(f"word{index % 37}" for index in range(words)))
+#: without digits, which would make each word a number
+_LONG = st.integers(100, 600).map(lambda words: " ".join(f"word{chr(ord('a') + index % 23)}" for index in range(words)))
 #: prompts and answers: clauses, any text, one clause of hundreds of words, punctuation alone
 TEXTS = st.one_of(
     st.lists(st.tuples(_CLAUSE, st.sampled_from([", ", ". ", "; ", " ", "，", "\n", ",", " - "])), max_size=30).map(
