@@ -6,14 +6,17 @@ from handler.api.chat import ChatEcho, ChatReply, ChatRequest, Turn
 from handler.api.reply import Reply
 from handler.api.text import DryRunReply, Message, Run
 from handler.engine.fold import Piece
-from handler.operations.core import Core, Prepared, system_of
+from handler.operations.answer import answer
+from handler.operations.core import Core
+from handler.operations.facts import dry_run
+from handler.operations.prompt import Prepared, conversation, system_of, with_default_system
 
 
 def chat(core: Core, request: ChatRequest) -> AsyncGenerator[Piece | Reply, None]:
     """Yield the text as it comes, then the reply."""
     asked_at = core.now()
     sent = _messages(request)
-    messages = core.with_default_system(sent)
+    messages = with_default_system(core, sent)
 
     def reply(prepared: Prepared, text: str, run: Run) -> ChatReply:
         return ChatReply(
@@ -26,13 +29,14 @@ def chat(core: Core, request: ChatRequest) -> AsyncGenerator[Piece | Reply, None
         )
 
     field = "message" if request.messages is None else "messages"
-    return core.answer(
+    return answer(
+        core,
         request,
         messages,
-        core.conversation(request, messages),
+        conversation(core, request, messages),
         field=field,
         reply=reply,
-        dry_run=lambda prepared: _dry_run(core.dry_run(prepared), sent, prepared.messages),
+        dry_run=lambda prepared: _dry_run(dry_run(core, prepared), sent, prepared.messages),
     )
 
 

@@ -7,7 +7,9 @@ from handler.api.generate import GenerateReply, GenerateRequest
 from handler.api.reply import Reply
 from handler.api.text import Message, Run
 from handler.engine.fold import Piece
-from handler.operations.core import Core, Encode, Prepared
+from handler.operations.answer import answer
+from handler.operations.core import Core
+from handler.operations.prompt import Encode, Prepared, conversation, with_default_system
 from handler.operations.score import score
 
 
@@ -22,8 +24,8 @@ def generate(core: Core, request: GenerateRequest) -> AsyncGenerator[Piece | Rep
     if request.prompt is not None:
         encode, field = partial(core.template.raw, request.prompt, special_tokens=request.special_tokens), "prompt"
     else:
-        messages = core.with_default_system(request.messages or ())
-        encode, field = core.conversation(request, messages), "messages"
+        messages = with_default_system(core, request.messages or ())
+        encode, field = conversation(core, request, messages), "messages"
     if request.score_text is not None:
         return score(core, request, request.score_text, messages, encode, field=field)
-    return core.answer(request, messages, encode, field=field, reply=reply)
+    return answer(core, request, messages, encode, field=field, reply=reply)
