@@ -12,7 +12,7 @@ from handler.engine.scoring import Scored
 from handler.engine.stream import Stream
 
 #: likeliest tokens listed beside each drawn token, at most
-MAX_TOP_LOGPROBS = 5
+MAX_TOP_LOGPROBS = 20
 #: where a checkpoint says that a token ends an answer
 EndSource = Literal["chat_template", "generation_config", "config"]
 

@@ -119,6 +119,9 @@ WRONG: dict[str, tuple[ModuleType, str, str]] = {
         "target = top_k.to(tl.float64) + 1",
     ),
     "min_p that cuts nothing": (sampling_triton, "(x >= least)", "(x == x)"),
+    "a bias for the next token": (sampling_triton, "own = token ==", "own = token + 1 =="),
+    "the last bias left out": (sampling_triton, "tl.range(begin, end, num_stages=1)", "tl.range(begin, end - 1)"),
+    "no row biased": (sampling_triton, "biased = tl.load(bias_ids + row * MOST) < tokens", "biased = tokens < 0"),
     "repetition multiplied": (sampling_triton, "tl.div_rn(x, repetition)", "x * repetition"),
 }
 
