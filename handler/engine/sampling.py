@@ -88,7 +88,7 @@ class Sampling(Distribution):
     #: the completion ends before the first of these that completes
     stop: tuple[str, ...] = ()
     #: the completion ends at the first of these, which adds no text
-    stop_token_ids: StopTokenIds = ()
+    stop_token_ids: StopTokenIds = Field((), exclude_if=lambda ids: not ids)
     #: a think block is closed after so many tokens; None for any number
     max_thinking_tokens: MaxThinkingTokens | None = Field(None, exclude_if=lambda limit: limit is None)
     #: is added to the logits of these tokens before all other options, by token id; `BAN` bans a token.

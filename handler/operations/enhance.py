@@ -16,7 +16,7 @@ from handler.api.enhance import (
     WorkerOptimizations,
 )
 from handler.api.reply import Reply
-from handler.api.text import DryRunReply, Message, Run
+from handler.api.text import DryRunReply, Message
 from handler.engine.fold import Piece
 from handler.engine.sampling import Sampling
 from handler.engine.spent import Spent
@@ -25,7 +25,7 @@ from handler.enhancement.brief import Brief
 from handler.enhancement.enhancer import best, spent_on_all
 from handler.enhancement.rewrite import Rewritten
 from handler.errors import DeadlineExceeded, Unsupported
-from handler.operations.answer import answer, deadline
+from handler.operations.answer import Answer, answer, deadline
 from handler.operations.core import Core
 from handler.operations.facts import dry_run, run_facts, without_run
 from handler.operations.prompt import Prepared, check, conversation, prepare, with_default_system
@@ -40,10 +40,11 @@ def enhance(core: Core, request: EnhanceRequest) -> AsyncGenerator[Piece | Reply
         return _judged(core, request)
     messages = with_default_system(core, _own_messages(request))
 
-    def reply(prepared: Prepared, text: str, run: Run) -> EnhanceReply:
+    def reply(answered: Answer) -> EnhanceReply:
+        text = answered.text
         unchanged = "unchanged" if text.strip() == request.original_prompt.strip() else None
         result = Enhanced(enhanced_prompt=text, enhancement_source="edge_function", cache_hit=False, reason=unchanged)
-        return EnhanceReply(**_fields_of(request, None, result, caching=False), run=run)
+        return EnhanceReply(**_fields_of(request, None, result, caching=False), run=answered.run)
 
     encode = conversation(core, request, messages)
     return answer(core, request, messages, encode, field=_field(request), reply=reply)

@@ -43,7 +43,7 @@ def check(core: Core, request: TextRequest) -> None:
 
     Raises:
         ContextLengthExceeded: `max_tokens` leaves no room for a prompt.
-        InvalidRequest: a stop token is outside the vocabulary.
+        InvalidRequest: a stop token or one with a bias is outside the vocabulary.
         Unsupported: the model's template never thinks, or always does, and the request wants the other.
     """
     context, sent = core.engine.max_model_len, request.sent_max_tokens or 0
@@ -55,6 +55,10 @@ def check(core: Core, request: TextRequest) -> None:
         if token_id >= core.model.vocab_size:
             field = f"stop_token_ids.{index}"
             raise InvalidRequest(f"{field}: {token_id} is outside [0, {core.model.vocab_size})", field=field)
+    for token in request.logit_bias:
+        if int(token) >= core.model.vocab_size:
+            field = f"logit_bias.{token}"
+            raise InvalidRequest(f"{field}: {token} is outside [0, {core.model.vocab_size})", field=field)
     if request.enable_thinking is True and core.template.thinks == "never":
         raise Unsupported(
             "the model's template has no thinking; leave enable_thinking out, or send false",

@@ -25,12 +25,13 @@ def sampling_over(core: Core, request: TextRequest, base: Distribution, max_toke
     Raises:
         InvalidRequest: `max_thinking_tokens` leaves no room for an answer.
     """
-    max_tokens = request.sent_max_tokens or min(max_tokens, room)
-    most = max_tokens - len(core.template.closing) - 1
-    if request.max_thinking_tokens is not None and request.max_thinking_tokens > most:
+    most = request.most_with_logprobs
+    max_tokens = request.sent_max_tokens or min(max_tokens, room, room if most is None else most)
+    answered = max_tokens - len(core.template.closing) - 1
+    if request.max_thinking_tokens is not None and request.max_thinking_tokens > answered:
         raise InvalidRequest(
             f"max_thinking_tokens is {request.max_thinking_tokens}, and thought and answer share max_tokens, "
-            f"{max_tokens}; send {f'{most} at most, or ' if most > 0 else ''}more max_tokens",
+            f"{max_tokens}; send {f'{answered} at most, or ' if answered > 0 else ''}more max_tokens",
             field="max_thinking_tokens",
         )
     sent = {name: value for name, value in _of(request).items() if name in request.model_fields_set}
@@ -42,6 +43,7 @@ def sampling_over(core: Core, request: TextRequest, base: Distribution, max_toke
             "seed": core.draw_seed() if request.seed is None else request.seed,
             "stop": request.stop,
             "stop_token_ids": request.stop_token_ids,
+            "logit_bias": request.logit_bias,
             "max_thinking_tokens": request.max_thinking_tokens,
         }
     )
