@@ -45,8 +45,8 @@ class Sampler:
         self._seeds = torch.zeros(rows, dtype=torch.int64, device=device)
         self._history = torch.zeros(rows, vocab_size, dtype=torch.int32, device=device)
         self._biases = Biases(
-            torch.full((rows, MAX_BIASES), NO_TOKEN, dtype=torch.int32, device=device),
-            torch.zeros(rows, MAX_BIASES, device=device),
+            torch.full((rows, MAX_BIASES + 1), NO_TOKEN, dtype=torch.int32, device=device),
+            torch.zeros(rows, MAX_BIASES + 1, device=device),
         )
         #: the rows whose biases are those of a request, which may have ended
         self._biased: set[int] = set()
@@ -90,7 +90,7 @@ class Sampler:
         ids, values = self._biases.ids[row], self._biases.values[row]
         if biases:
             self._biased.add(row)  # first: an upload may run out of memory
-            rest = MAX_BIASES - len(biases)
+            rest = MAX_BIASES + 1 - len(biases)
             ids.copy_(self._upload([token for token, _ in biases] + [NO_TOKEN] * rest, torch.int32))
             values.copy_(self._upload([bias for _, bias in biases] + [0.0] * rest, torch.float32))
         elif row in self._biased:

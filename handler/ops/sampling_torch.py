@@ -27,9 +27,9 @@ _GOLDEN, _MIX_1, _MIX_2 = (c - (1 << 64) for c in (0x9E3779B97F4A7C15, 0xBF58476
 class Biases:
     """The biases of every row, which are added to logits. A row without any has NO_TOKEN at its first place."""
 
-    #: int32 [all rows, most], of each row in ascending order, then NO_TOKEN
+    #: int32 [all rows, most + 1], of each row in ascending order, then NO_TOKEN, at the last place always
     ids: Tensor
-    #: float32 [all rows, most]; -inf bans the token
+    #: float32 [all rows, most + 1]; -inf bans the token
     values: Tensor
 
 

@@ -87,20 +87,22 @@ def _process(
     penalised = (repetition != 1.0) | (presence != 0.0) | (frequency != 0.0)
     # The ids of a row are in order, and NO_TOKEN stands after the last one.
     biased = tl.load(bias_ids + row * MOST) < tokens
+    next_bias = row * MOST
+    if biased:
+        place = tl.arange(0, PADDED)
+        ids = tl.load(bias_ids + row * MOST + place, mask=place < MOST, other=tokens)
+        next_bias += tl.sum(tl.where(ids < block * BLOCK, 1, 0), 0)
     best = tl.full([PART], float("-inf"), tl.float32)
     for start in tl.range(0, BLOCK, PART, num_stages=1):
         token = block * BLOCK + start + tl.arange(0, PART)
         valid = token < tokens
         x = tl.load(logits + at * l_row + token, mask=valid, other=float("-inf")).to(tl.float32)
         if biased:
-            place = tl.arange(0, PADDED)
-            ids = tl.load(bias_ids + row * MOST + place, mask=place < MOST, other=tokens)
-            first = block * BLOCK + start
-            begin = tl.sum(tl.where(ids < first, 1, 0), 0)
-            end = tl.sum(tl.where(ids < tl.minimum(first + PART, tokens), 1, 0), 0)
-            for at_bias in tl.range(begin, end, num_stages=1):
-                own = token == tl.load(bias_ids + row * MOST + at_bias)
-                x = tl.where(own, x + tl.load(biases + row * MOST + at_bias), x)
+            biased_token = tl.load(bias_ids + next_bias)
+            while biased_token < tl.minimum(block * BLOCK + start + PART, tokens):
+                x = tl.where(token == biased_token, x + tl.load(biases + next_bias), x)
+                next_bias += 1
+                biased_token = tl.load(bias_ids + next_bias)
         if penalised:
             seen = tl.load(history + row * h_row + token, mask=valid, other=0)
             times = seen & (_IN_PROMPT - 1)

@@ -168,7 +168,7 @@ def _draws_alike(sizes: Sizes, every: tuple[tuple[float, ...], ...], *, full_sea
 
 
 def _biases(rows: int, biased: range, tokens: int, device: torch.device) -> Biases:
-    """Every fifth token is banned in the biased rows, and every tenth likelier; the others have no bias."""
+    """Biases of the `biased` rows, the others have none: bans and likelier tokens in turn, and one that is drawn."""
     banned = torch.arange(0, tokens, max(5, tokens // 100), dtype=torch.int32, device=device)
     # One place is empty, as it is in the last row of a batch of requests.
     ids = torch.full((rows, len(banned) + 1), NO_TOKEN, dtype=torch.int32, device=device)
@@ -177,6 +177,10 @@ def _biases(rows: int, biased: range, tokens: int, device: torch.device) -> Bias
     ids[own, :-1] = banned
     values[own, :-1] = float("-inf")
     values[own, :-1:2] = 4.0
+    # In every other one, a token that has to be drawn: the first one with a bias, the last one, the one before it.
+    for at, row in enumerate(biased):
+        if at % 2:
+            values[row, -(at // 2) % len(banned)] = 60.0
     return Biases(ids, values)
 
 
