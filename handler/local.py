@@ -12,6 +12,7 @@ from typing import assert_never
 from pydantic import JsonValue
 
 from handler.api.failure import Failure
+from handler.api.pieces import piece_to_wire
 from handler.api.reply import Reply, to_wire
 from handler.engine.fold import Piece
 from handler.errors import StartError
@@ -42,8 +43,7 @@ async def print_events(events: AsyncGenerator[Piece | Reply | Failure, None]) ->
         async for event in events:
             match event:
                 case Piece():
-                    name = "reasoning_delta" if event.reasoning else "delta"
-                    print(json.dumps({"index": index, name: event.text}, ensure_ascii=False), flush=True)
+                    print(json.dumps(piece_to_wire(index, event), ensure_ascii=False), flush=True)
                     index += 1
                 case Reply():
                     print(json.dumps(to_wire(event), indent=2, ensure_ascii=False))

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from handler.api.fields import LIST, PASSED_BACK, AnyJson, Echo, NonBlank, Text
 from handler.api.text import MAX_TURNS, TextReply, TextRequest, exactly_one, none_of
+from handler.api.variants import ChatVariant
 
 
 class Turn(Echo):
@@ -62,3 +63,6 @@ class ChatReply(TextReply):
     )
     echo: ChatEcho
     message_id: str
+    variants: tuple[ChatVariant, ...] | None = Field(
+        None, description="With `n` above 1: all answers, the first one too, which is also `response`."
+    )

@@ -135,7 +135,6 @@ class EnhanceRequest(EnhanceEcho, TextRequest):
         "messages, else `error`.",
         examples=["error"],
     )
-    n: int = Field(1, ge=1, le=8, description="Variants, each with a seed of its own.")
     candidate: Text | None = Field(
         None,
         max_length=MAX_PROMPT,

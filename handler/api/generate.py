@@ -16,6 +16,7 @@ from handler.api.text import (
     exactly_one,
     none_of,
 )
+from handler.api.variants import GenerateVariant
 from handler.engine.sampling import Sampling
 from handler.engine.values import Value
 from handler.errors import InvalidRequest
@@ -52,7 +53,7 @@ class GenerateRequest(TextRequest):
     @model_validator(mode="after")
     def _a_given_text_is_not_drawn(self) -> Self:
         if self.score_text is not None:
-            none_of(self, "score_text", *Sampling.model_fields, "sampling_defaults", "truncate_history")
+            none_of(self, "score_text", *Sampling.model_fields, "n", "sampling_defaults", "truncate_history")
             if self.stream:
                 raise InvalidRequest("stream does not go with score_text: a score is one value", field="stream")
         return self
@@ -62,6 +63,9 @@ class GenerateReply(TextReply):
     """The text that the model wrote."""
 
     text: str
+    variants: tuple[GenerateVariant, ...] | None = Field(
+        None, description="With `n` above 1: all texts, the first one too, which is also `text`."
+    )
 
 
 class TextScore(Value):

@@ -63,7 +63,8 @@ def _refusal(error: ValidationError) -> InvalidRequest:
     kind, place = first["type"], first["loc"]
     if kind.startswith("union_tag"):
         return InvalidRequest(f"operation is one of {OPERATIONS}", field="operation")
-    path = ".".join(str(part)[:100] for part in place[1:])[:200] or "input"
+    # Pydantic says `[key]` after a name of an object that is wrong itself.
+    path = ".".join(str(part)[:100] for part in place[1:] if part != "[key]")[:200] or "input"
     words = _WORDS.get(kind) or _in_json(first["msg"])
     if kind == "extra_forbidden" and len(place) == 2:
         # 0.9: one letter in ten is wrong

@@ -7,9 +7,10 @@ from pydantic import Field, model_validator
 
 from handler.api.fields import LIST, CacheSalt, Content, Part, Sent, StopStrings, few_fields
 from handler.api.reply import Reply
-from handler.engine.protocol import MAX_TOP_LOGPROBS
+from handler.engine.protocol import MAX_TOP_LOGPROBS, MAX_VARIANTS
 from handler.engine.sampling import (
     Distribution,
+    LogitBias,
     MaxThinkingTokens,
     MaxTokens,
     Sampling,
@@ -82,6 +83,13 @@ class TextRequest(Sent, Distribution):
         description="The answer ends at the first of these, beside the model's own end tokens; it adds no text.",
         examples=[[151643]],
     )
+    logit_bias: LogitBias = Field({})
+    n: int = Field(
+        1,
+        ge=1,
+        le=MAX_VARIANTS,
+        description="Answers to the one prompt, each with a seed of its own: `seed`, `seed` + 1 and so on.",
+    )
     logprobs: bool = Field(False, description="Return the log-probability of each token of the answer.")
     top_logprobs: int | None = Field(
         None,
@@ -126,13 +134,21 @@ class TextRequest(Sent, Distribution):
         """`max_tokens` where the caller sent it."""
         return self.max_tokens if "max_tokens" in self.model_fields_set else None
 
+    @property
+    def most_with_logprobs(self) -> int | None:
+        """Completion tokens of which a reply can carry the log-probabilities; None where they were not asked for."""
+        answers = self.n if self.n == 1 else self.n + 1  # the first one stands at the top of the reply, too
+        return MAX_LOGPROBS // ((1 + (self.top_logprobs or 0)) * answers) if self.logprobs else None
+
     @model_validator(mode="after")
     def _logprobs_fit_a_reply(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", field="top_logprobs")
-        if self.logprobs and (self.sent_max_tokens or 0) * (1 + (self.top_logprobs or 0)) > MAX_LOGPROBS:
+        most, sent = self.most_with_logprobs, self.sent_max_tokens
+        if most is not None and sent is not None and sent > most:
             raise InvalidRequest(
-                f"logprobs: max_tokens * (1 + top_logprobs) is at most {MAX_LOGPROBS}: RunPod carries no larger reply",
+                f"logprobs: max_tokens is {sent}, and with this top_logprobs and n a reply carries the "
+                f"log-probabilities of {most} tokens; send fewer, or leave max_tokens out",
                 field="logprobs",
             )
         return self

@@ -18,6 +18,8 @@ class Piece:
 
     text: str
     reasoning: bool = False
+    #: which of the `n` answers it belongs to, from 0; None where the request asked for one alone
+    variant: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from handler.engine.scoring import Scored
 from handler.engine.stream import Stream
 
 #: likeliest tokens listed beside each drawn token, at most
-MAX_TOP_LOGPROBS = 5
+MAX_TOP_LOGPROBS = 20
+#: answers to one prompt that a job may ask for; all are requests of the engine at the same time
+MAX_VARIANTS = 8
 #: where a checkpoint says that a token ends an answer
 EndSource = Literal["chat_template", "generation_config", "config"]
 
@@ -122,7 +124,7 @@ class Engine(Protocol):
             deadline: on the clock of `time.monotonic`.
 
         Raises:
-            InvalidRequest: an empty prompt, an id outside the vocabulary, or too many alternatives.
+            InvalidRequest: an empty prompt, an id outside the vocabulary (a biased one too), or too many alternatives.
             ContextLengthExceeded: prompt and `max_tokens` do not fit `max_model_len`.
             Overloaded: the wait queue is full; it says when to try again.
             EngineFailed: the engine is closed or dead.

@@ -5,6 +5,7 @@ Pure arithmetic: reads no environment and no device.
 
 from typing import Literal
 
+from handler.engine.protocol import MAX_VARIANTS
 from handler.errors import StartError
 from handler.inference.config import GIB, SCORED_AT_ONCE, EngineConfig, EngineOptions
 from handler.inference.shape import ModelShape
@@ -23,6 +24,9 @@ PREFILL: dict[Device, tuple[int, int]] = {"cpu": (512, 512), "cuda": (256, 2048)
 #: tokens of the contexts of all chunks of a step, where it has more than one: FlashAttention's prefill copies their
 #: keys and values in each layer. SDPA on a CPU takes one chunk after the other.
 CONTEXTS: dict[Device, int | None] = {"cpu": None, "cuda": 64 * 1024}
+#: requests that may wait for each row. With it the engine holds `MAX_VARIANTS` requests of every job that is taken, a
+#: quarter more jobs than there are rows, and refuses none for its neighbours.
+WAITING_PER_ROW = MAX_VARIANTS * 5 // 4 - 1
 #: longest context of a CPU where MAX_MODEL_LEN is not set
 CPU_CONTEXT = 4096
 #: the start fails with less context than this where MAX_MODEL_LEN is not set
@@ -65,7 +69,7 @@ def plan(options: EngineOptions, shape: ModelShape, *, device: Device, free_byte
     pages = min(held // page_size, rows * -(-max_model_len // page_size)) + 1
     return EngineConfig(
         rows=rows,
-        max_waiting=max(64, 4 * rows),
+        max_waiting=max(64, WAITING_PER_ROW * rows),
         max_model_len=max_model_len,
         page_size=page_size,
         pages=pages,

@@ -31,6 +31,9 @@ def check(prompt: Prompt, sampling: Sampling, logprobs: int | None, vocab_size: 
     if sampling.max_tokens < 1:
         raise InvalidRequest("max_tokens must be at least 1", field="max_tokens")
     _check_alternatives(logprobs)
+    if sampling.biases and sampling.biases[-1][0] >= vocab_size:
+        field = f"logit_bias.{sampling.biases[-1][0]}"
+        raise InvalidRequest(f"{field}: the id is outside [0, {vocab_size})", field=field)
     if len(ids) + sampling.max_tokens > max_model_len:
         raise ContextLengthExceeded(
             f"{len(ids)} prompt tokens and max_tokens {sampling.max_tokens} exceed the {max_model_len} tokens of the "

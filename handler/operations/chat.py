@@ -4,36 +4,47 @@ from collections.abc import AsyncGenerator
 
 from handler.api.chat import ChatEcho, ChatReply, ChatRequest, Turn
 from handler.api.reply import Reply
-from handler.api.text import DryRunReply, Message, Run
+from handler.api.text import DryRunReply, Message
+from handler.api.variants import AnswerFacts, ChatVariant
 from handler.engine.fold import Piece
-from handler.operations.core import Core, Prepared, system_of
+from handler.operations.answer import Answer, answer
+from handler.operations.core import Core
+from handler.operations.facts import dry_run
+from handler.operations.prompt import conversation, system_of, with_default_system
 
 
 def chat(core: Core, request: ChatRequest) -> AsyncGenerator[Piece | Reply, None]:
     """Yield the text as it comes, then the reply."""
     asked_at = core.now()
     sent = _messages(request)
-    messages = core.with_default_system(sent)
+    messages = with_default_system(core, sent)
 
-    def reply(prepared: Prepared, text: str, run: Run) -> ChatReply:
+    def reply(answered: Answer) -> ChatReply:
+        variants = answered.variants
         return ChatReply(
-            response=text,
-            system_prompt_used=prepared.system,
-            conversation_history=_history(request, text, asked_at, core.now()),
+            response=answered.text,
+            system_prompt_used=answered.prepared.system,
+            conversation_history=_history(request, answered.text, asked_at, core.now()),
             echo=ChatEcho.of(request),
             message_id=core.new_id(),
-            run=run,
+            variants=None if variants is None else tuple(_variant(*one) for one in variants),
+            run=answered.run,
         )
 
     field = "message" if request.messages is None else "messages"
-    return core.answer(
+    return answer(
+        core,
         request,
         messages,
-        core.conversation(request, messages),
+        conversation(core, request, messages),
         field=field,
         reply=reply,
-        dry_run=lambda prepared: _dry_run(core.dry_run(prepared), sent, prepared.messages),
+        dry_run=lambda prepared: _dry_run(dry_run(core, prepared), sent, prepared.messages),
     )
+
+
+def _variant(text: str, facts: AnswerFacts) -> ChatVariant:
+    return ChatVariant(response=text, **dict(facts))
 
 
 def _messages(request: ChatRequest) -> tuple[Message, ...]:

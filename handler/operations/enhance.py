@@ -16,7 +16,7 @@ from handler.api.enhance import (
     WorkerOptimizations,
 )
 from handler.api.reply import Reply
-from handler.api.text import DryRunReply, Message, Run
+from handler.api.text import DryRunReply, Message
 from handler.engine.fold import Piece
 from handler.engine.sampling import Sampling
 from handler.engine.spent import Spent
@@ -25,7 +25,11 @@ from handler.enhancement.brief import Brief
 from handler.enhancement.enhancer import best, spent_on_all
 from handler.enhancement.rewrite import Rewritten
 from handler.errors import DeadlineExceeded, Unsupported
-from handler.operations.core import Core, Prepared, deadline
+from handler.operations.answer import Answer, answer, deadline
+from handler.operations.core import Core
+from handler.operations.facts import dry_run, run_facts, without_run
+from handler.operations.prompt import Prepared, check, conversation, prepare, with_default_system
+from handler.operations.sampling import sampling_of, sampling_over
 
 
 def enhance(core: Core, request: EnhanceRequest) -> AsyncGenerator[Piece | Reply, None]:
@@ -34,15 +38,16 @@ def enhance(core: Core, request: EnhanceRequest) -> AsyncGenerator[Piece | Reply
         return _candidate(core, request, request.candidate)
     if not request.is_plain:
         return _judged(core, request)
-    messages = core.with_default_system(_own_messages(request))
+    messages = with_default_system(core, _own_messages(request))
 
-    def reply(prepared: Prepared, text: str, run: Run) -> EnhanceReply:
+    def reply(answered: Answer) -> EnhanceReply:
+        text = answered.text
         unchanged = "unchanged" if text.strip() == request.original_prompt.strip() else None
         result = Enhanced(enhanced_prompt=text, enhancement_source="edge_function", cache_hit=False, reason=unchanged)
-        return EnhanceReply(**_fields_of(request, None, result, caching=False), run=run)
+        return EnhanceReply(**_fields_of(request, None, result, caching=False), run=answered.run)
 
-    encode = core.conversation(request, messages)
-    return core.answer(request, messages, encode, field=_field(request), reply=reply)
+    encode = conversation(core, request, messages)
+    return answer(core, request, messages, encode, field=_field(request), reply=reply)
 
 
 async def _candidate(core: Core, request: EnhanceRequest, text: str) -> AsyncGenerator[Piece | Reply, None]:
@@ -62,7 +67,7 @@ async def _judged(core: Core, request: EnhanceRequest) -> AsyncGenerator[Piece |
 
 async def _judge(core: Core, request: EnhanceRequest) -> EnhanceReply | DryRunReply:
     began = core.clock()
-    core.check(request)
+    check(core, request)
     if request.logprobs:
         raise Unsupported("logprobs are of the model's own words, not of a fitted or judged text", field="logprobs")
     until = deadline(request, began)
@@ -71,7 +76,7 @@ async def _judge(core: Core, request: EnhanceRequest) -> EnhanceReply | DryRunRe
     answer = await core.enhancer.without_asking(brief, sampling, until)
     if answer is not None:
         if request.dry_run:
-            return core.without_run(sampling)
+            return without_run(core, sampling)
         return _enhance_reply(core, request, brief, (answer,), began)
     try:
         prepared = await _prepare(core, request, brief, until)
@@ -82,7 +87,7 @@ async def _judge(core: Core, request: EnhanceRequest) -> EnhanceReply | DryRunRe
         answer = await core.enhancer.rewriter.instead(brief, Spent(sampling), degraded, until)
         return _enhance_reply(core, request, brief, (answer,), began)
     if request.dry_run:
-        return core.dry_run(prepared)
+        return dry_run(core, prepared)
     answers = await core.enhancer.answers(request, brief, prepared.rendered, prepared.sampling, until)
     return _enhance_reply(core, request, brief, answers, began, prepared.truncated_turns)
 
@@ -101,12 +106,13 @@ def _field(request: EnhanceRequest) -> str:
 
 async def _prepare(core: Core, request: EnhanceRequest, brief: Brief, until: float | None) -> Prepared:
     found = brief.found if brief.by_pack else None
-    messages = core.with_default_system(_own_messages(request) if found is None else briefs.messages(brief, found))
+    messages = with_default_system(core, _own_messages(request) if found is None else briefs.messages(brief, found))
     begun = brief.begun
-    prepared = await core.prepare(
+    prepared = await prepare(
+        core,
         request,
         messages,
-        core.conversation(request, messages, begun),
+        conversation(core, request, messages, begun),
         field=_field(request),
         until=until,
         sampling=lambda room: _sampling(core, request, brief, room),
@@ -123,10 +129,10 @@ def _sampling(core: Core, request: EnhanceRequest, brief: Brief, room: int) -> S
     An answer that was begun ends at its line's end.
     """
     if brief.found is None or not brief.by_pack:
-        applied = core.sampling(request, room)
+        applied = sampling_of(core, request, room)
     else:
         entry = briefs.sampling(brief, brief.found)
-        applied = core.sampled(request, entry, entry.max_tokens, room)
+        applied = sampling_over(core, request, entry, entry.max_tokens, room)
     if brief.mode != "extend" or "\n" in applied.stop:
         return applied
     return applied.model_copy(update={"stop": (*applied.stop, "\n")})
@@ -140,7 +146,7 @@ def _enhance_reply(
     began: float,
     truncated_turns: int | None = None,
 ) -> EnhanceReply:
-    run = core.run(spent_on_all(answers), core.clock() - began, truncated_turns=truncated_turns)
+    run = run_facts(core, spent_on_all(answers), core.clock() - began, truncated_turns=truncated_turns)
     caching = request.cache_use(run.sampling.temperature) != "off"
     fields = _fields_of(request, brief, best(answers).enhanced, caching=caching)
     return EnhanceReply(**fields, variants=_variants(request, answers), run=run)

@@ -5,25 +5,37 @@ from functools import partial
 
 from handler.api.generate import GenerateReply, GenerateRequest
 from handler.api.reply import Reply
-from handler.api.text import Message, Run
+from handler.api.text import Message
+from handler.api.variants import AnswerFacts, GenerateVariant
 from handler.engine.fold import Piece
-from handler.operations.core import Core, Encode, Prepared
+from handler.operations.answer import Answer, answer
+from handler.operations.core import Core
+from handler.operations.prompt import Encode, conversation, with_default_system
 from handler.operations.score import score
 
 
 def generate(core: Core, request: GenerateRequest) -> AsyncGenerator[Piece | Reply, None]:
     """Yield the text as it comes, then the reply."""
 
-    def reply(prepared: Prepared, text: str, run: Run) -> GenerateReply:
-        return GenerateReply(text=text, run=run)
+    def reply(answered: Answer) -> GenerateReply:
+        variants = answered.variants
+        return GenerateReply(
+            text=answered.text,
+            variants=None if variants is None else tuple(_variant(*one) for one in variants),
+            run=answered.run,
+        )
 
     messages: tuple[Message, ...] = ()
     encode: Encode
     if request.prompt is not None:
         encode, field = partial(core.template.raw, request.prompt, special_tokens=request.special_tokens), "prompt"
     else:
-        messages = core.with_default_system(request.messages or ())
-        encode, field = core.conversation(request, messages), "messages"
+        messages = with_default_system(core, request.messages or ())
+        encode, field = conversation(core, request, messages), "messages"
     if request.score_text is not None:
         return score(core, request, request.score_text, messages, encode, field=field)
-    return core.answer(request, messages, encode, field=field, reply=reply)
+    return answer(core, request, messages, encode, field=field, reply=reply)
+
+
+def _variant(text: str, facts: AnswerFacts) -> GenerateVariant:
+    return GenerateVariant(text=text, **dict(facts))

@@ -8,7 +8,10 @@ from handler.api.text import MAX_LOGPROBS, Message
 from handler.engine.fold import Piece
 from handler.errors import ContextLengthExceeded, InvalidRequest
 from handler.model.template import Rendered, joined
-from handler.operations.core import Core, Encode, deadline, timing_of, usage_of
+from handler.operations.answer import deadline
+from handler.operations.core import Core
+from handler.operations.facts import drawn_logprobs, model_facts, timing_of, usage_of, without_run
+from handler.operations.prompt import Encode, check, rendered
 
 
 async def score(
@@ -25,23 +28,23 @@ async def score(
         WorkerError: the failure that the caller reads in place of a reply.
     """
     began = core.clock()
-    core.check(request)
+    check(core, request)
     until = deadline(request, began)
-    prompt = (await core.rendered(request, messages, encode, field=field, until=until)).rendered
+    prompt = (await rendered(core, request, messages, encode, field=field, until=until)).rendered
     given = await _encoded(core, request, text, len(prompt.prompt.token_ids), until)
     whole = joined(prompt, given)
     if request.dry_run:
-        yield core.without_run(None, messages, whole).model_copy(update={"scored_tokens": len(given.prompt.token_ids)})
+        yield without_run(core, None, messages, whole).model_copy(update={"scored_tokens": len(given.prompt.token_ids)})
         return
     token_ids = given.prompt.token_ids
     scored = await core.engine.score(prompt.prompt, token_ids, top=request.top_logprobs or 0, deadline=until)
     # In a thread: thousands of tokens take a while, and other jobs go on.
-    logprobs = await core.encoding.run(core.logprobs, token_ids, scored.logprobs) if request.logprobs else None
+    logprobs = await core.encoding.run(drawn_logprobs, core, token_ids, scored.logprobs) if request.logprobs else None
     yield ScoreReply(
         score=TextScore(mean=round(scored.mean, 6), sum=round(scored.sum, 6), tokens=len(token_ids)),
         usage=usage_of(scored.usage),
         logprobs=logprobs,
-        model_info=core.model_facts(),
+        model_info=model_facts(core),
         prompt_sha256=whole.sha256,
         timing=timing_of(scored.timing, scored.usage),
         generation_time=round(scored.timing.total_s, 4),

@@ -1,7 +1,7 @@
-"""Sampling in plain torch (penalties, temperature, truncation, draw): on any device, the reference for the kernels.
+"""Sampling in plain torch (bias to draw): on any device, the reference for the kernels.
 
-Order and result of the options are those of transformers' `generate`: penalties, temperature, top_k, top_p, min_p.
-Knows only tensors, no request.
+Order and result of the options are those of transformers' `generate`: bias, penalties, temperature, top_k, top_p,
+min_p. Knows only tensors, no request.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,27 @@ IN_PROMPT = 1 << 30
 TEMPERATURE, TOP_K, TOP_P, MIN_P, REPETITION, PRESENCE, FREQUENCY, DRAWN = range(8)
 #: options without effect, greedy
 NEUTRAL = (1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+#: id in place of a token in the biases of a row that has fewer: larger than every id
+NO_TOKEN = 2**31 - 1
 #: SplitMix64's constants, as signed 64-bit integers
 _GOLDEN, _MIX_1, _MIX_2 = (c - (1 << 64) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+@dataclass(frozen=True, slots=True)
+class Biases:
+    """The biases of every row, which are added to logits. A row without any has NO_TOKEN at its first place."""
+
+    #: int32 [all rows, most + 1], of each row in ascending order, then NO_TOKEN, at the last place always
+    ids: Tensor
+    #: float32 [all rows, most + 1]; -inf bans the token
+    values: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
     """The passes over the vocabulary that a row needs beside an argmax."""
 
+    bias: bool
     penalties: bool
     #: temperature and noise
     draw: bool
@@ -33,15 +46,15 @@ class Needs:
 
 
 def draw(
-    logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, ids: Tensor,
-    needs: Needs,
+    logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, biases: Biases,
+    ids: Tensor, needs: Needs,
 ) -> Tensor:  # fmt: skip
     """Draw one token for each of n rows with the same `needs`.
 
     See `sampling_triton.draw` for the other arguments; it reads the needs from the options. ids is int64 [tokens], all
     ids that can be drawn. The caller makes it once, because allocating a large tensor takes longer than computing it.
     """
-    scores = process(logits, rows, options, history, len(ids), needs)
+    scores = process(logits, rows, options, history, biases, len(ids), needs)
     if needs.draw:
         streams = _mix(_mix(seeds[rows] + _GOLDEN) + positions)
         if needs.cut:  # noise only for the tokens that are kept
@@ -55,9 +68,15 @@ def draw(
     return drawn
 
 
-def process(logits: Tensor, rows: Tensor, options: Tensor, history: Tensor, tokens: int, needs: Needs) -> Tensor:
+def process(
+    logits: Tensor, rows: Tensor, options: Tensor, history: Tensor, biases: Biases, tokens: int, needs: Needs
+) -> Tensor:
     """float32 [n, tokens]: scores as `generate`'s processors leave them, -inf for tokens that are never drawn."""
     scores, row_options = logits[:, :tokens].to(torch.float32, copy=True), options[rows]
+    if needs.bias:
+        ids = biases.ids[rows].long()
+        at, place = (ids < tokens).nonzero(as_tuple=True)
+        scores[at, ids[at, place]] += biases.values[rows[at], place]
     if needs.penalties:
         past = history[rows, :tokens]
         seen = past.nonzero(as_tuple=True)

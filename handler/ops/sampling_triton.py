@@ -1,4 +1,4 @@
-"""Sampling in Triton (penalties, temperature, truncation, draw): the functions of `sampling_torch`, for CUDA.
+"""Sampling in Triton (bias to draw): the functions of `sampling_torch`, for CUDA.
 
 The kernels read the options of each row on the device, so that nothing depends on the host and a CUDA graph can capture
 the sampling of a step. Many programs share the vocabulary of a row; with one program a row, a batch of one would use
@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from handler.ops.launching import launch
+from handler.ops.sampling_torch import Biases
 
 #: tokens that one program processes
 BLOCK = 4096
@@ -33,14 +34,14 @@ _MIX_1, _MIX_2 = tl.constexpr(0xBF58476D1CE4E5B9), tl.constexpr(0x94D049BB133111
 
 
 def draw(
-    logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, tokens: int,
-    full_search: bool,
+    logits: Tensor, rows: Tensor, positions: Tensor, options: Tensor, seeds: Tensor, history: Tensor, biases: Biases,
+    tokens: int, full_search: bool,
 ) -> Tensor:  # fmt: skip
     """Draw one token for each of n rows and count it in the row's history; see `Sampler.sample`.
 
     logits [n, >= tokens], any float dtype; rows and positions int64 [n]. options float32 [all rows, 8], seeds int64
-    [all rows] and history int32 [all rows, vocab] are the buffers of the sampler. A search has STEPS launches, with
-    `full_search` twice as many: rows with both top_k and top_p need the second half. Returns int64 [n].
+    [all rows], history int32 [all rows, vocab] and the biases are the buffers of the sampler. A search has STEPS
+    launches, with `full_search` twice as many: rows with both top_k and top_p need the second half. Returns int64 [n].
     """
     count, blocks, device = len(rows), triton.cdiv(tokens, BLOCK), logits.device
     steps = 2 * STEPS if full_search else STEPS
@@ -57,9 +58,10 @@ def draw(
     drawn = torch.empty(count, dtype=torch.int64, device=device)
     padded = triton.next_power_of_2(blocks)
     grid, sizes, search = (count, blocks, 1), (tokens, blocks), (BLOCK, padded, TRIED, STEPS)
+    most = biases.ids.shape[1]
     launch(
-        _process, grid, (logits, scores, tops, rows, options, history), (logits.stride(0), history.stride(0), tokens),
-        (), (BLOCK, PART), 8,
+        _process, grid, (logits, scores, tops, rows, options, history, biases.ids, biases.values),
+        (logits.stride(0), history.stride(0), tokens), (), (most, triton.next_power_of_2(most), BLOCK, PART), 8,
     )  # fmt: skip
     searched = scores, tops, rows, options, bounds, above, mass
     for step in range(steps):
@@ -71,9 +73,10 @@ def draw(
 
 @triton.jit
 def _process(
-    logits, scores, tops, rows, row_options, history, l_row, h_row, tokens, BLOCK: tl.constexpr, PART: tl.constexpr
-):
-    """One program: the scores of one block of one row after penalties and temperature, and the best of them."""
+    logits, scores, tops, rows, row_options, history, bias_ids, biases, l_row, h_row, tokens, MOST: tl.constexpr,
+    PADDED: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr,
+):  # fmt: skip
+    """One program: the scores of one block of one row after bias, penalties and temperature, and the best of them."""
     at, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = tl.load(rows + at)
     option = row_options + row * _COLUMNS
@@ -82,11 +85,24 @@ def _process(
     frequency = tl.load(option + _FREQUENCY)
     temperature = tl.load(option + _TEMPERATURE)
     penalised = (repetition != 1.0) | (presence != 0.0) | (frequency != 0.0)
+    # The ids of a row are in order, and NO_TOKEN stands after the last one.
+    biased = tl.load(bias_ids + row * MOST) < tokens
+    next_bias = row * MOST
+    if biased:
+        place = tl.arange(0, PADDED)
+        ids = tl.load(bias_ids + row * MOST + place, mask=place < MOST, other=tokens)
+        next_bias += tl.sum(tl.where(ids < block * BLOCK, 1, 0), 0)
     best = tl.full([PART], float("-inf"), tl.float32)
     for start in tl.range(0, BLOCK, PART, num_stages=1):
         token = block * BLOCK + start + tl.arange(0, PART)
         valid = token < tokens
         x = tl.load(logits + at * l_row + token, mask=valid, other=float("-inf")).to(tl.float32)
+        if biased:
+            biased_token = tl.load(bias_ids + next_bias)
+            while biased_token < tl.minimum(block * BLOCK + start + PART, tokens):
+                x = tl.where(token == biased_token, x + tl.load(biases + next_bias), x)
+                next_bias += 1
+                biased_token = tl.load(bias_ids + next_bias)
         if penalised:
             seen = tl.load(history + row * h_row + token, mask=valid, other=0)
             times = seen & (_IN_PROMPT - 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from handler.ops import attention_torch, layers_torch, sampling_torch
 from handler.ops.check_step import RandomStep, Sizes
 from handler.ops.parts import Part, Parts
-from handler.ops.sampling_torch import IN_PROMPT, Needs
+from handler.ops.sampling_torch import IN_PROMPT, NO_TOKEN, Biases, Needs
 
 #: contexts of the decode rows: both sides of a page's edge, a padded row, and enough for several splits of several
 #: blocks each
@@ -150,19 +150,38 @@ def _draws_alike(sizes: Sizes, every: tuple[tuple[float, ...], ...], *, full_sea
     history = torch.zeros(len(every), sizes.vocab, dtype=torch.int32, device=device)
     history[:, : tokens // 2 : 3] = IN_PROMPT
     history[:, : tokens // 2 : 5] += 2
+    biased = range(0, len(every), 3)
+    biases = _biases(len(every), biased, tokens, device)
     rows = torch.arange(len(every), device=device).flip(0)
     positions = 100 + rows
     counted = history.clone()
-    got = sampling_triton.draw(logits, rows, positions, options, seeds, counted, tokens, full_search)
+    got = sampling_triton.draw(logits, rows, positions, options, seeds, counted, biases, tokens, full_search)
     ids = torch.arange(tokens, device=device)
     for at, row in enumerate(reversed(range(len(every)))):
         _, *cut, repetition, presence, frequency, draws = every[row]
-        needs = Needs((repetition, presence, frequency) != (1, 0, 0), draws == 1, cut != [0, 1, 0])
+        needs = Needs(row in biased, (repetition, presence, frequency) != (1, 0, 0), draws == 1, cut != [0, 1, 0])
         one = slice(at, at + 1)
-        drawn = sampling_torch.draw(logits[one], rows[one], positions[one], options, seeds, history, ids, needs)
+        drawn = sampling_torch.draw(logits[one], rows[one], positions[one], options, seeds, history, biases, ids, needs)
         if not torch.equal(got[one], drawn) or (needs.penalties and not torch.equal(counted[row], history[row])):
             return False
     return True
+
+
+def _biases(rows: int, biased: range, tokens: int, device: torch.device) -> Biases:
+    """Biases of the `biased` rows, the others have none: bans and likelier tokens in turn, and one that is drawn."""
+    banned = torch.arange(0, tokens, max(5, tokens // 100), dtype=torch.int32, device=device)
+    # One place is empty, as it is in the last row of a batch of requests.
+    ids = torch.full((rows, len(banned) + 1), NO_TOKEN, dtype=torch.int32, device=device)
+    values = torch.zeros(rows, len(banned) + 1, device=device)
+    own = torch.tensor([*biased], device=device)
+    ids[own, :-1] = banned
+    values[own, :-1] = float("-inf")
+    values[own, :-1:2] = 4.0
+    # In every other one, a token that has to be drawn: the first one with a bias, the last one, the one before it.
+    for at, row in enumerate(biased):
+        if at % 2:
+            values[row, -(at // 2) % len(banned)] = 60.0
+    return Biases(ids, values)
 
 
 def _twice(run: Callable[[], T]) -> T:

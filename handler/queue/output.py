@@ -9,6 +9,7 @@ from typing import assert_never
 from pydantic import JsonValue
 
 from handler.api.failure import Failure
+from handler.api.pieces import piece_to_wire
 from handler.api.reply import Reply, to_wire
 from handler.engine.fold import Piece
 from handler.errors import WorkerError
@@ -62,7 +63,7 @@ def handler(run: Callable[[Job], AsyncGenerator[Event, None]], *, streams: bool)
             async for event in events:
                 match event:
                     case Piece():
-                        yield Chunk({"index": index, "reasoning_delta" if event.reasoning else "delta": event.text})
+                        yield Chunk(piece_to_wire(index, event))
                         index += 1
                     case Reply():
                         yield Result(to_wire(event))

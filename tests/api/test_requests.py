@@ -130,12 +130,35 @@ OUT_OF_RANGE: list[tuple[str, list[object]]] = [
     ("seed", [-1, 2**64, 10**30, 1.5, "7"]),
     ("stop", ["", [""], [1], 5, ["x"] * 17, "x" * 201, {}]),
     ("logprobs", ["true", 1, 5]),
-    ("top_logprobs", [-1, 6, 1.5, "3", True, 0, 3]),  # in bounds it goes with `logprobs` alone
+    ("top_logprobs", [-1, 21, 1.5, "3", True, 0, 3]),  # in bounds it goes with `logprobs` alone
     ("stream", ["true", 1, "x"]),
     ("deadline_ms", [0, -5, 1.5, 10**12, "1000"]),
     ("dry_run", ["yes", 1]),
     ("enable_thinking", ["yes", 1]),
     ("stop_token_ids", [5, "5", ["5"], [-1], [1.5], [True], [2**31], [7] * 65, {}]),
+    (
+        "logit_bias",
+        [
+            5,
+            [1],
+            "x",
+            {"5": 101},
+            {"5": -100.5},
+            {"5": "1"},
+            {"5": True},
+            {"5": None},
+            {"5": float("nan")},
+            {"": 1},
+            {"-5": 1},
+            {"05": 1},
+            {" 5": 1},
+            {"5.0": 1},
+            {"fox": 1},
+            {"9" * 11: 1},
+            {str(token): 1 for token in range(301)},
+        ],
+    ),
+    ("n", [0, -1, 9, 1.5, "2", True, []]),
     ("max_thinking_tokens", [0, -1, 10**7, 1.5, "5", True, []]),
     ("continue_final_message", ["yes", True]),
     ("sampling_defaults", ["mine", 1]),
@@ -198,7 +221,7 @@ def test_a_shared_field_out_of_bounds_or_of_the_wrong_type_is_refused_by_name(
         ({"operation": "generate", "prompt": "x", "enable_thinking": False}, "enable_thinking"),
         ({"operation": "generate", "messages": HI, "special_tokens": True}, "special_tokens"),
         ({**CHAT, "special_tokens": True}, "special_tokens"),
-        ({**CHAT, "logprobs": True, "top_logprobs": 6}, "top_logprobs"),
+        ({**CHAT, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({**CHAT, "logprobs": False, "top_logprobs": 2}, "top_logprobs"),
         ({"operation": "generate", "prompt": "x", "conversation_id": "c"}, "conversation_id"),
         ({"operation": "enhance", "messages": HI, "prompt": "x"}, "prompt"),
@@ -289,7 +312,11 @@ def test_more_logprobs_than_a_reply_can_carry_are_refused_before_they_are_made()
     wish = {**CHAT, "logprobs": True, "top_logprobs": 4}
     assert parse({**wish, "max_tokens": 16_000})
     error = refusal({**wish, "max_tokens": 16_001})
-    assert (error.field, "at most 80000" in error.message) == ("logprobs", True)
+    assert (error.field, "of 16000 tokens" in error.message) == ("logprobs", True)
+    wish = {**CHAT, "logprobs": True, "top_logprobs": 20, "n": 8}  # the first of 8 stands at the top, too
+    assert parse({**wish, "max_tokens": 80_000 // (21 * 9)})
+    error = refusal({**wish, "max_tokens": 80_000 // (21 * 9) + 1})
+    assert (error.field, "of 423 tokens" in error.message) == ("logprobs", True)
     assert refusal({**CHAT, "logprobs": True, "max_tokens": 80_001}).field == "logprobs"
     assert parse({**CHAT, "max_tokens": 80_001})
 

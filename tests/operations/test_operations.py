@@ -27,6 +27,7 @@ from handler.model.snapshot import DEMO
 from handler.model.template import Template
 from handler.model.tokenizer import read as read_tokenizer
 from handler.operations.core import draw_seed, utc_now
+from handler.operations.facts import _likely
 from handler.operations.operations import Operations
 from tests.support.fakes import ScriptedEngine, likely
 
@@ -208,7 +209,7 @@ def test_logprobs_tell_of_every_completion_token_what_the_engine_said(
 def test_the_bytes_of_tokens_that_cut_a_character_are_those_of_the_text(line: Line, template: Template) -> None:
     cut = [id_ for id_ in range(template.tokens_in_vocab) if template.token_bytes(id_) in (b"\xc3", b"\xa9")]
     core = line(ScriptedEngine()).core
-    told = sorted((core._likely(id_, -1.0) for id_ in cut), key=lambda one: one.bytes, reverse=True)
+    told = sorted((_likely(core, id_, -1.0) for id_ in cut), key=lambda one: one.bytes, reverse=True)
     assert [one.token for one in told] == ["\ufffd", "\ufffd"]
     assert b"".join(bytes(one.bytes) for one in told).decode() == "é"
 

@@ -32,7 +32,7 @@ SCORE: dict[str, Any] = {"operation": "generate", "prompt": "Once upon", "score_
 #: what each sampling field may be sent as
 SENT: dict[str, Any] = {
     "temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0,
-    "frequency_penalty": 0, "max_tokens": 5, "seed": 1, "stop": ["x"],
+    "frequency_penalty": 0, "max_tokens": 5, "seed": 1, "stop": ["x"], "stop_token_ids": [5], "logit_bias": {"5": 1},
 }  # fmt: skip
 
 
@@ -112,10 +112,10 @@ def test_a_dry_run_shows_the_tokens_of_prompt_and_text_and_how_many_are_scored(
     assert plain.sampling is not None
 
 
-@pytest.mark.parametrize("field", [*Sampling.model_fields, "sampling_defaults", "stream"])
+@pytest.mark.parametrize("field", [*Sampling.model_fields, "n", "sampling_defaults", "stream"])
 @pytest.mark.parametrize("form", [{"prompt": "Once"}, {"messages": HI}])
 def test_a_field_of_drawing_beside_score_text_is_refused_by_its_name(form: dict[str, Any], field: str) -> None:
-    sent = {**SENT, "sampling_defaults": "model", "stream": True, "stop_token_ids": [3], "max_thinking_tokens": 9}
+    sent = {**SENT, "n": 2, "sampling_defaults": "model", "stream": True, "max_thinking_tokens": 1}
     with pytest.raises(InvalidRequest, match=f"^{field} does not go with score_text") as refused:
         parse({"operation": "generate", "score_text": "a", field: sent[field], **form})
     assert refused.value.field == field

@@ -11,6 +11,7 @@ from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -26,7 +27,7 @@ from tests.support.models import changed
 NEUTRAL = Sampling(max_tokens=1, seed=0)
 
 
-def sampling(**fields: float) -> Sampling:
+def sampling(**fields: object) -> Sampling:
     return changed(NEUTRAL, **fields)
 
 
@@ -34,6 +35,8 @@ def reference(scores: Tensor, s: Sampling, prompt: Sequence[int], completion: Se
     """Scores [vocab] as `generate` processes them; presence and frequency as OpenAI's documentation defines them."""
     ids = torch.tensor([[*prompt, *completion]])
     scores = scores[None].float()
+    if s.biases:
+        scores = SequenceBiasLogitsProcessor([[[token], bias] for token, bias in s.biases])(ids, scores)
     if s.repetition_penalty != 1:
         scores = RepetitionPenaltyLogitsProcessor(s.repetition_penalty)(ids, scores)
     for token in set(completion):
@@ -173,7 +176,7 @@ def test_scores_are_exactly_those_of_generate(vocab: int) -> None:
         logits = torch.randn(40, vocab, generator=g) * scale
         expected = torch.empty_like(logits)
         for row in range(40):
-            s = random_sampling(chance)
+            s = random_sampling(chance, vocab)
             prompt, completion = ([chance.randrange(vocab) for _ in range(n)] for n in (30, 20))
             drawer.assign(row, s, prompt, completion)
             expected[row] = reference(logits[row].clone(), s, prompt, completion)
@@ -183,6 +186,47 @@ def test_scores_are_exactly_those_of_generate(vocab: int) -> None:
     assert min(kept) == 1
     assert max(kept) == vocab
     assert len(set(kept)) > 15
+
+
+def test_a_banned_token_is_never_drawn_and_the_others_as_if_it_were_not_there() -> None:
+    drawer, logits = Sampler(2, 4, 4, "cpu"), torch.tensor([[9.0, 5.0, 4.0, 3.0]] * 2)
+    drawer.assign(0, sampling(temperature=0.0, logit_bias={"0": -100, "2": 1.5}), [1])
+    drawer.assign(1, sampling(temperature=2.0, logit_bias={"0": -99.5}), [1])
+    assert drawer.sample(logits, torch.tensor([0]), torch.tensor([3])).tolist() == [2]
+    assert drawer.processed(logits, torch.arange(2)).tolist() == [[-math.inf, 5.0, 5.5, 3.0], [-45.25, 2.5, 2.0, 1.5]]
+    assert logits[0].tolist() == [9.0, 5.0, 4.0, 3.0]
+
+
+def test_a_row_has_the_biases_of_its_own_request_and_none_of_the_one_before() -> None:
+    drawer, logits, rows = Sampler(2, 4, 4, "cpu"), torch.tensor([[9.0, 5.0, 4.0, 3.0]]), torch.tensor([1])
+
+    def kept(**fields: object) -> list[list[float]]:
+        drawer.assign(1, sampling(**fields), [1])
+        return drawer.processed(logits, rows).tolist()
+
+    assert kept(logit_bias={"0": -100, "1": 2, "3": 1}) == [[-math.inf, 7.0, 4.0, 4.0]]
+    assert kept(logit_bias={"3": 2}) == [[9.0, 5.0, 4.0, 5.0]]
+    drawer.release(1)
+    assert kept() == [[9.0, 5.0, 4.0, 3.0]]
+
+
+def test_rows_without_biases_pay_nothing_for_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their groups need no pass for biases, and no write where they are set up."""
+    passes, process = list[tuple[list[int], bool]](), sampling_torch.process
+
+    def spy(logits: Tensor, rows: Tensor, *rest: object) -> Tensor:
+        passes.append((rows.tolist(), rest[-1].bias))  # type: ignore[attr-defined]
+        return process(logits, rows, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sampling_torch, "process", spy)
+    drawer = Sampler(3, 4, 4, "cpu")
+    written = [drawer._biases.ids._version]
+    for row, biases in enumerate(({}, {"1": 1.0}, {})):
+        drawer.assign(row, sampling(logit_bias=biases), [1])
+        written.append(drawer._biases.ids._version)
+    drawer.sample(torch.zeros(3, 4), torch.arange(3), torch.arange(3))
+    assert sorted(passes) == [([0, 2], False), ([1], True)]
+    assert written[0] == written[1] < written[2] == written[3]
 
 
 @pytest.mark.parametrize("options", [{"top_k": 40}, {"top_p": 0.9}, {"top_k": 700, "top_p": 0.95}, {"min_p": 0.3}])
@@ -211,7 +255,7 @@ def test_a_draw_depends_on_nothing_but_the_request() -> None:
     """32 requests with random options, five draws each: together, alone, in another order and in other rows."""
     vocab, chance = 3000, random.Random(3)
     logits = torch.randn(5, 32, vocab, generator=torch.Generator().manual_seed(3)) * 3
-    requests = [(random_sampling(chance), [chance.randrange(vocab) for _ in range(9)]) for _ in range(32)]
+    requests = [(random_sampling(chance, vocab), [chance.randrange(vocab) for _ in range(9)]) for _ in range(32)]
 
     def run(members: list[int], rows: list[int]) -> dict[int, list[int]]:
         drawer, at = Sampler(64, vocab, vocab, "cpu"), torch.tensor(rows)

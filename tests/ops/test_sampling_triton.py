@@ -109,7 +109,7 @@ class TestSamplerOnDevice:
         with torch.cuda.graph(graph):
             drawn = captured.sample(logits, rows, at)
         for step in range(20):
-            row, option = chance.randrange(16), random_sampling(chance)
+            row, option = chance.randrange(16), random_sampling(chance, 3000)
             for sampler in (captured, plain):
                 sampler.assign(row, option, [1, 2, 3], [4, 4])
             fresh = (torch.randn(16, 3000, generator=g) * 3).bfloat16()
@@ -120,7 +120,7 @@ class TestSamplerOnDevice:
 
     def test_a_draw_waits_for_nothing_and_is_that_of_torch(self) -> None:
         chance = random.Random(2)
-        options = [random_sampling(chance) for _ in range(16)]
+        options = [random_sampling(chance, 3000) for _ in range(16)]
         plain, fused = samplers(3000, 2990, options)
         logits = torch.randn(16, 3000, device="cuda") * 3
         rows, at = torch.arange(16, device="cuda"), torch.full((16,), 6, device="cuda")

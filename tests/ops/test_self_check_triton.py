@@ -119,6 +119,14 @@ WRONG: dict[str, tuple[ModuleType, str, str]] = {
         "target = top_k.to(tl.float64) + 1",
     ),
     "min_p that cuts nothing": (sampling_triton, "(x >= least)", "(x == x)"),
+    "a bias for the next token": (sampling_triton, "token == biased_token", "token == biased_token + 1"),
+    "a bias that is not added": (sampling_triton, "x + tl.load(biases + next_bias)", "tl.load(biases + next_bias)"),
+    "a part's first bias left out": (
+        sampling_triton,
+        "        if biased:\n            biased",
+        "        if biased:\n            next_bias += 1\n            biased",
+    ),
+    "no row biased": (sampling_triton, "biased = tl.load(bias_ids + row * MOST) < tokens", "biased = tokens < 0"),
     "repetition multiplied": (sampling_triton, "tl.div_rn(x, repetition)", "x * repetition"),
 }
 

@@ -18,8 +18,8 @@ from tests.support.models import changed
 BATCH, STEPS, VOCABS = 12, 2, (40, 2000, 4105, 9000)
 
 
-def random_sampling(chance: random.Random) -> Sampling:
-    """Each option on half of the time, greedy one time in four."""
+def random_sampling(chance: random.Random, tokens: int) -> Sampling:
+    """Each option on half of the time, greedy one time in four; biases for ids of which some have no token."""
 
     def maybe(value: float, neutral: float) -> float:
         return value if chance.random() < 0.5 else neutral
@@ -34,7 +34,14 @@ def random_sampling(chance: random.Random) -> Sampling:
         presence_penalty=maybe(chance.uniform(-2, 2), 0.0),
         frequency_penalty=maybe(chance.uniform(-2, 2), 0.0),
         seed=chance.randrange(2**64),
+        logit_bias=random_biases(chance, tokens) if chance.random() < 0.5 else {},
     )
+
+
+def random_biases(chance: random.Random, tokens: int) -> dict[str, float]:
+    """For a few tokens or as many as may have one, in any order: bans, small and large ones."""
+    ids = chance.sample(range(tokens), min(chance.choice([1, 3, 300]), tokens // 2))
+    return {str(token): chance.choice([-100.0, 100.0, 0.0, chance.uniform(-5, 5)]) for token in ids}
 
 
 def cut_once(sampling: Sampling) -> Sampling:
@@ -57,7 +64,7 @@ def samplers(vocab: int, tokens: int, options: list[Sampling]) -> tuple[Sampler,
 def differing(vocab: int, dtype: torch.dtype, seed: int, *, full: bool) -> int:
     """Draw a batch of random rows, `full` with both top_k and top_p among them; how many tokens differ."""
     chance, g = random.Random(seed), torch.Generator().manual_seed(seed)
-    options, tokens = [random_sampling(chance) for _ in range(BATCH)], vocab - 9
+    options, tokens = [random_sampling(chance, vocab) for _ in range(BATCH)], vocab - 9
     if not full:
         options = [cut_once(option) for option in options]
     plain, fused = samplers(vocab, tokens, options)
