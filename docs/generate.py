@@ -45,7 +45,6 @@ COMMON_SETTINGS = (
     "model_revision",
     "model_path",
     "allow_download",
-    "streaming",
     "max_concurrent_requests",
     "max_model_len",
     "packs_dir",

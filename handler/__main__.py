@@ -14,7 +14,7 @@ from handler.errors import DeviceLost, StartError
 from handler.queue.leaving import leave
 from handler.queue.watchdog import Watchdog
 from handler.report import Report, process_age
-from handler.settings import Settings, on_runpod
+from handler.settings import Settings, on_runpod, without_effect
 from handler.start import Worker, restart_on_plain_torch, set_cpu_library_defaults, start
 
 
@@ -31,6 +31,8 @@ def main() -> int:
     report = Report(age_s=process_age())
     try:
         settings = Settings.from_environment(os.environ)
+        for sentence in without_effect(os.environ):
+            log.warn(sentence)
         job = _local_job()
         try:
             worker = start(settings, report)

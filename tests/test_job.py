@@ -29,13 +29,13 @@ Line = Callable[[ScriptedEngine], Operations]
 
 def answer(operations: Operations, job: dict[str, Any]) -> dict[str, Any]:
     """The reply of a job that is not streamed."""
-    end = asyncio.run(Jobs(operations, Report(), streaming=False).answer(job))
+    end = asyncio.run(Jobs(operations, Report()).answer(job))
     assert isinstance(end, Reply), end
     return to_wire(end)
 
 
 def failure(operations: Operations, job: dict[str, Any]) -> Failure:
-    end = asyncio.run(Jobs(operations, Report(), streaming=False).answer(job))
+    end = asyncio.run(Jobs(operations, Report()).answer(job))
     assert isinstance(end, Failure), end
     return end
 
@@ -46,7 +46,7 @@ def streamed(jobs: Jobs, job: dict[str, Any]) -> AsyncGenerator[Output, None]:
 
 def outputs(operations: Operations, job: dict[str, Any]) -> list[Output]:
     async def gather() -> list[Output]:
-        return [output async for output in streamed(Jobs(operations, Report(), streaming=True), job)]
+        return [output async for output in streamed(Jobs(operations, Report()), job)]
 
     return asyncio.run(gather())
 
@@ -98,7 +98,7 @@ def test_log_probabilities_come_with_the_whole_reply_and_not_with_chunks(line: L
 def test_a_slow_consumer_gets_fewer_and_larger_chunks(line: Line) -> None:
     async def dawdle() -> list[dict[str, Any]]:
         got = []
-        jobs = Jobs(line(ScriptedEngine(["x"] * 50, step_s=0.001)), Report(), streaming=True)
+        jobs = Jobs(line(ScriptedEngine(["x"] * 50, step_s=0.001)), Report())
         async for output in streamed(jobs, {"id": "j", "input": {**HI, "stream": True}}):
             assert not isinstance(output, Failed)
             got.append(output.value)
@@ -180,7 +180,7 @@ def test_cancelling_the_json_face_stops_the_engine(line: Line) -> None:
     engine = ScriptedEngine(["x"] * 1000, step_s=0.001)
 
     async def cancel() -> None:
-        task = asyncio.create_task(Jobs(line(engine), Report(), streaming=False).answer({"id": "j", "input": HI}))
+        task = asyncio.create_task(Jobs(line(engine), Report()).answer({"id": "j", "input": HI}))
         await eventually(lambda: engine.running == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -196,7 +196,7 @@ def test_cancelling_a_job_while_a_chunk_is_posted_stops_the_engine(line: Line, c
     engine, report, posted = ScriptedEngine(["x"] * 1000, step_s=0.001), Report(), asyncio.Event()
 
     async def run_job() -> None:
-        generator = streamed(Jobs(line(engine), report, streaming=True), {"id": "j", "input": {**HI, "stream": True}})
+        generator = streamed(Jobs(line(engine), report), {"id": "j", "input": {**HI, "stream": True}})
         try:
             async for _ in generator:
                 posted.set()
@@ -231,9 +231,7 @@ def test_every_job_is_counted_and_logged_without_its_content(
     outcome: str,
 ) -> None:
     report = Report()
-    asyncio.run(
-        Jobs(line(ScriptedEngine(script)), report, streaming=False).answer({"id": "j-7", "input": {**HI, **fields}})
-    )
+    asyncio.run(Jobs(line(ScriptedEngine(script)), report).answer({"id": "j-7", "input": {**HI, **fields}}))
     assert report.outcomes == {outcome: 1}
     logged = json.loads(capsys.readouterr().err)
     assert logged["requestId"] == "j-7"
@@ -256,7 +254,7 @@ def test_an_enhancement_that_is_not_the_models_is_counted_as_degraded_and_logged
         "id": "j",
         "input": {"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"},
     }
-    reply = asyncio.run(Jobs(line(engine), report, streaming=False).answer(job))
+    reply = asyncio.run(Jobs(line(engine), report).answer(job))
     assert isinstance(reply, EnhanceReply)
     degraded = reply.enhanced.degraded
     assert (None if degraded is None else degraded.code) == reason
@@ -278,7 +276,7 @@ class Remembering(Report):
 
 def recorded(operations: Operations, request: dict[str, Any]) -> JobRecord:
     report, clock = Remembering(), iter([10.0, 10.25])
-    jobs = Jobs(operations, report, streaming=False, clock=lambda: next(clock))
+    jobs = Jobs(operations, report, clock=lambda: next(clock))
     asyncio.run(jobs.answer({"id": "j", "input": request}))
     return report.records[0]
 
@@ -310,7 +308,7 @@ def test_a_cancelled_job_is_counted_as_cancelled(line: Line) -> None:
 
     async def cancel() -> None:
         engine = ScriptedEngine(["x"] * 1000, step_s=0.001)
-        task = asyncio.create_task(Jobs(line(engine), report, streaming=False).answer({"id": "j", "input": HI}))
+        task = asyncio.create_task(Jobs(line(engine), report).answer({"id": "j", "input": HI}))
         await eventually(lambda: engine.running == 1)
         task.cancel()
         await asyncio.wait([task])
@@ -323,7 +321,7 @@ def test_a_panic_of_the_tokenizer_is_answered_as_internal_and_the_next_job_runs(
     line: Line, capfd: pytest.CaptureFixture[str]
 ) -> None:
     operations, report = line(ScriptedEngine()), Report()
-    jobs = Jobs(Operations(replace(operations.core, template=panicking_template())), report, streaming=False)
+    jobs = Jobs(Operations(replace(operations.core, template=panicking_template())), report)
     panicked = asyncio.run(jobs.answer({"id": "j", "input": {"operation": "chat", "message": FATAL}}))
     assert isinstance(panicked, Failure)
     assert (panicked.code, report.outcomes) == ("internal", {"internal": 1})
@@ -338,4 +336,4 @@ def test_what_ends_the_process_or_the_job_is_not_answered(line: Line, ending: ty
             raise ending
 
     with pytest.raises(ending):
-        asyncio.run(Jobs(line(Ending()), Report(), streaming=False).answer({"id": "j", "input": HI}))
+        asyncio.run(Jobs(line(Ending()), Report()).answer({"id": "j", "input": HI}))
