@@ -76,10 +76,8 @@ def _serve(worker: Worker, settings: Settings, report: Report) -> int:
         from handler.queue import output, sdk
 
         sdk.load_sdk()
-    streams = worker.jobs.streaming
     return sdk.serve(
-        output.handler(worker.jobs.run, streams=streams),
-        streams=streams,
+        output.handler(worker.jobs, worker.jobs.served()),
         slots=worker.config.rows,
         fault=Watchdog(worker.engine, settings.step_timeout_s, pools=worker.pools),
         settled=worker.engine.settled,

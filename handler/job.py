@@ -21,6 +21,7 @@ from handler.api.requests import Request
 from handler.api.text import TextReply, TextRequest
 from handler.engine.fold import Piece
 from handler.errors import Internal, WorkerError
+from handler.openai.served import Served
 from handler.operations.operations import Operations
 from handler.report import JobRecord, Report
 
@@ -35,6 +36,11 @@ class Jobs:
     operations: Operations
     report: Report
     clock: Callable[[], float] = time.monotonic
+
+    def served(self) -> Served:
+        """The model that runs the jobs, as OpenAI's routes name it."""
+        core = self.operations.core
+        return Served.of(core.model, core.engine, core.worker.version)
 
     async def answer(self, job: Job) -> Reply | Failure:
         """The end of a job's events, for a caller who does not read pieces."""

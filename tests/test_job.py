@@ -15,9 +15,10 @@ from handler.api.reply import Reply, to_wire
 from handler.engine.fold import Piece
 from handler.errors import EngineFailed, Overloaded, WorkerError
 from handler.job import Jobs
+from handler.openai.served import Served
 from handler.operations.operations import Operations
 from handler.queue.encoding import encode
-from handler.queue.output import Chunk, Failed, Output, handler
+from handler.queue.output import Chunk, Failed, Output, Result, handler
 from handler.report import JobRecord, Report
 from runpod_local import eventually
 from tests.support.fakes import ScriptedEngine
@@ -41,7 +42,7 @@ def failure(operations: Operations, job: dict[str, Any]) -> Failure:
 
 
 def streamed(jobs: Jobs, job: dict[str, Any]) -> AsyncGenerator[Output, None]:
-    return handler(jobs.run, streams=True)(job)
+    return handler(jobs, Served("scripted", "fp_1", 1))(job)
 
 
 def outputs(operations: Operations, job: dict[str, Any]) -> list[Output]:
@@ -55,9 +56,15 @@ def chunks(operations: Operations, job: dict[str, Any]) -> list[dict[str, Any]]:
     """What a client of a stream reads: chunks, and the reply as the last one."""
     values: list[dict[str, Any]] = []
     for output in outputs(operations, job):
-        assert not isinstance(output, Failed), output
-        values.append(output.value)
+        values.append(value_of(output))
     return values
+
+
+def value_of(output: Output) -> dict[str, Any]:
+    """The object of a chunk or of a result."""
+    assert isinstance(output, Chunk | Result), output
+    assert isinstance(output.value, dict)
+    return output.value
 
 
 def test_the_json_face_answers_with_one_object_the_answer_first(line: Line) -> None:
@@ -100,8 +107,7 @@ def test_a_slow_consumer_gets_fewer_and_larger_chunks(line: Line) -> None:
         got = []
         jobs = Jobs(line(ScriptedEngine(["x"] * 50, step_s=0.001)), Report())
         async for output in streamed(jobs, {"id": "j", "input": {**HI, "stream": True}}):
-            assert not isinstance(output, Failed)
-            got.append(output.value)
+            got.append(value_of(output))
             await asyncio.sleep(0.05)
         return got
 
@@ -110,15 +116,10 @@ def test_a_slow_consumer_gets_fewer_and_larger_chunks(line: Line) -> None:
     assert "".join(chunk["delta"] for chunk in deltas) == reply["response"] == "x" * 50
 
 
-def test_a_request_that_does_not_ask_to_be_streamed_gets_the_reply_alone_on_either_face(line: Line) -> None:
+def test_a_request_that_does_not_ask_to_be_streamed_gets_the_reply_alone(line: Line) -> None:
     assert [chunk["response"] for chunk in chunks(line(ScriptedEngine()), {"id": "j", "input": HI})] == [
         "Hello, world!"
     ]
-
-
-def test_a_worker_that_does_not_stream_refuses_a_request_that_asks_for_it(line: Line) -> None:
-    failed = failure(line(ScriptedEngine()), {"id": "j", "input": {**HI, "stream": True}})
-    assert (failed.code, failed.field) == ("unsupported", "stream")
 
 
 @pytest.mark.parametrize("job", [{"id": "j"}, {"id": "j", "input": None}, {"id": "j", "input": {"operation": "x"}}, {}])
@@ -131,7 +132,7 @@ def test_a_bad_job_is_answered_with_json_text_that_names_the_field(line: Line, j
 def test_an_error_ends_a_stream_with_a_failure_chunk_and_then_the_error(line: Line) -> None:
     engine = ScriptedEngine(["a", "b", EngineFailed("broken")], step_s=0.01)
     *deltas, before_last, last = outputs(line(engine), {"id": "j", "input": {**HI, "stream": True}})
-    assert "".join(str(chunk.value["delta"]) for chunk in deltas if isinstance(chunk, Chunk)) == "ab"
+    assert "".join(value_of(chunk)["delta"] for chunk in deltas) == "ab"
     assert isinstance(last, Failed)
     assert before_last == Chunk({"index": len(deltas), "failure": json.loads(last.text)})
     assert json.loads(last.text)["code"] == "engine_failed"
@@ -162,9 +163,9 @@ def test_a_defect_is_answered_without_a_traceback_and_logged_without_the_words_o
 
 
 def test_a_name_that_is_no_character_does_not_spoil_the_error_text(line: Line) -> None:
-    job = {"id": "j", "input": {**HI, "\ud800": 1}}
+    job: dict[str, Any] = {"id": "j", "input": {**HI, "\ud800": 1}}
     json.dumps(failure(line(ScriptedEngine()), job).to_wire(), ensure_ascii=False).encode()
-    chunk, _ = outputs(line(ScriptedEngine()), job)
+    chunk, _ = outputs(line(ScriptedEngine()), {**job, "input": {**job["input"], "stream": True}})
     assert isinstance(chunk, Chunk)
     encode({"output": chunk.value})
 
