@@ -85,8 +85,8 @@ class Chunks:
                 return "".join(map(events.event, self._end(to_wire(event)))) + events.DONE
 
     def _piece(self, piece: Piece) -> Iterator[Object]:
-        # Without choices there is one, and pieces do not say of which they are.
-        index = int(getattr(piece, "variant", 0))
+        # Where there is one choice alone, a piece does not say of which it is.
+        index = int(getattr(piece, "variant", None) or 0)
         yield from self._begin(index)
         if self.asked.route == "completions":
             yield self._chunk([{"index": index, "text": piece.text, "logprobs": None, "finish_reason": None}])
