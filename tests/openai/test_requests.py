@@ -172,7 +172,13 @@ def test_a_developer_is_the_system_and_text_parts_are_joined_with_nothing_betwee
 
 
 def test_a_turn_of_the_assistant_comes_back_as_a_reply_had_it() -> None:
-    echoed: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [], "reasoning_content": "hm"}
+    echoed: dict[str, Any] = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "tool_calls": [],
+        "reasoning_content": "hm",
+    }
     told = asked(messages=[echoed, {"role": "assistant", "content": "x", "reasoning": "hm"}, *HI])
     assert isinstance(told.request, ChatRequest)
     assert [one.content for one in told.request.messages or ()] == ["", "x", "hi"]
