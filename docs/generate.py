@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 
+from docs.openai_tables import openai_rows
 from handler.api.enhance import Enhanced
 from handler.api.failure import Failure
 from handler.api.fields import Sent
@@ -36,6 +37,7 @@ from handler.start import start
 ROOT = Path(__file__).parents[1]
 README, API, ARCHITECTURE = ROOT / "README.md", ROOT / "docs" / "api.md", ROOT / "docs" / "architecture.md"
 ENHANCE, DEPLOY = ROOT / "docs" / "enhance.md", ROOT / "docs" / "deploy.md"
+OPENAI = ROOT / "docs" / "openai.md"
 SCHEMA, PACK_SCHEMA = ROOT / "docs" / "schema.json", ROOT / "docs" / "pack.schema.json"
 HUB = ROOT / ".runpod" / "hub.json"
 
@@ -45,7 +47,6 @@ COMMON_SETTINGS = (
     "model_revision",
     "model_path",
     "allow_download",
-    "streaming",
     "max_concurrent_requests",
     "max_model_len",
     "packs_dir",
@@ -117,6 +118,7 @@ def documents() -> dict[Path, str]:
         ),
         ARCHITECTURE: filled(ARCHITECTURE, {"layers": layers}, other=modules_table),
         ENHANCE: filled(ENHANCE, {}, other=block),
+        OPENAI: openai(),
         DEPLOY: filled(
             DEPLOY, {"sizes": sizes_table, "settings": lambda: settings_table(tuple(Settings.model_fields))}
         ),
@@ -146,6 +148,11 @@ def table_of(columns: str, rows: Iterator[tuple[str, ...]]) -> str:
     lines = [names, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     return "\n".join((head, "|---" * len(names) + "|", *body))
+
+
+def openai() -> str:
+    """docs/openai.md, which needs no model."""
+    return filled(OPENAI, {}, other=lambda name: table_of(*openai_rows(name)))
 
 
 # -- JSON schemas ------------------------------------------------------------------------------------------------------

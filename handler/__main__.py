@@ -14,7 +14,7 @@ from handler.errors import DeviceLost, StartError
 from handler.queue.leaving import leave
 from handler.queue.watchdog import Watchdog
 from handler.report import Report, process_age
-from handler.settings import Settings, on_runpod
+from handler.settings import Settings, on_runpod, without_effect
 from handler.start import Worker, restart_on_plain_torch, set_cpu_library_defaults, start
 
 
@@ -31,6 +31,8 @@ def main() -> int:
     report = Report(age_s=process_age())
     try:
         settings = Settings.from_environment(os.environ)
+        for sentence in without_effect(os.environ):
+            log.warn(sentence)
         job = _local_job()
         try:
             worker = start(settings, report)
@@ -74,10 +76,8 @@ def _serve(worker: Worker, settings: Settings, report: Report) -> int:
         from handler.queue import output, sdk
 
         sdk.load_sdk()
-    streams = worker.jobs.streaming
     return sdk.serve(
-        output.handler(worker.jobs.run, streams=streams),
-        streams=streams,
+        output.handler(worker.jobs, worker.jobs.served()),
         slots=worker.config.rows,
         fault=Watchdog(worker.engine, settings.step_timeout_s, pools=worker.pools),
         settled=worker.engine.settled,

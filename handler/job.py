@@ -17,9 +17,11 @@ from handler.api.failure import Failure
 from handler.api.generate import ScoreReply
 from handler.api.parse import parse
 from handler.api.reply import Reply
+from handler.api.requests import Request
 from handler.api.text import TextReply, TextRequest
 from handler.engine.fold import Piece
-from handler.errors import Internal, Unsupported, WorkerError
+from handler.errors import Internal, WorkerError
+from handler.openai.served import Served
 from handler.operations.operations import Operations
 from handler.report import JobRecord, Report
 
@@ -33,9 +35,12 @@ class Jobs:
 
     operations: Operations
     report: Report
-    #: False where clients get one object: a request that asks to be streamed is then refused, not ignored
-    streaming: bool
     clock: Callable[[], float] = time.monotonic
+
+    def served(self) -> Served:
+        """The model that runs the jobs, as OpenAI's routes name it."""
+        core = self.operations.core
+        return Served.of(core.model, core.engine, core.worker.version)
 
     async def answer(self, job: Job) -> Reply | Failure:
         """The end of a job's events, for a caller who does not read pieces."""
@@ -46,18 +51,22 @@ class Jobs:
                     end = event
         return end
 
-    async def run(self, job: Job) -> AsyncGenerator[Piece | Reply | Failure, None]:
-        """Pieces where the request asks to be streamed, then the reply or a failure. Closing it cancels the job."""
+    def run(self, job: Job) -> AsyncGenerator[Piece | Reply | Failure, None]:
+        """The events of a job with a native input; see `events`."""
+        return self.events(str(job.get("id", "")), lambda: parse(job.get("input")))
+
+    async def events(self, job_id: str, read: Callable[[], Request]) -> AsyncGenerator[Piece | Reply | Failure, None]:
+        """Pieces where the request asks to be streamed, then the reply or a failure. Closing it cancels the job.
+
+        `read` makes the request, or raises the `WorkerError` with which it is refused.
+        """
         started = self.clock()
-        job_id = str(job.get("id", ""))
         log.current_job.set(job_id)
         record = JobRecord(job_id, None, "cancelled", 0)
         try:
-            request = parse(job.get("input"))
+            request = read()
             record = replace(record, operation=request.operation)
             wants_pieces = isinstance(request, TextRequest) and request.stream
-            if wants_pieces and not self.streaming:
-                raise Unsupported("this worker does not stream; it was started without STREAMING=true", field="stream")
             async with aclosing(self.operations.run(request)) as events:
                 async for event in events:
                     if isinstance(event, Reply):

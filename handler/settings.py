@@ -75,9 +75,6 @@ class Settings(BaseModel):
     model_default_system: bool = Field(
         False, description="Add the default system turn of the model's template to conversations that have none."
     )
-    streaming: bool = Field(
-        False, description="Stream answers (`/stream`). Unset: each job gets one object, and `stream: true` is refused."
-    )
     max_concurrent_requests: PositiveInt | None = Field(
         None, description="Requests that run on the device at the same time, at most."
     )
@@ -148,6 +145,17 @@ class Settings(BaseModel):
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]).upper()
             raise StartError(f"{name}={environ[name]!r}: {first['msg']}") from None
+
+
+#: variables that were settings once -> what to know where one is still set
+REMOVED = {
+    "STREAMING": "each job is streamed where its own field `stream` is true, and answered with one object where not",
+}
+
+
+def without_effect(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that is set and has no effect any more."""
+    return [f"{name} has no effect: {why}; unset it" for name, why in REMOVED.items() if environ.get(name)]
 
 
 def _misspelt(name: str, known: list[str]) -> str | None:

@@ -2,9 +2,9 @@
 
 It serves both sides of RunPod's queue. A worker finds the routes of runpod 1.12.0 as they were recorded: job-take,
 job-stop, job-stream, job-done and ping. A client finds `/run`, `/runsync`, `/status`, `/stream`, `/cancel` and
-`/health`. Tests declare faults by route (`Fault`) and read the record of all requests. Where RunPod's behaviour is not
-known, a comment says which one was chosen. It knows nothing of our handler: any worker that uses the SDK can be its
-worker.
+`/health`, and `/openai/*`. Tests declare faults by route (`Fault`) and read the record of all requests. Where RunPod's
+behaviour is not known, a comment says which one was chosen. It knows nothing of our handler: any worker that uses the
+SDK can be its worker.
 
     async with Platform() as platform, platform.worker([sys.executable, "-u", "-m", "handler"]):
         platform.fault("done", status=429)
@@ -13,7 +13,7 @@ worker.
 `python -m runpod_local [--port 8600] [-- COMMAND …]` serves it until Ctrl-C, with COMMAND as its worker. Code that is
 not asynchronous uses `Background`.
 
-Read in this order: `queue` (jobs), `calls` (requests), `faults`, `server` (HTTP), `worker` (processes).
+Read in this order: `queue` (jobs), `calls` (requests), `faults`, `server` (HTTP), `openai`, `worker` (processes).
 """
 
 from runpod_local.background import Background

@@ -41,6 +41,8 @@ def _instructions(platform: Platform, command: Sequence[str]) -> str:
         f"curl -s {url}/stream/JOB_ID",
         f"curl -s -X POST {url}/cancel/JOB_ID",
         f"curl -s {url}/health",
+        f"curl -sN {url}/openai/v1/chat/completions "
+        """-d '{"stream": true, "messages": [{"role": "user", "content": "Hello"}]}'""",
         "",
         "",
     ]

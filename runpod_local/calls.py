@@ -13,7 +13,7 @@ from runpod_local.faults import Route
 
 MB = 1_000_000
 #: RunPod's documented payload limits, in bytes. Above them the answer is 413, on job-done the 400 that users report.
-LIMITS: dict[Route, int] = {"run": 10 * MB, "runsync": 20 * MB, "stream": 1 * MB, "done": 20 * MB}
+LIMITS: dict[Route, int] = {"run": 10 * MB, "runsync": 20 * MB, "openai": 20 * MB, "stream": 1 * MB, "done": 20 * MB}
 MAX_BODY = 1 * MB
 #: larger bodies are read up to here, so that the client sees the answer and not a broken connection
 MAX_READ = 64 * MB

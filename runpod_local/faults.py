@@ -7,7 +7,7 @@ from typing import Literal
 #: job-stream and "poll" the client's /stream.
 Route = Literal[
     "take", "stop", "stream", "done", "progress", "ping",
-    "run", "runsync", "status", "poll", "cancel", "health",
+    "run", "runsync", "status", "poll", "cancel", "health", "openai",
 ]  # fmt: skip
 #: routes whose path names a job
 ABOUT_A_JOB: frozenset[Route] = frozenset({"stream", "done", "progress", "status", "poll", "cancel"})

@@ -14,6 +14,7 @@ from typing import IO, Any, Self
 
 from aiohttp import web
 
+from runpod_local import openai
 from runpod_local.calls import MAX_READ, Call, Refused, milliseconds, parse_call
 from runpod_local.faults import Fault, Route, Stage
 from runpod_local.queue import Queue, Seen
@@ -25,6 +26,8 @@ KEPT_CALLS = 10_000
 KEPT_BODY = 64_000
 MAX_WAIT_MS = 300_000
 Act = Callable[[Call], Awaitable[web.Response]]
+#: seconds for which a request of /openai waits for its job; OpenAI's clients wait as long
+MAX_OPENAI_S = 600.0
 
 
 class Platform(Queue):
@@ -185,6 +188,7 @@ class Platform(Queue):
         application = web.Application(client_max_size=MAX_READ)
         for method, path, route, act in routes:
             application.router.add_route(method, base + path, self._serve(route, act))
+        application.router.add_route("*", base + "/openai/{path:.*}", self._openai)
         return application
 
     def _serve(self, route: Route, act: Act) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -211,6 +215,19 @@ class Platform(Queue):
                 self._happened.notify()
 
         return handle
+
+    async def _openai(self, request: web.Request) -> web.StreamResponse:
+        """A request of OpenAI's API; apart, because its answer may be a stream."""
+        raw = await request.read()
+        try:
+            call = parse_call("openai", request, raw)
+            self._record(call)
+            if wrong := await self._apply(self._claim(call, "before"), request):
+                return wrong
+            job = self._submit({"input": openai.job_input(request.method, request.match_info["path"], call)})
+        except Refused as refusal:
+            return _refusal(refusal)
+        return await openai.answer(request, call, job, self.chunks(job.id, MAX_OPENAI_S))
 
     def _record(self, call: Call) -> None:
         self.counts[call.route] += 1

@@ -14,10 +14,12 @@ from docs.generate import (
     DEPLOY,
     ENHANCE,
     HUB,
+    OPENAI,
     PACK_SCHEMA,
     README,
     SCHEMA,
     documents,
+    openai,
     reply_definitions,
     reply_kinds,
 )
@@ -31,6 +33,7 @@ from handler.errors import InvalidRequest
 from handler.model.snapshot import DEMO
 from handler.model.template import Template, Turn
 from handler.model.tokenizer import read
+from handler.openai.fields import RULES
 from handler.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -47,11 +50,18 @@ def fresh() -> dict[Path, str]:
 
 
 @pytest.mark.parametrize(
-    "path", [SCHEMA, PACK_SCHEMA, API, README, ARCHITECTURE, ENHANCE, DEPLOY, HUB], ids=lambda path: path.name
+    "path", [SCHEMA, PACK_SCHEMA, API, README, ARCHITECTURE, ENHANCE, DEPLOY, OPENAI, HUB], ids=lambda path: path.name
 )
 def test_generated_parts_are_what_the_code_generates_now(path: Path, fresh: dict[Path, str]) -> None:
     written = path.read_text(encoding="utf-8")
     assert re.sub(VOLATILE, "…", written) == re.sub(VOLATILE, "…", fresh[path])
+
+
+def test_the_tables_of_openais_fields_are_those_that_bodies_are_read_by() -> None:
+    written = OPENAI.read_text(encoding="utf-8")
+    assert written == openai()
+    for rule in RULES:
+        assert re.search(rf"^\| `{rule.name}` \| .* \| {rule.verdict} \|", written, re.MULTILINE), rule.name
 
 
 def test_test_input_is_a_valid_request() -> None:

@@ -80,7 +80,7 @@ def test_it_asks_and_streams_and_reads_the_workers_errors() -> None:
     chat = {"operation": "chat", "message": "Who are you?", "temperature": 0, "seed": 7}
 
     async def scenario() -> None:
-        async with serving(HANDLER, MODEL_PATH="demo", STREAMING="true") as platform:
+        async with serving(HANDLER, MODEL_PATH="demo") as platform:
             (whole,) = await node("ask", platform, chat)
             *deltas, last = await node("stream", platform, chat)
             assert "".join(piece["delta"] for piece in deltas) == whole["response"] == last["reply"]["response"]
@@ -117,7 +117,7 @@ def test_it_polls_a_job_that_is_not_done_cancels_one_that_is_too_late_and_throws
 
 def test_a_stream_with_chunks_lost_and_doubled_ends_with_the_whole_reply() -> None:
     async def scenario() -> None:
-        async with serving(ECHO, STREAMING="true") as platform:
+        async with serving(ECHO) as platform:
             doubled, lost = {"status": 502, "after": True, "times": 2}, {"status": 413}
             for fault, there in ((doubled, [0, 1, 2, 3]), (lost, [1, 2, 3])):
                 platform.fault("stream", **fault)
@@ -137,8 +137,6 @@ def test_a_completed_reply_with_an_error_of_its_own_is_a_reply() -> None:
 
     async def scenario() -> None:
         async with serving(ECHO) as platform:
-            assert await node("ask", platform, job) == [reply]
-        async with serving(ECHO, STREAMING="true") as platform:
             assert await node("ask", platform, job) == [reply]
             assert await node("stream", platform, job) == [{"reply": reply}]
 

@@ -15,9 +15,10 @@ from handler.api.reply import Reply, to_wire
 from handler.engine.fold import Piece
 from handler.errors import EngineFailed, Overloaded, WorkerError
 from handler.job import Jobs
+from handler.openai.served import Served
 from handler.operations.operations import Operations
 from handler.queue.encoding import encode
-from handler.queue.output import Chunk, Failed, Output, handler
+from handler.queue.output import Chunk, Failed, Output, Result, handler
 from handler.report import JobRecord, Report
 from runpod_local import eventually
 from tests.support.fakes import ScriptedEngine
@@ -29,24 +30,24 @@ Line = Callable[[ScriptedEngine], Operations]
 
 def answer(operations: Operations, job: dict[str, Any]) -> dict[str, Any]:
     """The reply of a job that is not streamed."""
-    end = asyncio.run(Jobs(operations, Report(), streaming=False).answer(job))
+    end = asyncio.run(Jobs(operations, Report()).answer(job))
     assert isinstance(end, Reply), end
     return to_wire(end)
 
 
 def failure(operations: Operations, job: dict[str, Any]) -> Failure:
-    end = asyncio.run(Jobs(operations, Report(), streaming=False).answer(job))
+    end = asyncio.run(Jobs(operations, Report()).answer(job))
     assert isinstance(end, Failure), end
     return end
 
 
 def streamed(jobs: Jobs, job: dict[str, Any]) -> AsyncGenerator[Output, None]:
-    return handler(jobs.run, streams=True)(job)
+    return handler(jobs, Served("scripted", "fp_1", 1))(job)
 
 
 def outputs(operations: Operations, job: dict[str, Any]) -> list[Output]:
     async def gather() -> list[Output]:
-        return [output async for output in streamed(Jobs(operations, Report(), streaming=True), job)]
+        return [output async for output in streamed(Jobs(operations, Report()), job)]
 
     return asyncio.run(gather())
 
@@ -55,9 +56,15 @@ def chunks(operations: Operations, job: dict[str, Any]) -> list[dict[str, Any]]:
     """What a client of a stream reads: chunks, and the reply as the last one."""
     values: list[dict[str, Any]] = []
     for output in outputs(operations, job):
-        assert not isinstance(output, Failed), output
-        values.append(output.value)
+        values.append(value_of(output))
     return values
+
+
+def value_of(output: Output) -> dict[str, Any]:
+    """The object of a chunk or of a result."""
+    assert isinstance(output, Chunk | Result), output
+    assert isinstance(output.value, dict)
+    return output.value
 
 
 def test_the_json_face_answers_with_one_object_the_answer_first(line: Line) -> None:
@@ -98,10 +105,9 @@ def test_log_probabilities_come_with_the_whole_reply_and_not_with_chunks(line: L
 def test_a_slow_consumer_gets_fewer_and_larger_chunks(line: Line) -> None:
     async def dawdle() -> list[dict[str, Any]]:
         got = []
-        jobs = Jobs(line(ScriptedEngine(["x"] * 50, step_s=0.001)), Report(), streaming=True)
+        jobs = Jobs(line(ScriptedEngine(["x"] * 50, step_s=0.001)), Report())
         async for output in streamed(jobs, {"id": "j", "input": {**HI, "stream": True}}):
-            assert not isinstance(output, Failed)
-            got.append(output.value)
+            got.append(value_of(output))
             await asyncio.sleep(0.05)
         return got
 
@@ -110,15 +116,10 @@ def test_a_slow_consumer_gets_fewer_and_larger_chunks(line: Line) -> None:
     assert "".join(chunk["delta"] for chunk in deltas) == reply["response"] == "x" * 50
 
 
-def test_a_request_that_does_not_ask_to_be_streamed_gets_the_reply_alone_on_either_face(line: Line) -> None:
+def test_a_request_that_does_not_ask_to_be_streamed_gets_the_reply_alone(line: Line) -> None:
     assert [chunk["response"] for chunk in chunks(line(ScriptedEngine()), {"id": "j", "input": HI})] == [
         "Hello, world!"
     ]
-
-
-def test_a_worker_that_does_not_stream_refuses_a_request_that_asks_for_it(line: Line) -> None:
-    failed = failure(line(ScriptedEngine()), {"id": "j", "input": {**HI, "stream": True}})
-    assert (failed.code, failed.field) == ("unsupported", "stream")
 
 
 @pytest.mark.parametrize("job", [{"id": "j"}, {"id": "j", "input": None}, {"id": "j", "input": {"operation": "x"}}, {}])
@@ -131,7 +132,7 @@ def test_a_bad_job_is_answered_with_json_text_that_names_the_field(line: Line, j
 def test_an_error_ends_a_stream_with_a_failure_chunk_and_then_the_error(line: Line) -> None:
     engine = ScriptedEngine(["a", "b", EngineFailed("broken")], step_s=0.01)
     *deltas, before_last, last = outputs(line(engine), {"id": "j", "input": {**HI, "stream": True}})
-    assert "".join(str(chunk.value["delta"]) for chunk in deltas if isinstance(chunk, Chunk)) == "ab"
+    assert "".join(value_of(chunk)["delta"] for chunk in deltas) == "ab"
     assert isinstance(last, Failed)
     assert before_last == Chunk({"index": len(deltas), "failure": json.loads(last.text)})
     assert json.loads(last.text)["code"] == "engine_failed"
@@ -162,9 +163,9 @@ def test_a_defect_is_answered_without_a_traceback_and_logged_without_the_words_o
 
 
 def test_a_name_that_is_no_character_does_not_spoil_the_error_text(line: Line) -> None:
-    job = {"id": "j", "input": {**HI, "\ud800": 1}}
+    job: dict[str, Any] = {"id": "j", "input": {**HI, "\ud800": 1}}
     json.dumps(failure(line(ScriptedEngine()), job).to_wire(), ensure_ascii=False).encode()
-    chunk, _ = outputs(line(ScriptedEngine()), job)
+    chunk, _ = outputs(line(ScriptedEngine()), {**job, "input": {**job["input"], "stream": True}})
     assert isinstance(chunk, Chunk)
     encode({"output": chunk.value})
 
@@ -180,7 +181,7 @@ def test_cancelling_the_json_face_stops_the_engine(line: Line) -> None:
     engine = ScriptedEngine(["x"] * 1000, step_s=0.001)
 
     async def cancel() -> None:
-        task = asyncio.create_task(Jobs(line(engine), Report(), streaming=False).answer({"id": "j", "input": HI}))
+        task = asyncio.create_task(Jobs(line(engine), Report()).answer({"id": "j", "input": HI}))
         await eventually(lambda: engine.running == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -196,7 +197,7 @@ def test_cancelling_a_job_while_a_chunk_is_posted_stops_the_engine(line: Line, c
     engine, report, posted = ScriptedEngine(["x"] * 1000, step_s=0.001), Report(), asyncio.Event()
 
     async def run_job() -> None:
-        generator = streamed(Jobs(line(engine), report, streaming=True), {"id": "j", "input": {**HI, "stream": True}})
+        generator = streamed(Jobs(line(engine), report), {"id": "j", "input": {**HI, "stream": True}})
         try:
             async for _ in generator:
                 posted.set()
@@ -231,9 +232,7 @@ def test_every_job_is_counted_and_logged_without_its_content(
     outcome: str,
 ) -> None:
     report = Report()
-    asyncio.run(
-        Jobs(line(ScriptedEngine(script)), report, streaming=False).answer({"id": "j-7", "input": {**HI, **fields}})
-    )
+    asyncio.run(Jobs(line(ScriptedEngine(script)), report).answer({"id": "j-7", "input": {**HI, **fields}}))
     assert report.outcomes == {outcome: 1}
     logged = json.loads(capsys.readouterr().err)
     assert logged["requestId"] == "j-7"
@@ -256,7 +255,7 @@ def test_an_enhancement_that_is_not_the_models_is_counted_as_degraded_and_logged
         "id": "j",
         "input": {"operation": "enhance", "prompt": "a fox", "job_type": "sdxl_image_fast"},
     }
-    reply = asyncio.run(Jobs(line(engine), report, streaming=False).answer(job))
+    reply = asyncio.run(Jobs(line(engine), report).answer(job))
     assert isinstance(reply, EnhanceReply)
     degraded = reply.enhanced.degraded
     assert (None if degraded is None else degraded.code) == reason
@@ -278,7 +277,7 @@ class Remembering(Report):
 
 def recorded(operations: Operations, request: dict[str, Any]) -> JobRecord:
     report, clock = Remembering(), iter([10.0, 10.25])
-    jobs = Jobs(operations, report, streaming=False, clock=lambda: next(clock))
+    jobs = Jobs(operations, report, clock=lambda: next(clock))
     asyncio.run(jobs.answer({"id": "j", "input": request}))
     return report.records[0]
 
@@ -310,7 +309,7 @@ def test_a_cancelled_job_is_counted_as_cancelled(line: Line) -> None:
 
     async def cancel() -> None:
         engine = ScriptedEngine(["x"] * 1000, step_s=0.001)
-        task = asyncio.create_task(Jobs(line(engine), report, streaming=False).answer({"id": "j", "input": HI}))
+        task = asyncio.create_task(Jobs(line(engine), report).answer({"id": "j", "input": HI}))
         await eventually(lambda: engine.running == 1)
         task.cancel()
         await asyncio.wait([task])
@@ -323,7 +322,7 @@ def test_a_panic_of_the_tokenizer_is_answered_as_internal_and_the_next_job_runs(
     line: Line, capfd: pytest.CaptureFixture[str]
 ) -> None:
     operations, report = line(ScriptedEngine()), Report()
-    jobs = Jobs(Operations(replace(operations.core, template=panicking_template())), report, streaming=False)
+    jobs = Jobs(Operations(replace(operations.core, template=panicking_template())), report)
     panicked = asyncio.run(jobs.answer({"id": "j", "input": {"operation": "chat", "message": FATAL}}))
     assert isinstance(panicked, Failure)
     assert (panicked.code, report.outcomes) == ("internal", {"internal": 1})
@@ -338,4 +337,4 @@ def test_what_ends_the_process_or_the_job_is_not_answered(line: Line, ending: ty
             raise ending
 
     with pytest.raises(ending):
-        asyncio.run(Jobs(line(Ending()), Report(), streaming=False).answer({"id": "j", "input": HI}))
+        asyncio.run(Jobs(line(Ending()), Report()).answer({"id": "j", "input": HI}))

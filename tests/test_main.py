@@ -62,8 +62,8 @@ def test_a_chat_on_the_command_line_gets_a_finished_answer() -> None:
     assert (done.returncode, json.loads(done.stdout)["finish_reason"]) == (0, "stop")
 
 
-def test_the_streaming_face_prints_chunks_and_then_the_reply() -> None:
-    done = run(*given({**CHAT, "stream": True}), STREAMING="true")
+def test_a_job_that_is_streamed_prints_chunks_and_then_the_reply() -> None:
+    done = run(*given({**CHAT, "stream": True}))
     chunks, _, reply = done.stdout.partition("\n{\n")
     deltas = [json.loads(line) for line in chunks.splitlines()]
     assert done.returncode == 0
@@ -108,7 +108,7 @@ def test_a_bad_request_exits_with_one_error_and_no_traceback() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environ", "cause"),
     [
-        ((), {"STREAMING": "perhaps"}, "STREAMING='perhaps'"),
+        ((), {"ALLOW_DOWNLOAD": "perhaps"}, "ALLOW_DOWNLOAD='perhaps'"),
         (("--test_input", "{"), {}, "--test_input is not JSON"),
         (("--test_input", "[]"), {}, "--test_input is not a JSON object"),
         (("--test-input", "{}"), {}, "--test-input is no argument; there are --test_input and --rp_serve_api"),

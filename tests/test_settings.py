@@ -11,9 +11,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_values_are_read_by_the_field_names_in_capitals() -> None:
-    environ = {"MODEL_PATH": "/models/x", "STREAMING": "true", "KV_CACHE_GB": "1.5", "MAX_MODEL_LEN": "4096"}
+    environ = {"MODEL_PATH": "/models/x", "ALLOW_DOWNLOAD": "true", "KV_CACHE_GB": "1.5", "MAX_MODEL_LEN": "4096"}
     settings = Settings.from_environment(environ)
-    assert (settings.model_path, settings.streaming) == ("/models/x", True)
+    assert (settings.model_path, settings.allow_download) == ("/models/x", True)
     assert (settings.kv_cache_gb, settings.max_model_len) == (1.5, 4096)
 
 
@@ -28,13 +28,13 @@ def test_a_rope_scaling_is_a_json_object() -> None:
 
 
 def test_an_empty_variable_counts_as_unset_and_foreign_ones_are_left_alone() -> None:
-    assert Settings.from_environment({"MAX_MODEL_LEN": "", "STREAMING": "", "HOME": "/root"}) == Settings()
+    assert Settings.from_environment({"MAX_MODEL_LEN": "", "ALLOW_DOWNLOAD": "", "HOME": "/root"}) == Settings()
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("STREAMING", "perhaps"),
+        ("ALLOW_DOWNLOAD", "perhaps"),
         ("MAX_CONCURRENT_REQUESTS", "0"),
         ("MAX_CONCURRENT_REQUESTS", "many"),
         ("MAX_MODEL_LEN", "-1"),
@@ -97,7 +97,7 @@ def test_the_variables_of_others_are_left_alone() -> None:
 
 def test_settings_cannot_change_later() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Settings().streaming = True  # type: ignore[misc]
+        Settings().allow_download = True  # type: ignore[misc]
 
 
 def test_runpod_is_recognised_by_the_url_from_which_jobs_are_taken() -> None:

@@ -62,7 +62,7 @@ def test_sixty_four_jobs_of_all_operations_at_once_are_all_answered_on_the_json_
             assert "logprobs" not in plain
             assert sum(one["logprob"] for one in listed["logprobs"]) == pytest.approx(plain["score"]["sum"], abs=1e-4)
             assert json.loads(scores[2]["error"])["field"] == "seed"
-            bad = await platform.runsync({**HI, "top_p": 5})
+            bad = await platform.runsync({**HI, "top_p": 5, "stream": True})
             assert bad["status"] == "FAILED"
             assert json.loads(bad["error"])["field"] == "top_p"
             check_log_line(worker, done[0], "chat")
@@ -95,10 +95,9 @@ def test_the_ledger_of_the_start_is_one_line_in_the_log_and_a_section_of_info() 
     asyncio.run(scenario())
 
 
-def test_the_streaming_face_sends_indexed_chunks_that_fold_to_the_whole() -> None:
+def test_jobs_that_are_streamed_send_indexed_chunks_that_fold_to_the_whole() -> None:
     async def scenario() -> None:
-        env = environment(STREAMING="true")
-        async with Platform() as platform, platform.worker(COMMAND, env=env) as worker:
+        async with Platform() as platform, platform.worker(COMMAND, env=environment()) as worker:
             await worker.ready()
             ids = [
                 await platform.run(request if request["operation"] == "info" else {**request, "stream": True})
@@ -118,7 +117,7 @@ def test_the_streaming_face_sends_indexed_chunks_that_fold_to_the_whole() -> Non
             assert (await fold(platform, secret))[1]["success"]
             assert SECRET not in worker.log
 
-            failed = await platform.run({**HI, "top_p": 5})
+            failed = await platform.run({**HI, "top_p": 5, "stream": True})
             *_, last_chunk = [chunk async for chunk in platform.chunks(failed)]
             assert last_chunk["failure"]["field"] == "top_p"
             assert json.loads((await platform.wait(failed))["error"])["field"] == "top_p"
@@ -149,16 +148,16 @@ async def fold(platform: Platform, id_: str) -> tuple[list[dict[str, Any]], dict
     return chunks[:-1], chunks[-1]
 
 
-@pytest.mark.parametrize("streaming", ["false", "true"])
+@pytest.mark.parametrize("streaming", [False, True], ids=["object", "stream"])
 def test_a_cancelled_job_stops_in_the_engine_and_a_deadline_returns_what_there_is(
-    streaming: str, endless: Path
+    streaming: bool, endless: Path
 ) -> None:
-    env = environment(STREAMING=streaming, MODEL_PATH=str(endless))
+    env = environment(MODEL_PATH=str(endless))
 
     async def scenario() -> None:
         async with Platform() as platform, platform.worker(COMMAND, env=env) as worker:
             await worker.ready()
-            cancelled = await platform.run({**LONG, "stream": streaming == "true"})
+            cancelled = await platform.run({**LONG, "stream": streaming})
             await until_running(platform, 1)
             await platform.cancel(cancelled)
             await until_running(platform, 0)
@@ -182,7 +181,7 @@ async def until_running(platform: Platform, count: int) -> None:
 
 
 def last(job: dict[str, Any]) -> dict[str, Any]:
-    """The reply: on the streaming face the output is a list that ends with it."""
+    """The reply: where the job was streamed the output is a list that ends with it."""
     output = job["output"]
     reply: dict[str, Any] = output[-1] if isinstance(output, list) else output
     return reply

@@ -78,7 +78,6 @@ class WorkerFacts(Value):
     capabilities: Capabilities
     endpoints: tuple[str, ...] = Field(description="Operations that it serves.")
     version: str
-    face: Literal["json", "stream"]
     engine: dict[str, JsonValue] = Field(description="The size of the engine, as it was planned at the start.")
     python: str
     libraries: dict[str, str] = Field(description="Versions.")

@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from handler.api.requests import REQUESTS, Request
 from handler.api.size import check_size
 from handler.api.text import TextRequest
+from handler.engine.values import Value
 from handler.errors import InvalidRequest
 
 OPERATIONS = ", ".join(REQUESTS)
@@ -39,7 +40,8 @@ def parse(payload: object) -> Request:
             )
     if "openai_route" in payload:  # RunPod's form of a call to an endpoint's /openai/v1
         raise InvalidRequest(
-            f"openai_route: OpenAI's API is not served; send an operation: {OPERATIONS}", field="openai_route"
+            f"openai_route: only a job of RunPod's queue has it; send an operation here: {OPERATIONS}",
+            field="openai_route",
         )
     try:
         return _REQUEST.validate_python(payload)
@@ -58,19 +60,30 @@ _WORDS = {
 
 
 def _refusal(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if first["type"].startswith("union_tag"):
+        return InvalidRequest(f"operation is one of {OPERATIONS}", field="operation")
+    return refusal(error, REQUESTS[str(first["loc"][0])], outside=1)
+
+
+def refusal(error: ValidationError, kind: type[Value], *, outside: int = 0) -> InvalidRequest:
+    """What is wrong with the fields of a request, in the caller's terms.
+
+    Args:
+        kind: the request's class.
+        outside: parts of an error's path that lie outside of the request.
+    """
     # The first error alone: a list that is refused for one item is also reported as too short.
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    kind, place = first["type"], first["loc"]
-    if kind.startswith("union_tag"):
-        return InvalidRequest(f"operation is one of {OPERATIONS}", field="operation")
+    place = first["loc"][outside:]
     # Pydantic says `[key]` after a name of an object that is wrong itself.
-    path = ".".join(str(part)[:100] for part in place[1:] if part != "[key]")[:200] or "input"
-    words = _WORDS.get(kind) or _in_json(first["msg"])
-    if kind == "extra_forbidden" and len(place) == 2:
+    path = ".".join(str(part)[:100] for part in place if part != "[key]")[:200] or "input"
+    words = _WORDS.get(first["type"]) or _in_json(first["msg"])
+    if first["type"] == "extra_forbidden" and len(place) == 1:
         # 0.9: one letter in ten is wrong
-        kind_of_request, name = REQUESTS[str(place[0])], str(place[1])[:100]
-        known = kind_of_request.MEANT.get(name) if issubclass(kind_of_request, TextRequest) else None
-        meant = [known] if known else get_close_matches(name, kind_of_request.model_fields, n=1, cutoff=0.9)
+        name = str(place[0])[:100]
+        known = kind.MEANT.get(name) if issubclass(kind, TextRequest) else None
+        meant = [known] if known else get_close_matches(name, kind.model_fields, n=1, cutoff=0.9)
         words += "".join(f"; did you mean {one}?" for one in meant)
     return InvalidRequest(f"{path}: {words}", field=path)
 

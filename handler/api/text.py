@@ -98,7 +98,7 @@ class TextRequest(Sent, Distribution):
         description="With `logprobs`: return so many of the likeliest tokens at each position, too.",
         examples=[3],
     )
-    stream: bool = Field(False, description="Send the text as it comes; needs a worker with `STREAMING=true`.")
+    stream: bool = Field(False, description="Send the text as it comes.")
     deadline_ms: int | None = Field(
         None,
         ge=1,

@@ -33,7 +33,6 @@ class WorkerConstants:
     """Facts about this worker that do not change while it runs."""
 
     version: str
-    streaming: bool
     #: the size of the engine, as it was planned
     engine: dict[str, JsonValue]
     python: str

@@ -1,6 +1,7 @@
 """One message to the platform, sent until it arrives. Knows HTTP and time; knows no SDK and no message's content.
 
-Sending again is safe: of two results the platform keeps the first, and our chunks carry an index.
+Sending again is safe where the platform keeps the first of two (results), or where the reader sees that one came twice
+(our own chunks carry an index). For text that a caller reads as it comes there is `once`.
 """
 
 import asyncio
@@ -18,6 +19,10 @@ HEADERS = {"Content-Type": "application/x-www-form-urlencoded", "charset": "utf-
 RETRYABLE = frozenset({408, 425, 429})
 #: The one status below 500 that ends the tries at once
 TOO_LARGE = 413
+#: Statuses that say nothing of whether the message was taken: a gateway gives them for a server that it asked
+UNCERTAIN_BELOW_500 = frozenset({408})
+#: The status from 500 on with which a server says that it took nothing
+NOT_TAKEN = 503
 
 
 class Backoff:
@@ -74,8 +79,13 @@ class Post:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     clock: Callable[[], float] = time.monotonic
 
-    async def __call__(self, url: str, body: bytes, job_id: str, *, tries: int | None = None) -> Receipt:
-        """Send `body` until it arrives, the policy gives up, or `tries` are made. Cancelling it ends it at once."""
+    async def __call__(
+        self, url: str, body: bytes, job_id: str, *, tries: int | None = None, once: bool = False
+    ) -> Receipt:
+        """Send `body` until it arrives, the policy gives up, or `tries` are made. Cancelling it ends it at once.
+
+        `once`: it is not sent again where it may have been taken; then it is `lost` at once.
+        """
         policy = self.policy
         # On the request, not on the session: other jobs post at the same time.
         headers = {**HEADERS, "X-Request-ID": job_id}
@@ -84,7 +94,7 @@ class Post:
         started, tried = self.clock(), 0
         while True:
             tried += 1
-            refused = False
+            refused = certain = False
             try:
                 async with self.session.post(url, data=body, headers=headers, timeout=timeout) as response:
                     status = response.status
@@ -92,10 +102,15 @@ class Post:
                     return Receipt("delivered", "", tried)
                 problem = f"HTTP {status}"
                 refused = status < 500 and status not in RETRYABLE
+                certain = status == NOT_TAKEN or (status < 500 and status not in UNCERTAIN_BELOW_500)
                 if status == TOO_LARGE:
                     return Receipt("refused", problem, tried)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 problem = type(error).__name__
+                # Nothing was sent where there was no connection.
+                certain = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+            if once and not certain:
+                return Receipt("lost", problem, tried)
             waited_s = self.clock() - started if tried >= policy.min_tries else 0
             if refused and waited_s >= policy.refused_s:
                 return Receipt("refused", problem, tried)

@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar
 from handler import log
 from handler.api.size import characters
 from handler.errors import EngineFailed
-from handler.queue.answer import Answers, Channel, failure_body
+from handler.queue.answer import Answers, Channel
 from handler.queue.delivery import Backoff
-from handler.queue.output import Failed, Handler, Job
+from handler.queue.output import Handler, Job
 from handler.queue.reading import Handout, Unread
 
 T = TypeVar("T")
@@ -112,7 +112,6 @@ class Intake:
         platform: Platform,
         handler: Handler,
         *,
-        streams: bool,
         capacity: int,
         grace_s: float,
         fault: Callable[[], str | None],
@@ -121,13 +120,12 @@ class Intake:
     ) -> None:
         """
         Args:
-            streams: see `Answers`.
             grace_s: seconds that running jobs get after a stop.
             fault: why the engine cannot go on; None while it can.
             health: gets the state: draining, or broken.
         """
         self._platform = platform
-        self._answers = Answers(platform, handler, streams=streams)
+        self._answers = Answers(platform, handler)
         self._capacity = capacity
         self._grace_s = grace_s
         self._fault = fault
@@ -249,14 +247,15 @@ class Intake:
     # -- running ---------------------------------------------------------------------------------------------------
 
     async def _run(self, id_: str, job: Job | Unread) -> None:
+        answer = self._answers.begin(id_, job)
         try:
-            body = await self._answers.answer(id_, job)
+            body = await answer.run()
         except asyncio.CancelledError:
             if not self._abandoning:
                 raise  # the platform stopped it, and takes no result of it
-            body = failure_body(Failed.by(EngineFailed("the worker had to stop before it could finish this job")))
+            body = await answer.fail(EngineFailed("the worker had to stop before it could finish this job"))
         self._jobs[id_].unanswered = False
-        await self._answers.deliver(id_, body)
+        await answer.deliver(body)
 
     # -- stopping --------------------------------------------------------------------------------------------------
 

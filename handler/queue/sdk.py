@@ -10,7 +10,7 @@ import importlib
 import os
 import platform
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from importlib.metadata import version
 from types import ModuleType
@@ -19,12 +19,14 @@ from typing import Any, assert_never
 import aiohttp
 
 from handler import log
+from handler.api.failure import Failure
+from handler.errors import Unsupported
 from handler.pool import Pool
 from handler.queue.delivery import Post, Receipt, RetryPolicy
 from handler.queue.encoding import JsonObject, decode
 from handler.queue.intake import Health, Intake
 from handler.queue.leaving import BoundedEnd
-from handler.queue.output import Chunk, Failed, Handler, Job, Output, Result
+from handler.queue.output import Chunk, Failed, Handler, Job, Result, Way
 from handler.queue.reading import Handout
 
 #: The one version whose private names we know; another one gets its own loop back.
@@ -46,12 +48,17 @@ HOLD = aiohttp.ClientTimeout(total=90, sock_connect=10)
 #: The SDK's loop looks for more only once a second when it is full: with as many jobs as slots a fifth of the slots
 #: idle (79 % busy at 1.0, 96 % at 1.5).
 STOCK_OVERFETCH = 1.5
+#: what a job that asks to be streamed gets of that loop
+NO_STREAM = Unsupported(
+    "stream: this worker runs with a version of the SDK that it does not know, and answers with one object; leave "
+    "stream out",
+    field="stream",
+)
 
 
 def serve(
     handler: Handler,
     *,
-    streams: bool,
     slots: int,
     fault: Callable[[], str | None],
     settled: Callable[[float], bool],
@@ -62,7 +69,6 @@ def serve(
     """Take jobs until the platform says stop; returns the exit status: 0, or 1 where the worker cannot go on.
 
     Args:
-        streams: see `Answers`.
         slots: jobs that the engine runs at a time.
         fault: why the engine cannot go on; None while it can.
         settled: waits so many seconds until no CUDA graph is left to capture; False where one is.
@@ -90,7 +96,6 @@ def serve(
                 intake = Intake(
                     _Platform(session, policy or RetryPolicy()),
                     handler,
-                    streams=streams,
                     capacity=overfetched(slots),
                     grace_s=grace_s,
                     fault=fault,
@@ -107,7 +112,10 @@ def serve(
 
     runpod.serverless.register_fitness_check(engine_works)
     if missing := _unknown_sdk():
-        log.warn(f"{missing}: the SDK's own loop serves, which may lose results; install runpod {SDK_VERSION}")
+        log.warn(
+            f"{missing}: the SDK's own loop serves, which may lose results and streams none: each job gets one object, "
+            f"and stream: true is refused; install runpod {SDK_VERSION}"
+        )
         health.ready()
     else:
         module, name = REPLACED
@@ -116,43 +124,41 @@ def serve(
     # Concurrency is a constant: whenever it changes, the stock loop waits for all jobs before it takes the next.
     runpod.serverless.start(
         {
-            "handler": stock_handler(handler, streams=streams),
+            "handler": stock_handler(handler),
             "concurrency_modifier": lambda current: stock,
-            "return_aggregate_stream": True,
         }
     )
     return status
 
 
-def stock_handler(handler: Handler, *, streams: bool) -> Callable[[Job], Any]:
-    """The handler as the SDK's own loop and API server call it: a generator function streams.
+def stock_handler(handler: Handler) -> Callable[[Job], Any]:
+    """The handler as the SDK's own loop and API server call it: one object for each job.
 
-    They take any output with a key `error` for a failure, so that here a result with that key fails its job.
+    They stream for a generator function alone, and then every job, so that a job that asks for it is refused here. They
+    take any output with a key `error` for a failure, so that here a result with that key fails its job.
     """
 
-    async def generate(job: Job) -> AsyncGenerator[JsonObject, None]:
-        async with aclosing(handler(job)) as outputs:
-            async for output in outputs:
-                yield _stock_output(output)
-
     async def answer(job: Job) -> JsonObject:
+        way = Way.of(job)
+        if way.wants_pieces:
+            *_, failed = way.failure(Failure.of(NO_STREAM))
+            assert isinstance(failed, Failed)
+            return {"error": failed.text}
         async with aclosing(handler(job)) as outputs:
             async for output in outputs:
-                if not isinstance(output, Chunk):
-                    return _stock_output(output)
+                match output:
+                    case Chunk():
+                        continue
+                    case Result():
+                        assert isinstance(output.value, dict), "text is for those who asked to be streamed"
+                        return output.value
+                    case Failed():
+                        return {"error": output.text}
+                    case _:
+                        assert_never(output)
         raise RuntimeError("the handler ended without a result")
 
-    return generate if streams else answer
-
-
-def _stock_output(output: Output) -> JsonObject:
-    match output:
-        case Chunk() | Result():
-            return output.value
-        case Failed():
-            return {"error": output.text}
-        case _:
-            assert_never(output)
+    return answer
 
 
 def load_sdk() -> Any:
@@ -250,8 +256,8 @@ class _Platform:
             reply = decode(await response.read())
         return [id_ for id_ in reply["jobsToStop"] if isinstance(id_, str)]
 
-    async def chunk(self, job_id: str, body: bytes, *, tries: int | None = None) -> Receipt:
-        return await self._post(self._chunk_url.replace("$ID", job_id), body, job_id, tries=tries)
+    async def chunk(self, job_id: str, body: bytes, *, tries: int | None = None, once: bool = False) -> Receipt:
+        return await self._post(self._chunk_url.replace("$ID", job_id), body, job_id, tries=tries, once=once)
 
     async def result(self, job_id: str, body: bytes, *, streamed: bool) -> Receipt:
         url = f"{self._result_url.replace('$ID', job_id)}&isStream={str(streamed).lower()}"

@@ -67,14 +67,15 @@ def requests(count: int, seed: int) -> list[Request]:
 def text_of(job: dict[str, Any]) -> str | None:
     """The text of an answer, None for what has none."""
     assert job["status"] == "COMPLETED", job
-    reply = job["output"][-1]
+    output = job["output"]
+    reply = output[-1] if isinstance(output, list) else output
     return next((reply[key] for key in ("response", "text", "enhanced_prompt") if key in reply), None)
 
 
 async def run(count: int, seed: int) -> dict[str, Any]:
     """Run the jobs alone, then all together with everything going wrong; returns figures, or fails an assertion."""
     wanted = requests(count, seed)
-    env = {"PYTHONPATH": str(ROOT), "MODEL_PATH": "demo", "STREAMING": "true", "RUNPOD_PING_INTERVAL": "1000"}
+    env = {"PYTHONPATH": str(ROOT), "MODEL_PATH": "demo", "RUNPOD_PING_INTERVAL": "1000"}
     async with Platform(seed=seed, hold_s=2.0) as platform, platform.worker(COMMAND, env=env) as worker:
         await worker.ready(120)
         alone = [await platform.runsync(request) for request in wanted]

@@ -179,10 +179,10 @@ def lasting(reply: Json) -> bytes:
     return json.dumps(strip(reply), ensure_ascii=False).encode()
 
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["json", "streaming"])
+@pytest.mark.parametrize("streaming", [False, True], ids=["object", "stream"])
 def test_a_request_and_its_seed_get_the_same_bytes_and_without_a_seed_never(exact: Path, streaming: bool) -> None:
     async def scenario() -> None:
-        environ = {"MODEL_PATH": str(exact), "STREAMING": str(streaming).lower()}
+        environ = {"MODEL_PATH": str(exact)}
         async with Platform() as platform, platform.worker(COMMAND, env=environ) as worker:
             await worker.ready()
 

@@ -59,7 +59,7 @@ Wire = Callable[[bytes], tuple[dict[str, Any], float]]
 @pytest.fixture
 def wire(line: Callable[[ScriptedEngine], Operations], caplog: Any, capfd: Any) -> Iterator[Wire]:
     """A job's input as bytes of JSON → what is posted, and the seconds it took. Looks for leaks at the end."""
-    jobs = Jobs(line(ScriptedEngine()), Report(), streaming=False)
+    jobs = Jobs(line(ScriptedEngine()), Report())
     caplog.set_level(logging.DEBUG)
 
     def answer(raw: bytes) -> tuple[dict[str, Any], float]:
@@ -293,7 +293,7 @@ def as_after_a_start() -> Iterator[None]:
 def test_ten_megabytes_keep_neither_the_event_loop_nor_a_chat_of_others_waiting(
     line: Callable[[ScriptedEngine], Operations], raw: bytes
 ) -> None:
-    jobs = Jobs(line(ScriptedEngine()), Report(), streaming=False)
+    jobs = Jobs(line(ScriptedEngine()), Report())
     lags, chats = [0.0], [0.0]
 
     async def beat() -> None:

@@ -102,7 +102,7 @@ def test_a_salt_is_in_no_reply_no_dry_run_no_refusal_and_no_line_of_the_log(
     line: Line, request_: dict[str, Any], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    jobs = Jobs(line(wide()), Report(), streaming=False)
+    jobs = Jobs(line(wide()), Report())
     changes: list[dict[str, Any]] = [
         {},
         {"dry_run": True},

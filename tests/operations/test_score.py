@@ -200,7 +200,7 @@ def jobs(theirs: PreTrainedModel) -> Iterator[Callable[[Line], Jobs]]:
 
     def build(line: Line) -> Jobs:
         core = replace(line(ScriptedEngine()).core, engine=engine, template=loaded.template, model=loaded.info)
-        return Jobs(Operations(core), core.report, streaming=False)
+        return Jobs(Operations(core), core.report)
 
     yield build
     engine.close()

@@ -1,7 +1,7 @@
 """Nothing is lost: a real worker process, a control plane that breaks, and what the client sees of it.
 
-The worker is `tests.support.echo`, which serves as `python -m handler` does but has no model to load; one process a
-face is shared by the tests of faults. The run with the model is in `test_mixed`.
+The worker is `tests.support.echo`, which serves as `python -m handler` does but has no model to load; one process
+is shared by the tests of faults. The run with the model is in `test_mixed`.
 """
 
 import asyncio
@@ -36,14 +36,13 @@ class Face:
         self.do = background.do
 
 
-def serving(streaming: str) -> Iterator[Face]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[Face]:
     with Background(Platform(hold_s=5.0)) as background:
         stack = AsyncExitStack()
 
         async def start() -> Worker:
-            worker = await stack.enter_async_context(
-                background.platform.worker(ECHO, env={**ENV, "STREAMING": streaming}, grace_s=2)
-            )
+            worker = await stack.enter_async_context(background.platform.worker(ECHO, env=ENV, grace_s=2))
             await worker.ready()
             return worker
 
@@ -53,26 +52,10 @@ def serving(streaming: str) -> Iterator[Face]:
             background.do(stack.aclose())
 
 
-@pytest.fixture(scope="module")
-def json_worker() -> Iterator[Face]:
-    yield from serving("false")
-
-
-@pytest.fixture(scope="module")
-def stream_worker() -> Iterator[Face]:
-    yield from serving("true")
-
-
 @pytest.fixture
-def face(json_worker: Face) -> Iterator[Face]:
-    yield json_worker
-    json_worker.platform.faults.clear()
-
-
-@pytest.fixture
-def streaming(stream_worker: Face) -> Iterator[Face]:
-    yield stream_worker
-    stream_worker.platform.faults.clear()
+def face(served: Face) -> Iterator[Face]:
+    yield served
+    served.platform.faults.clear()
 
 
 @asynccontextmanager
@@ -177,23 +160,20 @@ class TestResults:
 
         asyncio.run(scenario())
 
-    @pytest.mark.parametrize("streams", [False, True], ids=["json", "streaming"])
-    def test_a_reply_with_an_error_in_it_is_a_completed_job(
-        self, streams: bool, request: pytest.FixtureRequest
-    ) -> None:
-        face: Face = request.getfixturevalue("streaming" if streams else "face")
+    @pytest.mark.parametrize("streams", [False, True], ids=["object", "stream"])
+    def test_a_reply_with_an_error_in_it_is_a_completed_job(self, face: Face, streams: bool) -> None:
         reply = {"say": "an error", "success": False, "error": "the model gave no prompt"}
-        job = face.do(face.platform.runsync({"say": "an error", "reply": reply}))
+        job = face.do(face.platform.runsync({"say": "an error", "reply": reply, "stream": streams}))
         wanted = {**reply, "runs": 1}
         assert (job["status"], job["output"]) == ("COMPLETED", [wanted] if streams else wanted)
 
 
 class TestChunks:
     @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-    def test_a_stream_survives(self, streaming: Face, fault: dict[str, Any]) -> None:
+    def test_a_stream_survives(self, face: Face, fault: dict[str, Any]) -> None:
         async def scenario(platform: Platform) -> None:
             platform.fault("stream", **fault)
-            id_ = await platform.run({"say": 1, "chunks": 5})
+            id_ = await platform.run({"say": 1, "chunks": 5, "stream": True})
             job = await platform.wait(id_)
             whole = [*({"index": index, "delta": f"{index} "} for index in range(5)), {"say": 1, "runs": 1}]
             assert (job["status"], job["output"]) == ("COMPLETED", whole)
@@ -202,17 +182,17 @@ class TestChunks:
             once = [chunk for at, chunk in enumerate(posted) if chunk not in posted[:at]]
             assert once == whole
 
-        streaming.do(scenario(streaming.platform))
+        face.do(scenario(face.platform))
 
-    def test_a_chunk_that_is_refused_leaves_the_stream_and_not_the_result(self, streaming: Face) -> None:
+    def test_a_chunk_that_is_refused_leaves_the_stream_and_not_the_result(self, face: Face) -> None:
         async def scenario(platform: Platform) -> None:
             platform.fault("stream", status=413)
-            id_ = await platform.run({"chunks": 3})
+            id_ = await platform.run({"chunks": 3, "stream": True})
             job = await platform.wait(id_)
             assert [chunk.get("index") for chunk in job["output"]] == [0, 1, 2, None]
             assert [chunk.get("index") for chunk in platform.jobs[id_].chunks] == [1, 2, None]
 
-        streaming.do(scenario(streaming.platform))
+        face.do(scenario(face.platform))
 
 
 class TestStops:
@@ -236,16 +216,16 @@ class TestStops:
 
         face.do(scenario(face.platform))
 
-    def test_a_stream_that_is_cancelled_while_a_chunk_is_posted_is_left_at_once(self, streaming: Face) -> None:
+    def test_a_stream_that_is_cancelled_while_a_chunk_is_posted_is_left_at_once(self, face: Face) -> None:
         async def scenario(platform: Platform) -> None:
             platform.fault("stream", hang=True, times=None)
-            id_ = await platform.run({"chunks": 3, "note": 1})
+            id_ = await platform.run({"chunks": 3, "note": 1, "stream": True})
             await platform.until(lambda: bool(platform.calls("stream", id_)))
             await platform.cancel(id_)
-            await streaming.worker.logged(f"left {id_}", timeout_s=5)
+            await face.worker.logged(f"left {id_}", timeout_s=5)
             assert platform.calls("done", id_) == []
 
-        streaming.do(scenario(streaming.platform))
+        face.do(scenario(face.platform))
 
     @pytest.mark.parametrize("fault", [{"status": 500}, {"body": "<html>"}, {"status": 204}, {"body": "[]"}])
     def test_a_stop_channel_that_breaks_is_asked_gently_and_works_again(
@@ -369,11 +349,11 @@ class TestTheEnd:
 
         asyncio.run(scenario())
 
-    @pytest.mark.parametrize("face", ["false", "true"], ids=["json", "streaming"])
-    def test_what_runs_is_finished_and_what_is_offered_meanwhile_stays_in_the_queue(self, face: str) -> None:
+    @pytest.mark.parametrize("streams", [False, True], ids=["object", "stream"])
+    def test_what_runs_is_finished_and_what_is_offered_meanwhile_stays_in_the_queue(self, streams: bool) -> None:
         async def scenario() -> None:
-            async with echo(STREAMING=face) as (platform, worker):
-                ids = await running(platform, worker, {"sleep": 2, "chunks": 1}, 4)
+            async with echo() as (platform, worker):
+                ids = await running(platform, worker, {"sleep": 2, "chunks": 1, "stream": streams}, 4)
                 began = time.monotonic()
                 worker.terminate()
                 await asyncio.sleep(2 * LAST_TAKE_S)
@@ -385,12 +365,12 @@ class TestTheEnd:
 
         asyncio.run(scenario())
 
-    @pytest.mark.parametrize("face", ["false", "true"], ids=["json", "streaming"])
-    def test_a_job_that_is_on_its_way_when_the_worker_is_told_to_stop_is_answered(self, face: str) -> None:
+    @pytest.mark.parametrize("streams", [False, True], ids=["object", "stream"])
+    def test_a_job_that_is_on_its_way_when_the_worker_is_told_to_stop_is_answered(self, streams: bool) -> None:
         async def scenario() -> None:
-            async with echo(STREAMING=face) as (platform, worker):
+            async with echo() as (platform, worker):
                 platform.fault("take", delay_s=0.6 * LAST_TAKE_S, after=True)
-                id_ = await platform.run({"say": 1})
+                id_ = await platform.run({"say": 1, "stream": streams})
                 await eventually(lambda: platform.jobs[id_].state == "IN_PROGRESS")  # handed out, not here yet
                 worker.terminate()
                 assert await worker.exited() == 0
@@ -469,16 +449,29 @@ class TestTheSDK:
     def test_the_loop_is_ours(self, face: Face) -> None:
         assert "the SDK's own loop" not in face.worker.log
 
-    @pytest.mark.parametrize("face", ["false", "true"], ids=["json", "streaming"])
-    def test_another_version_of_the_sdk_serves_with_its_own_loop_and_one_warning(self, face: str) -> None:
+    def test_another_version_of_the_sdk_serves_objects_with_its_own_loop_and_says_so(self) -> None:
         async def scenario() -> None:
-            async with echo(STOCK="true", STREAMING=face) as (platform, worker):
+            async with echo(STOCK="true") as (platform, worker):
                 output = (await platform.runsync({"say": 1, "chunks": 1}))["output"]
-                chunks = [{"index": 0, "delta": "0 "}]
-                assert output == ({"say": 1, "runs": 1} if face == "false" else [*chunks, {"say": 1, "runs": 1}])
+                assert output == {"say": 1, "runs": 1}
+                call = {"openai_route": "/v1/chat/completions", "openai_input": {"say": 2}}
+                assert (await platform.runsync(call))["output"] == {"say": 2, "runs": 1}
                 failed = await platform.runsync({"fail": 1})
                 assert (failed["status"], failed["error"]) == ("FAILED", "as told")
-                assert worker.log.count("the SDK's own loop serves") == 1
+                assert worker.log.count("the SDK's own loop serves, which may lose results and streams none") == 1
+
+        asyncio.run(scenario())
+
+    def test_another_version_of_the_sdk_refuses_to_stream_in_the_callers_shape(self) -> None:
+        async def scenario() -> None:
+            async with echo(STOCK="true") as (platform, _):
+                native = await platform.runsync({"say": 1, "stream": True})
+                error = json.loads(native["error"])
+                assert (native["status"], error["code"], error["field"]) == ("FAILED", "unsupported", "stream")
+                call = {"openai_route": "/v1/chat/completions", "openai_input": {"stream": True}}
+                openai = await platform.runsync(call)
+                error = json.loads(openai["error"])["error"]
+                assert (openai["status"], error["code"], error["param"]) == ("FAILED", "unsupported", "stream")
 
         asyncio.run(scenario())
 

@@ -20,11 +20,12 @@ from handler.queue.answer import Answers, ResultCache
 from handler.queue.delivery import Backoff, Post, Receipt, RetryPolicy
 from handler.queue.encoding import NotJson, decode, encode
 from handler.queue.intake import Intake
-from handler.queue.output import Chunk, Failed, Handler, Job, Output, Result
+from handler.queue.output import Chunk, Failed, Handler, Job, Output, Result, Way
 from handler.queue.reading import Handout
 from handler.report import Report
 
 DELIVERED = Receipt("delivered", "", 1)
+WAY = Way(wants_pieces=False, streamed=False, openai=False)
 
 
 READING = Pool("reading", 1)
@@ -45,6 +46,7 @@ class FakePlatform:
     asked: list[int] = field(default_factory=list)
     results: dict[str, list[bytes]] = field(default_factory=dict)
     chunks: list[tuple[bytes, int | None]] = field(default_factory=list)
+    once: list[bool] = field(default_factory=list)
     in_progress: set[str] = field(default_factory=set)
     receipts: list[Receipt] = field(default_factory=list)  # what the next posts get
     slow_body: asyncio.Event | None = None
@@ -66,8 +68,9 @@ class FakePlatform:
     async def stops(self) -> list[str]:
         return [await self.stopped.get()]
 
-    async def chunk(self, job_id: str, body: bytes, *, tries: int | None = None) -> Receipt:
+    async def chunk(self, job_id: str, body: bytes, *, tries: int | None = None, once: bool = False) -> Receipt:
         self.chunks.append((body, tries))
+        self.once.append(once)
         return self.receipts.pop(0) if self.receipts else DELIVERED
 
     async def result(self, job_id: str, body: bytes, *, streamed: bool) -> Receipt:
@@ -89,9 +92,7 @@ def intake_of(
     fault: Callable[[], str | None] = lambda: None,
     report: Report | None = None,
 ) -> Intake:
-    return Intake(
-        platform, handler, streams=False, capacity=capacity, grace_s=0.2, fault=fault, health=report or Report()
-    )
+    return Intake(platform, handler, capacity=capacity, grace_s=0.2, fault=fault, health=report or Report())
 
 
 @pytest.fixture
@@ -412,16 +413,19 @@ def test_the_state_is_draining_once_the_worker_takes_no_more_and_broken_where_it
 
 class TestAnswers:
     def answered(
-        self, platform: FakePlatform, outputs: list[Output], *receipts: Receipt, streams: bool = False
+        self, platform: FakePlatform, outputs: list[Output], *receipts: Receipt, streams: bool = False, **given: Any
     ) -> list[bytes]:
+        """The results of a job with the input `given`."""
+        asked: Job = {"id": "a", "input": {**given, **({"stream": True} if streams else {})}}
+
         async def handler(job: Job) -> AsyncGenerator[Output, None]:
             for output in outputs:
                 yield output
 
         async def scenario() -> None:
             platform.receipts += receipts
-            answers = Answers(platform, handler, streams=streams)
-            await answers.deliver("a", await answers.answer("a", job("a")))
+            answer = Answers(platform, handler).begin("a", asked)
+            await answer.deliver(await answer.run())
 
         asyncio.run(scenario())
         return platform.results["a"]
@@ -474,8 +478,8 @@ class TestAnswers:
                 for output in outputs:
                     yield output
 
-            answers = Answers(FakePlatform(), handler, streams=False)
-            assert await answers.answer("a", job("a")) == await answers.answer("a", job("a"))
+            answers = Answers(FakePlatform(), handler)
+            assert await answers.begin("a", job("a")).run() == await answers.begin("a", job("a")).run()
             return runs
 
         assert asyncio.run(scenario(Result({"error": "no prompt"}))) == 1
@@ -490,11 +494,11 @@ class TestAnswers:
     def test_what_is_kept_is_bounded_and_the_oldest_goes_first(self) -> None:
         kept = ResultCache(max_bytes=10)
         for name in "abc":
-            kept.keep(name, b"1234")
-        kept.keep("large", b"x" * 11)
+            kept.keep(name, b"1234", WAY)
+        kept.keep("large", b"x" * 11, WAY)
         assert [kept.get(name) for name in ("a", "b", "c", "large")] == [None] * 4
-        kept.keep("d", b"1234")
-        assert kept.get("d") == b"1234"
+        kept.keep("d", b"1234", WAY)
+        assert kept.get("d") == (b"1234", WAY)
 
 
 class Session:

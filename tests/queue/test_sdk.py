@@ -27,7 +27,7 @@ def checks(
     monkeypatch.setattr(rp_fitness, "_system_checks_registered", False, raising=False)
     monkeypatch.setattr(rp_scale, "JobScaler", rp_scale.JobScaler)  # so that it is there again after the test
     monkeypatch.setattr(runpod.serverless, "start", lambda config: None)
-    sdk.serve(nothing, streams=False, slots=1, fault=fault, settled=settled, health=Report())
+    sdk.serve(nothing, slots=1, fault=fault, settled=settled, health=Report())
     rp_fitness._ensure_gpu_check_registered()
     rp_fitness._ensure_system_checks_registered()
     return [*rp_fitness._fitness_checks]

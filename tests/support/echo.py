@@ -2,7 +2,7 @@
 
     python -m tests.support.echo
 
-STREAMING=true chooses the face, SLOTS how many jobs it runs, EXACT=true no more than those, STOCK=true the SDK's own
+SLOTS says how many jobs it runs, EXACT=true no more than those, STOCK=true the SDK's own
 loop, and GIVE_UP_S, REFUSED_S, ANSWER_S and GRACE_S how long it tries and waits. The keys of a job's input are those
 that `echo` reads, all of them optional; the result counts how often the job ran.
 """
@@ -23,18 +23,19 @@ from handler.report import Report
 
 #: values that JSON cannot express, by name
 ODD: dict[str, Any] = {"nan": float("nan"), "surrogate": "\ud800", "object": object()}
-STREAMS = os.environ.get("STREAMING") == "true"
 runs: Counter[str] = Counter()
 faults: list[str] = []
 
 
 async def echo(job: Job) -> AsyncGenerator[Output, None]:
     given: Any = job["input"]
+    openai = "openai_route" in given
+    given = given.get("openai_input", given)
     id_ = str(job["id"])
     note("runs", id_, given)
     try:
         for index in range(given.get("chunks", 0)):
-            yield Chunk({"index": index, "delta": f"{index} "})
+            yield Chunk(f"data: {index}\n\n" if openai else {"index": index, "delta": f"{index} "})
             await asyncio.sleep(given.get("pace", 0))
         runs[id_] += 1
         if "spin" in given:
@@ -52,6 +53,9 @@ async def echo(job: Job) -> AsyncGenerator[Output, None]:
         note("left", id_, given)
     if "fail" in given:
         yield Failed("as told")
+        return
+    if openai and given.get("stream"):
+        yield Result("data: [DONE]\n\n")
         return
     reply = {"say": given.get("say"), "runs": runs[id_], **given.get("reply", {})}
     yield Result({**reply, **({"odd": ODD[given["odd"]]} if "odd" in given else {})})
@@ -78,7 +82,6 @@ def main() -> int:
         sdk.overfetched = lambda slots: slots
     return sdk.serve(
         echo,
-        streams=STREAMS,
         slots=slots,
         fault=lambda: faults[0] if faults else None,
         settled=lambda timeout_s: True,

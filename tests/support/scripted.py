@@ -165,7 +165,7 @@ class Line:
 @contextmanager
 def started(path: Path, **settings: Any) -> Iterator[Line]:
     """A worker over a checkpoint, as `python -m handler` starts one."""
-    worker = start(Settings(model_path=str(path), **{"streaming": True, **settings}), Report())
+    worker = start(Settings(model_path=str(path), **settings), Report())
     try:
         yield Line(worker.jobs, worker.engine)
     finally:

@@ -1,0 +1,15 @@
+"""Server-sent events: one object, one event. Knows no content."""
+
+import json
+
+from pydantic import JsonValue
+
+DONE = "data: [DONE]\n\n"
+#: Line ends of Unicode, which JSON leaves as they are: clients that cut lines with Python's `splitlines` cut there.
+_LINE_ENDS = str.maketrans({"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
+def event(value: dict[str, JsonValue]) -> str:
+    """The text of one event."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"data: {text.translate(_LINE_ENDS)}\n\n"
