@@ -326,7 +326,7 @@ def build_jobs(
     template, model = loaded.template, loaded.info
     constants = WorkerConstants(
         version=__version__,
-        streaming=settings.streaming or settings.face == "http",
+        streaming=settings.streaming,
         engine=size,
         python=platform.python_version(),
         libraries={library: version(library) for library in ("torch", "transformers", "runpod")},
@@ -344,7 +344,7 @@ def build_jobs(
         default_system,
         prefix_sharing=settings.prefix_sharing,
     )
-    return Jobs(Operations(core), report, constants.streaming)
+    return Jobs(Operations(core), report, settings.streaming)
 
 
 def restart_on_plain_torch(error: DeviceLost, settings: Settings, environ: Mapping[str, str]) -> NoReturn:
