@@ -60,6 +60,11 @@ class EventStream:
         """True once the headers are sent."""
         return self._response.prepared
 
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """Add headers, where they are not sent yet."""
+        if not self.begun:
+            self._response.headers.update(headers)
+
     async def __aenter__(self) -> Self:
         self._comments = asyncio.get_running_loop().create_task(self._comment())
         self._comments.add_done_callback(_look_at_error)

@@ -11,10 +11,11 @@ from handler import log
 from handler.api.failure import Failure
 from handler.engine.protocol import Status
 from handler.errors import EngineFailed, Internal, WorkerError
+from handler.openai.served import Served
 from handler.queue.encoding import JsonObject
 from handler.report import Report
 from handler.settings import Settings
-from handler.web import metrics, native
+from handler.web import metrics, native, openai
 from handler.web.answers import answer, json_response
 from handler.web.bodies import Bodies
 from handler.web.failures import Refused, body_of, headers_of, status_of
@@ -47,6 +48,7 @@ class Face:
         self.line = Line(lambda: report.state)
         self.backend: Backend | None = None
         self._bodies = Bodies()
+        self._served: Served | None = None
         self._health_path = settings.health_check_path
         self._key = None if settings.api_key is None else settings.api_key.encode("utf-8", "surrogateescape")
 
@@ -63,6 +65,7 @@ class Face:
             if path != self._health_path:
                 router.add_get(path, self._section)
         router.add_get("/metrics", self._metrics)
+        router.add_route("*", openai.PREFIX + "{tail:.*}", self._openai)
         return application
 
     # -- every request ---------------------------------------------------------------------------------------------
@@ -100,8 +103,11 @@ class Face:
     async def _fail(
         self, request: web.Request, failure: Failure, headers: dict[str, str] | None = None
     ) -> web.StreamResponse:
-        # The original prompt of an enhance comes with the failures of requests that were read.
-        response = json_response(body_of(failure), status_of(failure), {**headers_of(failure), **(headers or {})})
+        if request.path.startswith(openai.PREFIX):
+            status, body, own = openai.failed(failure)
+        else:
+            status, body, own = status_of(failure), body_of(failure), headers_of(failure)
+        response = json_response(body, status, {**own, **(headers or {})})
         if not request.content.is_eof():
             response.force_close()  # the rest of a body that nobody reads
         return await answer(request, response)
@@ -131,9 +137,16 @@ class Face:
 
     def _native(self, route: Route) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await native.run(route, request, self._ready(), self.line, self._bodies)
+            return await native.run(route, request, self._ready, self.line, self._bodies)
 
         return handle
+
+    async def _openai(self, request: web.Request) -> web.StreamResponse:
+        jobs = self._ready()
+        if self._served is None:
+            core = jobs.operations.core
+            self._served = Served.of(core.model, core.engine, core.worker.version)
+        return await openai.run(request, jobs, self._served, self.line, self._bodies)
 
     async def _section(self, request: web.Request) -> web.StreamResponse:
         name = GETS[request.path]
@@ -169,5 +182,7 @@ def _refusal(request: web.Request, error: web.HTTPException) -> Refused:
         allowed = ", ".join(sorted(error.allowed_methods))
         return Refused("method_not_allowed", f"this path takes {allowed}", headers={"allow": allowed})
     if error.status == 404:
-        return Refused("unknown_url", f"there is no such path; there are {', '.join(sorted({*POSTS, *GETS}))}")
+        return Refused(
+            "unknown_url", f"there is no such path; there are {', '.join(sorted({*POSTS, *GETS}))} and /v1/…"
+        )
     return Refused("invalid_request", error.reason)

@@ -13,6 +13,7 @@ STATUS: dict[str, int] = {
     "unsupported": 400,
     "no_pack": 400,
     "unauthorized": 401,
+    "model_not_found": 404,
     "unknown_url": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,

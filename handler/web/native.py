@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -11,6 +12,7 @@ from handler.api.failure import Failure
 from handler.api.info import Section
 from handler.api.reply import Reply, to_wire
 from handler.engine.fold import Piece
+from handler.errors import WorkerError
 from handler.queue.encoding import encode
 from handler.web.answers import EventStream, answer, json_response
 from handler.web.bodies import Bodies
@@ -32,20 +34,41 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-async def run(route: Route, request: web.Request, jobs: "Jobs", line: Line, bodies: Bodies) -> web.StreamResponse:
+async def run(
+    route: Route, request: web.Request, ready: "Callable[[], Jobs]", line: Line, bodies: Bodies
+) -> web.StreamResponse:
     """Answer a POST.
+
+    Args:
+        ready: the line of jobs; raises `Overloaded` while there is none.
 
     Raises:
         WorkerError: the request is not run.
         Refused: its body is not read.
     """
-    if route.operation != "info":
-        line.check()  # before the body is read
+    if route.operation != "enhance":  # its callers get their prompt back, whatever happens, so that it is read
+        ready()
+    if route.operation in ("chat", "generate"):
+        line.check()
     body = await bodies.read(request)
-    id_, original = new_id(), original_prompt(body) if route.operation == "enhance" else None
-    headers = {REQUEST_ID: id_}
-    given = route.input(body)
-    if route.operation == "info":
+    original = original_prompt(body) if route.operation == "enhance" else None
+    headers = {REQUEST_ID: new_id()}
+    try:
+        return await _answer(request, ready(), route.input(body), line, headers, original)
+    except WorkerError as error:
+        return await answer(request, whole(Failure.of(error), headers, original))
+
+
+async def _answer(
+    request: web.Request,
+    jobs: "Jobs",
+    given: dict[str, Any],
+    line: Line,
+    headers: dict[str, str],
+    original: str | None,
+) -> web.StreamResponse:
+    id_ = headers[REQUEST_ID]
+    if given["operation"] == "info":
         return await answer(request, whole(await jobs.answer({"id": id_, "input": given}), headers, original))
     if given.get("deadline_ms") is None:
         given["deadline_ms"] = DEADLINE_MS
