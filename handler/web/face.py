@@ -182,7 +182,6 @@ def _refusal(request: web.Request, error: web.HTTPException) -> Refused:
         allowed = ", ".join(sorted(error.allowed_methods))
         return Refused("method_not_allowed", f"this path takes {allowed}", headers={"allow": allowed})
     if error.status == 404:
-        return Refused(
-            "unknown_url", f"there is no such path; there are {', '.join(sorted({*POSTS, *GETS}))} and /v1/…"
-        )
+        there = ", ".join(sorted({*POSTS, *GETS, "/v1/chat/completions"}))
+        return Refused("unknown_url", f"there is no such path; there are {there}")
     return Refused("invalid_request", error.reason)

@@ -40,6 +40,17 @@ def serve(settings: Settings, report: Report, load: Callable[[], Backend]) -> in
     return asyncio.Runner().run(_Server(settings, report).run(load))
 
 
+def runner_of(face: Face) -> web.AppRunner:
+    """The library's server for a face.
+
+    A client that leaves cancels its request, and with it the work. Bodies are read as they are sent: what a few
+    compressed bytes would become is not bounded.
+    """
+    return web.AppRunner(
+        face.application(), access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=1.0
+    )
+
+
 class _Server:
     def __init__(self, settings: Settings, report: Report) -> None:
         self._settings = settings
@@ -50,12 +61,7 @@ class _Server:
         self._broke = False
 
     async def run(self, load: Callable[[], Backend]) -> int:
-        # A client that leaves cancels its request, and with it the work. Bodies are read as they are sent: what a few
-        # compressed bytes would become is not bounded.
-        runner = web.AppRunner(
-            self._face.application(), access_log=None, handler_cancellation=True, auto_decompress=False,
-            shutdown_timeout=1.0,
-        )  # fmt: skip
+        runner = runner_of(self._face)
         await runner.setup()
         await self._bind(runner)
         backend = await asyncio.to_thread(load)
