@@ -1,6 +1,7 @@
 """Failures as HTTP answers: the status of each code, and the body that native callers read."""
 
 import math
+import re
 
 from pydantic import JsonValue
 
@@ -26,6 +27,9 @@ STATUS: dict[str, int] = {
     "engine_failed": 503,
     "deadline_exceeded": 504,
 }
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Refused(Exception):
@@ -54,9 +58,19 @@ def headers_of(failure: Failure) -> dict[str, str]:
 
 def body_of(failure: Failure, original: str | None = None) -> dict[str, JsonValue]:
     """The body; `original` is the prompt that an enhancement was asked for, which is given back."""
-    wire = failure.to_wire()
+    wire = sendable(failure).to_wire()
     body = {"success": False, "error": wire.pop("message"), **wire}
-    return body if original is None else {**body, "enhanced_prompt": original}
+    return body if original is None else {**body, "enhanced_prompt": _characters(original)}
+
+
+def sendable(failure: Failure) -> Failure:
+    """The failure without what is no character: the name of an unknown field may hold lone surrogates."""
+    field = None if failure.field is None else _characters(failure.field)
+    return failure.model_copy(update={"message": _characters(failure.message), "field": field})
+
+
+def _characters(text: str) -> str:
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def original_prompt(body: object) -> str | None:

@@ -15,7 +15,7 @@ from handler.openai.call import Call
 from handler.openai.served import Served
 from handler.web.answers import EventStream, answer, json_response
 from handler.web.bodies import Bodies
-from handler.web.failures import Refused, status_of
+from handler.web.failures import Refused, sendable, status_of
 from handler.web.line import Line, cut_off_error
 from handler.web.native import DEADLINE_MS, REQUEST_ID, new_id
 
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[\w.\[\]-]{1,100}", re.ASCII)
 def failed(failure: Failure) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of a failure in OpenAI's shape."""
     # Failures of HTTP itself have statuses that only this face knows, and the body's `type` has to agree with them.
-    _, body = errors.body(failure)
+    _, body = errors.body(sendable(failure))
     status = status_of(failure)
     body["error"] = {
         **_object(body["error"]),

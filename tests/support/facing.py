@@ -1,6 +1,7 @@
 """The HTTP face over an engine that says what it is told to, and a client for it."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,7 +48,8 @@ class Client:
         self.url = url
 
     async def post(self, path: str, body: object = None, **more: Any) -> Answer:
-        return await self.send("POST", path, data=body if isinstance(body, bytes) else json.dumps(body), **more)
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.send("POST", path, data=io.BytesIO(data) if len(data) > 1_000_000 else data, **more)
 
     async def get(self, path: str, **more: Any) -> Answer:
         return await self.send("GET", path, **more)
