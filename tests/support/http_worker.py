@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from tests.support.facing import Client, clients
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +45,12 @@ class HttpWorker:
     async def ready(self, timeout_s: float = 60.0) -> None:
         """Wait until it is healthy."""
         async with asyncio.timeout(timeout_s):
-            while (await self.client.get("/ping")).status != 200:  # noqa: ASYNC110  another process
+            while True:
+                with suppress(aiohttp.ClientConnectionError):
+                    if (await self.client.get("/ping")).status == 200:
+                        return
+                if self.process.returncode is not None:
+                    raise RuntimeError(f"the worker ended with {self.process.returncode}:\n{self.log}")
                 await asyncio.sleep(0.05)
 
     async def health(self) -> dict[str, Any]:
