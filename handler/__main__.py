@@ -33,8 +33,10 @@ def main() -> int:
         settings = Settings.from_environment(os.environ)
         for sentence in without_effect(os.environ):
             log.warn(sentence)
-        job = _local_job()
+        job = _local_job(settings)
         try:
+            if job is None and settings.face == "http":
+                return _serve_http(settings, report)
             worker = start(settings, report)
         except DeviceLost as error:
             restart_on_plain_torch(error, settings, os.environ)
@@ -56,13 +58,14 @@ def main() -> int:
         return 1
 
 
-def _local_job() -> dict[str, JsonValue] | None:
+def _local_job(settings: Settings) -> dict[str, JsonValue] | None:
     """The one job to answer; None where the worker is to serve."""
     parser = argparse.ArgumentParser(prog="python -m handler", description=__doc__, add_help=False, allow_abbrev=False)
     parser.add_argument("--test_input")
     parser.add_argument("--rp_serve_api", action="store_true")
     arguments, others = parser.parse_known_args()  # the SDK reads the others
-    if arguments.rp_serve_api or (arguments.test_input is None and on_runpod(os.environ)):
+    serves = settings.face == "http" or on_runpod(os.environ)
+    if arguments.rp_serve_api or (arguments.test_input is None and serves):
         return None
     if others:
         raise StartError(f"{others[0]} is no argument; there are --test_input and --rp_serve_api")
@@ -84,6 +87,19 @@ def _serve(worker: Worker, settings: Settings, report: Report) -> int:
         health=report,
         grace_s=settings.shutdown_grace_s,
     )
+
+
+def _serve_http(settings: Settings, report: Report) -> int:
+    """Serve HTTP, from before the model is loaded: a balancer asks how the worker is."""
+    from handler.web.face import Backend
+    from handler.web.server import serve
+
+    def load() -> Backend:
+        worker = start(settings, report)
+        fault = Watchdog(worker.engine, settings.step_timeout_s, pools=worker.pools)
+        return Backend(worker.jobs, worker.config.rows, fault, worker.engine.status)
+
+    return serve(settings, report, load)
 
 
 def status_of(ended: SystemExit) -> int:

@@ -41,6 +41,8 @@ def _json_object(value: object) -> object:
 
 #: which requests share computed prefixes: all with the same `cache_salt` or none, those with a salt, no two
 PrefixSharing = Literal["all", "salted", "off"]
+#: 0 takes a free one
+Port = Annotated[int, Field(ge=0, le=65_535)]
 #: a day at most
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -108,6 +110,27 @@ class Settings(BaseModel):
         120.0,
         description="Seconds that a step may take, or work may wait for a thread; after that the worker counts as hung "
         "and ends.",
+    )
+
+    face: Literal["queue", "http"] = Field(
+        "queue",
+        description="`queue` takes jobs of a queue endpoint; `http` serves HTTP itself, for a load-balancing endpoint "
+        "or outside of RunPod.",
+    )
+    port: Port = Field(80, description="With `FACE=http`: the port of requests; RunPod sets it.")
+    port_health: Port | None = Field(
+        None, description="With `FACE=http`: a second port for the same paths, where RunPod asks for the health."
+    )
+    health_check_path: str = Field(
+        "/ping", pattern="^/", description="With `FACE=http`: the path where RunPod asks for the health."
+    )
+    bind_address: str = Field(
+        "0.0.0.0", description="With `FACE=http`: the address to listen on; 127.0.0.1 for this machine alone."
+    )
+    api_key: str | None = Field(
+        None,
+        description="With `FACE=http`: the key that requests must bring, as `Authorization: Bearer KEY`. Unset: anyone "
+        "who reaches the port is answered, and on RunPod its edge checks keys.",
     )
 
     packs_dir: DirectoryPath | None = Field(

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from pydantic import JsonValue
 
+from handler.engine.histogram import Latency
 from handler.engine.sampling import Sampling
 from handler.engine.scoring import Scored
 from handler.engine.stream import Stream
@@ -101,6 +102,8 @@ class Status:
     heartbeat_age_s: float
     #: this engine's own counters (steps, pages, preemptions …), by name
     details: Mapping[str, JsonValue] = field(default_factory=lambda: MappingProxyType({}))
+    #: of all requests since the start; None where the engine does not measure it
+    latency: Latency | None = None
 
 
 class Engine(Protocol):

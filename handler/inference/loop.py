@@ -13,6 +13,7 @@ import torch
 from pydantic import JsonValue
 
 from handler import log
+from handler.engine.histogram import Latency
 from handler.engine.protocol import ModelInfo, Prompt, Status
 from handler.engine.sampling import Sampling
 from handler.engine.scoring import Scored, scored
@@ -92,6 +93,7 @@ class BatchingEngine:
         self._launched: deque[Draws[Request]] = deque()
         self._outbox = Outbox()
         self._pace = Pace(config.rows)
+        self._latency = Latency()
         self._steps = 0
         self._captured_at = 0
         self._failures = 0
@@ -173,7 +175,7 @@ class BatchingEngine:
         }
         running = len(self._scheduler.running) if self._alive else 0
         waiting, age_s = max(0, len(self._open) - running), time.monotonic() - self._heartbeat
-        return Status(self._alive, running, waiting, heartbeat_age_s=age_s, details=MappingProxyType(details))
+        return Status(self._alive, running, waiting, age_s, MappingProxyType(details), self._latency)
 
     def warm_up(self, timeout_s: float) -> bool:
         """Wait until the first graphs are captured; False after `timeout_s` seconds. Requests may arrive before.
@@ -346,6 +348,7 @@ class BatchingEngine:
                 self._runner.correct(settled)
 
     def _accept(self, request: Request, token: int, logprobs: tuple[Logprob, ...], now: float) -> None:
+        self._latency.token(now, arrived=request.arrived, last=request.last_token)
         try:
             delta, reason = request.take(token, logprobs, now)
             closing = request.close_thought() if reason is None and request.thought_is_full else None

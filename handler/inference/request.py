@@ -102,6 +102,7 @@ class Request(Sequence):
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     first_token: float | None = None
+    last_token: float | None = None
     ended: bool = False
     #: for the log, which the engine's thread writes as well
     job_id: str | None = field(default_factory=current_job.get)
@@ -181,6 +182,7 @@ class Request(Sequence):
         self.tokens.append(token)
         if self.first_token is None:
             self.first_token = now
+        self.last_token = now
         text = self.text
         reason: FinishReason | None = None
         if token in self.end_ids:
