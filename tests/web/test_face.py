@@ -264,7 +264,9 @@ def test_openais_answers_stream_and_name_what_had_no_effect_in_a_header(line: Li
 def test_a_silent_stream_is_kept_open_by_comments(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     from handler.web.answers import EventStream
 
-    monkeypatch.setitem(EventStream.__init__.__kwdefaults__, "silence_s", 0.05)
+    defaults = EventStream.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "silence_s", 0.05)
     engine = ScriptedEngine([EngineFailed("gone")], step_s=0.3)
     native, openai = asked(
         faced(line(engine)),
