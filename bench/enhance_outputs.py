@@ -142,9 +142,7 @@ def _fits(some: Sequence[Output], brief_of: MakeBrief) -> Iterator[Fits]:
         made = draft(brief, one.text, "stop")
         if count(one.text) <= brief.budget.max_tokens or not isinstance(made, Draft):
             continue
-        before, after = (
-            frozenset(of for of, finds in words.items() if finds(text)) for text in (one.text, made.text)
-        )
+        before, after = (frozenset(of for of, finds in words.items() if finds(text)) for text in (one.text, made.text))
         dropped = (clause.text for clause in made.trimmed)
         wanted = (text for text in dropped if any(finds(text) for finds in words.values()))
         # With the mark that ends it, as the clauses before it have theirs.
