@@ -1,18 +1,23 @@
 """Measures the time of enhancement without the model, and of variants with it.
 
-    python -m bench.enhance [--encoders DIR] [--repeat 400] [--model DIR] [--save]
+    python -m bench.enhance [--encoders DIR] [--repeat 400] [--model DIR] [--outputs DIR] [--save]
 
 First: the milliseconds of the processor that cleaning, repairing, fitting, checking and scoring an answer of about 120
 words take; with the tokenizers of `--encoders` (folders `clip`, `umt5`, `t5`), else with the model's. Then: the seconds
 that one job of `n` variants takes on the model, which draws their tokens at the same time.
+
+With `--outputs`, a checkout of Vchitect/VBench@45e79ec: what is refused, cut and left out of the stored outputs of
+other enhancers (`bench/enhance_outputs.py`), and no times.
 """
 
 import argparse
 import asyncio
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
+from bench import enhance_outputs
 from bench.harness import Bench, percentile
 from handler.api.enhance import EnhanceRequest
 from handler.api.parse import parse
@@ -41,11 +46,17 @@ def main() -> None:
     parser.add_argument("--encoders", default="")
     parser.add_argument("--repeat", type=int, default=400)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--outputs", type=Path)
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     settings = Settings.from_environment({"MODEL_PATH": arguments.model, "ENCODERS_DIR": arguments.encoders})
     worker = start(settings, Report())
     bench = Bench("enhance")
+    if arguments.outputs is not None:
+        enhance_outputs.measure(bench, arguments.outputs, lambda prompt, entry: brief_of(worker.jobs, entry, prompt))
+        worker.engine.close()
+        bench.finish(save=False)
+        return
     table = bench.table(
         f"An answer of {len(ANSWER.split())} words, milliseconds of the processor (p95)",
         ["entry", "counted by", "clean, repair, fit", "check, score", "together"],
@@ -62,8 +73,8 @@ def main() -> None:
     bench.finish(arguments.save)
 
 
-def brief_of(jobs: Jobs, job_type: str) -> Brief:
-    request = parse({"operation": "enhance", "prompt": PROMPT, "job_type": job_type, "mode": "rewrite"})
+def brief_of(jobs: Jobs, job_type: str, prompt: str = PROMPT) -> Brief:
+    request = parse({"operation": "enhance", "prompt": prompt, "job_type": job_type, "mode": "rewrite"})
     assert isinstance(request, EnhanceRequest)
     return asyncio.run(jobs.operations.core.enhancer.brief(request, None))
 

@@ -59,6 +59,51 @@ WISHES = (
     Wish("三匹の猫、人はいない", ("三匹", "猫", "人はいない"), "ja"),
 )
 
+#: prompts of the same kinds, held aside: packs and checks were changed by what came of `WISHES`, never by these
+HELD_ASIDE = (
+    Wish("an owl on a fence post", ("owl", "fence post")),
+    Wish("windmill at noon", ("windmill", "noon")),
+    Wish("a jar of honey beside a green apple", ("jar", "honey", "green", "apple")),
+    Wish("a street market in the rain, at night", ("street market", "rain", "night")),
+    Wish("close-up of a watchmaker's hands", ("close-up", "watchmaker", "hands")),
+    Wish("a wooden rowing boat under willow trees", ("wooden", "rowing boat", "willow")),
+    # names
+    Wish("Marie Curie in her laboratory", ("Marie Curie", "laboratory")),
+    Wish("a tram on the Rua Augusta", ("tram", "Rua Augusta")),
+    Wish("Nora and Ilias playing chess in Bergen", ("Nora", "Ilias", "chess", "Bergen")),
+    Wish("a Vespa outside Bar Così", ("Vespa", "Bar Così")),
+    # counts
+    Wish("four black swans on a lake", ("four", "black", "swans", "lake")),
+    Wish("9 hot-air balloons above a valley", ("9", "balloons", "valley")),
+    Wish("one nurse and three soldiers", ("one", "nurse", "three", "soldiers")),
+    Wish("six cups, two of them broken", ("six", "cups", "two", "broken")),
+    # negations
+    Wish("a beach at dawn, no footprints", ("beach", "dawn", "no footprints")),
+    Wish("a violin without strings", ("violin", "without strings")),
+    Wish("a pirate, not smiling", ("pirate", "not smiling")),
+    Wish("a desk, no computer, no plants", ("desk", "no computer", "no plants")),
+    # syntax of user interfaces
+    Wish("(old oak:1.2), meadow, <lora:autumn_mix:0.6>", ("(old oak:1.2)", "meadow", "<lora:autumn_mix:0.6>")),
+    Wish("sks dog on a [[crowded]] bridge", ("sks", "dog", "[[crowded]]", "bridge")),
+    Wish("harbour, [fog:storm:0.4], --ar 3:2", ("harbour", "[fog:storm:0.4]", "--ar 3:2")),
+    Wish('a T-shirt with the words "GO SLOW"', ("T-shirt", '"GO SLOW"')),
+    Wish("a snowy peak BREAK a green lake", ("snowy peak", "green lake", "BREAK")),
+    Wish("score_9, 1boy, bicycle, backpack", ("score_9", "1boy", "bicycle", "backpack")),
+    # German, French, Spanish, Russian, Japanese
+    Wish("eine leere Straße im Regen", ("leere", "Straße", "Regen"), "de"),
+    Wish("drei Kinder am Fluss, keine Autos", ("drei", "Kinder", "Fluss", "keine Autos"), "de"),
+    Wish("Herr Schuster mit grauem Hut", ("Herr Schuster", "grauem", "Hut"), "de"),
+    Wish("une vieille horloge dans une gare", ("vieille", "horloge", "gare"), "fr"),
+    Wish("un jardin sous la neige, sans fleurs", ("jardin", "neige", "sans fleurs"), "fr"),
+    Wish("deux chevaux près du phare de Biarritz", ("deux", "chevaux", "phare", "Biarritz"), "fr"),
+    Wish("una mujer con un paraguas amarillo", ("mujer", "paraguas", "amarillo"), "es"),
+    Wish("cinco barcos en la playa, sin nubes", ("cinco", "barcos", "playa", "sin nubes"), "es"),
+    Wish("зимний лес на рассвете", ("зимний", "лес", "рассвете"), "ru"),
+    Wish("три собаки во дворе, без снега", ("три", "собаки", "дворе", "без снега"), "ru"),
+    Wish("海辺の白い灯台", ("海辺", "白い", "灯台"), "ja"),
+    Wish("二羽の鳥、雲はない", ("二羽", "鳥", "雲はない"), "ja"),
+)
+
 #: an answer that speaks to its reader, or about its task
 TALK = re.compile(
     r"^\W*(sure|certainly|of course|okay|here('s| is| are)|as an? (ai|language)|thank you|hello|yes,|no,|sorry|"

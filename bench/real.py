@@ -76,7 +76,7 @@ def main() -> int:
         needle(checks)
     if "enhance" not in skipped:
         with real_worker.working(real.checkpoint("bfloat16", say=True)) as jobs:
-            enhance_real.measure(bench, jobs, WISHES, "sdxl_image_fast")
+            enhance_real.measure(bench, jobs, WISHES, enhance_real.ways("sdxl_image_fast"))
     bench.finish(wishes.save)
     for what in checks.failed:
         print(f"failed: {what}")
