@@ -285,11 +285,14 @@ _FAULTS: Mapping[Fault, str] = {
 
 
 def _may_be_cached(answer: Rewritten | Unusable) -> bool:
-    """Whether the model ended by itself, and every hard check passed."""
+    """Whether the model ended by itself and could judge where it had to, and every hard check passed."""
     if isinstance(answer, Unusable) or answer.spent.finish_reason not in ("stop", "length"):
         return False
     enhancement = answer.enhanced.enhancement
-    return enhancement is None or not any(check.hard for check in enhancement.failed_checks.values())
+    if enhancement is None:
+        return True
+    unjudged = enhancement.judge is not None and enhancement.judge.error is not None
+    return not unjudged and not any(check.hard for check in enhancement.failed_checks.values())
 
 
 def _paid(answer: Rewritten | Unusable) -> Rewritten | Unusable:
