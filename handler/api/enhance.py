@@ -309,16 +309,16 @@ class Judged(Part):
 
     by: JudgedBy = Field(
         description="What judged the result. `rules` where the model was not asked: of a candidate, of a text that "
-        "stands in for an answer, and where `error` says why."
+        "stands in for an answer, of a translation, and where `error` says why."
     )
     kept: float | None = Field(
         None,
-        description="The share of the prompt's meaning that the answer keeps. Absent where the answer begins with the "
-        "prompt, or is in another language.",
+        description="The share of the prompt's meaning that the answer keeps. Absent where it begins with the prompt.",
     )
     described: float | None = Field(
         None,
-        description="How much likelier the answer is as a description than as an assistant's words, in nats a token.",
+        description="How much likelier the text behind the prompt is as a description than as an assistant's words, in "
+        "nats a token. Absent where the answer does not begin with the prompt.",
     )
     error: str | None = Field(None, description="The code of the error for which the model could not judge.")
 

@@ -20,7 +20,9 @@ class Judge(Value):
 
     kept: Context = Field(description="Before the user's prompt: it is likely here where `{{answer}}` says the same.")
     nothing: Context = Field(description="An answer that says nothing, above which an answer has to be.")
-    described: Context = Field(description="Before the answer, as a description of `{{prompt}}` goes on.")
+    described: Context = Field(
+        description="Before the text behind a copy of the prompt, as a description of `{{prompt}}` goes on."
+    )
     said: Context = Field(description="The user's turn with `{{prompt}}` that an assistant answers.")
     begun: Context = Field(description="How the assistant's answer begins, which has `{{prompt}}`; the text follows.")
     least_kept: float = Field(
@@ -28,8 +30,8 @@ class Judge(Value):
         "by `nothing`."
     )
     least_described: float = Field(
-        description="Below it an answer is talk, not description: nats a token, by which it is likelier after "
-        "`described` than after `said` and `begun`."
+        description="Below it the text behind a copy of the prompt is talk: nats a token, by which it is likelier "
+        "after `described` than after `said` and `begun`."
     )
 
     @model_validator(mode="after")

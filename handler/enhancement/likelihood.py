@@ -1,8 +1,8 @@
-"""Two figures of an answer by the model's own likelihoods: does it keep the meaning, is it a description?
+"""Two figures by the model's own likelihoods: does an answer keep the meaning, and is it a description or talk?
 
 Each compares mean log-probabilities, in nats a token, in contexts of the pack, so that what makes a text likely in any
-context does not count. Costs prefill alone: five texts of some fifty tokens, two where the answer begins with the
-prompt. Knows no request.
+context does not count. Costs prefill alone: three texts or two, of some sixty tokens with their contexts. Knows no
+request.
 """
 
 import asyncio
@@ -53,18 +53,22 @@ class Likelihood:
     #: on the clock of `time.monotonic`
     deadline: float | None = None
 
-    async def opinion(self, prompt: str, answer: str, *, translated: bool) -> Opinion:
-        """Both figures of an answer; where they cannot be had, the error's code in their place.
+    async def opinion(self, prompt: str, answer: str) -> Opinion:
+        """The figure that tells something of an answer; where it cannot be had, the error's code in its place.
+
+        `described` where the answer begins with the prompt, so that its meaning is kept whatever comes behind it; else
+        `kept`. Of an answer in its own words `described` tells little: an assistant would say the prompt again, too.
 
         Args:
-            prompt, answer: as the text encoder reads them, without a UI's syntax.
-            translated: the answer is to be in another language than the prompt, of which `kept` is not known to speak.
+            prompt, answer: in one language, as the text encoder reads them, without a UI's syntax.
         """
         began = time.monotonic()
-        copy = rest_of_copy(prompt, answer) is not None
+        kept = described = None
         try:
-            kept = None if copy or translated else await self.kept(prompt, answer)
-            described = await self.described(prompt, answer)
+            if rest_of_copy(prompt, answer) is None:
+                kept = await self.kept(prompt, answer)
+            else:
+                described = await self.described(prompt, answer)
         except WorkerError as error:
             return Opinion(error=error.code, seconds=time.monotonic() - began)
         except Exception as error:
@@ -89,8 +93,9 @@ class Likelihood:
         """
 
         def pairs() -> list[Pair]:
-            text = self._text(" " + prompt)  # a word's token begins with its space
-            seen = (answer, self.judge.nothing, prompt)
+            own = _own(prompt)
+            text = self._text(" " + own)  # a word's token begins with its space
+            seen = (answer, self.judge.nothing, own)
             return [(self._raw(filled(self.judge.kept, one)), text) for one in seen]
 
         after_answer, after_nothing, after_itself = scores = await self._scored(pairs)
@@ -114,7 +119,7 @@ class Likelihood:
             return None
 
         def pairs() -> list[Pair]:
-            own = prompt.rstrip(_ENDS) or prompt
+            own = _own(prompt)
             text = self._text(" " + added)
             described, said = filled(self.judge.described, own), filled(self.judge.said, own)
             return [(self._raw(described), text), (self._chat(said, filled(self.judge.begun, own)), text)]
@@ -152,11 +157,17 @@ class Likelihood:
 
 def rest_of_copy(prompt: str, answer: str) -> str | None:
     """What an answer says after the prompt that it begins with, in any case; None where it does not begin with it."""
-    own, said = prompt.strip().rstrip(_ENDS), answer.lstrip()
-    if not own or said[: len(own)].casefold() != own.casefold():
+    own, said = _own(prompt), answer.lstrip()
+    if said[: len(own)].casefold() != own.casefold():
         return None
     rest = said[len(own) :]
     return None if rest[:1].isalnum() and own[-1:].isascii() else rest.lstrip(_ENDS)
+
+
+def _own(prompt: str) -> str:
+    """The prompt without marks at its end; a prompt of marks alone as it is."""
+    own = prompt.strip()
+    return own.rstrip(_ENDS) or own
 
 
 def _usage(scores: Sequence[Scored]) -> Usage:

@@ -22,9 +22,9 @@ _STEEP = 30.0
 class Opinion:
     """What the model says of one answer, and what asking it cost."""
 
-    #: None where it was not asked, as the answer begins with the prompt or is to be in another language
+    #: None where the answer begins with the prompt, or where the contexts tell nothing of the prompt
     kept: float | None = None
-    #: None where the answer adds no clause
+    #: None where the answer does not begin with the prompt, or adds nothing to it
     described: float | None = None
     #: the code of the error for which there are no figures, so that the rules judged alone
     error: str | None = None
@@ -34,8 +34,10 @@ class Opinion:
 
 
 def judged_by(brief: Brief) -> JudgedBy:
-    """What judges the model's answers to the messages of an entry; those to the caller's own are not judged."""
-    return brief.found.entry.judge if brief.found is not None and brief.by_pack else "rules"
+    """What judges a brief's answers: the rules where the answer is to be in another language than the prompt, as the
+    figures are not known to compare languages.
+    """
+    return "rules" if brief.translated else _entrys(brief)
 
 
 def contexts(brief: Brief) -> Judge | None:
@@ -67,13 +69,17 @@ def as_parts(opinion: Opinion, judge: Judge) -> Mapping[str, float]:
 
 
 def told(brief: Brief, opinion: Opinion | None) -> Judged | None:
-    """What a reply says of the judging; None where the rules were to judge alone."""
-    asked = judged_by(brief)
-    if asked == "rules":
+    """What a reply says of the judging; None where the entry has the rules judge."""
+    if _entrys(brief) == "rules":
         return None
     if opinion is None or opinion.error is not None:
         return Judged(by="rules", error=None if opinion is None else opinion.error)
-    return Judged(by=asked, kept=_rounded(opinion.kept), described=_rounded(opinion.described))
+    return Judged(by=judged_by(brief), kept=_rounded(opinion.kept), described=_rounded(opinion.described))
+
+
+def _entrys(brief: Brief) -> JudgedBy:
+    """What the entry names; answers to the caller's own messages are not judged."""
+    return brief.found.entry.judge if brief.found is not None and brief.by_pack else "rules"
 
 
 def _logistic(nats: float) -> float:

@@ -208,7 +208,7 @@ class Rewriter:
             salt = question.rendered.prompt.salt
             likelihood = Likelihood(self.engine, self.template, self.pool, judge, salt, question.deadline)
             # Both as the text encoder reads them, without the syntax of a UI.
-            opinion = await likelihood.opinion(brief.read_prompt, encoded(made.answer), translated=brief.translated)
+            opinion = await likelihood.opinion(brief.read_prompt, encoded(made.answer))
             spent = spent.scored(opinion.usage, opinion.seconds)
             if (found := fault(opinion, judge)) is not None:
                 return found, spent

@@ -101,24 +101,21 @@ def test_an_answer_that_is_the_prompt_again_adds_nothing_to_judge(
     assert judge.engine.seen_scores == []  # type: ignore[attr-defined]
 
 
-def test_of_an_answer_that_begins_with_the_prompt_only_the_rest_is_asked_about(
-    likelihood: Callable[..., Likelihood],
+@pytest.mark.parametrize(
+    ("answer", "figures", "texts"),
+    [(f"{FOX}, in deep snow", (None, 0.0), 2), ("in deep snow, a fox", (1.0, None), 3), (f"{FOX}.", (None, None), 0)],
+)
+def test_of_a_copy_the_rest_is_weighed_and_of_other_answers_the_meaning(
+    likelihood: Callable[..., Likelihood], answer: str, figures: tuple[float | None, float | None], texts: int
 ) -> None:
-    judge = likelihood(lambda prompt, text, at: -1.0)
-    opinion = asyncio.run(judge.opinion(FOX, f"{FOX}, in deep snow", translated=False))
-    assert (opinion.kept, opinion.described, opinion.error) == (None, 0.0, None)
-    assert len(judge.engine.seen_scores) == 2  # type: ignore[attr-defined]
+    judge = likelihood(lambda prompt, text, at: -2.0 if "thing" in prompt else -1.0)
+    opinion = asyncio.run(judge.opinion(FOX, answer))
+    asked = judge.engine.seen_scores  # type: ignore[attr-defined]
+    assert (opinion.kept, opinion.described, opinion.error, len(asked)) == (*figures, None, texts)
+    assert opinion.usage.prompt_tokens == sum(len(prompt.token_ids) + len(text) for prompt, text in asked)
 
 
-def test_of_a_translation_the_meaning_is_not_asked_about(likelihood: Callable[..., Likelihood]) -> None:
-    judge = likelihood(lambda prompt, text, at: -1.0)
-    opinion = asyncio.run(judge.opinion(FOX, "ein roter Fuchs im Schnee", translated=True))
-    assert (opinion.kept, opinion.described) == (None, 0.0)
-
-
-def test_both_figures_cost_what_their_texts_cost_and_two_are_scored_at_a_time(
-    likelihood: Callable[..., Likelihood],
-) -> None:
+def test_two_texts_are_scored_at_a_time(likelihood: Callable[..., Likelihood]) -> None:
     now = most = 0
 
     class Counting(ScriptedEngine):
@@ -131,12 +128,8 @@ def test_both_figures_cost_what_their_texts_cost_and_two_are_scored_at_a_time(
             finally:
                 now -= 1
 
-    judge = likelihood(lambda *_: 0, engine=Counting(step_s=0.001))
-    opinion = asyncio.run(judge.opinion(FOX, "in deep snow", translated=False))
-    asked = judge.engine.seen_scores  # type: ignore[attr-defined]
-    assert len(asked) == 5
-    assert opinion.usage.prompt_tokens == sum(len(prompt.token_ids) + len(text) for prompt, text in asked)
-    assert most == AT_ONCE
+    asyncio.run(likelihood(lambda *_: 0, engine=Counting(step_s=0.001)).kept(FOX, "in deep snow"))
+    assert most == AT_ONCE == 2
 
 
 def test_where_one_score_fails_the_others_are_cancelled(likelihood: Callable[..., Likelihood]) -> None:

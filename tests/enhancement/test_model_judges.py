@@ -101,21 +101,22 @@ Judgings = Callable[..., tuple[Operations, Judging]]
 
 @pytest.mark.parametrize("by", ["model", "both"])
 @pytest.mark.parametrize(
-    ("figures", "code"),
+    ("says", "figures", "code"),
     [
-        ({"kept": {"red foxes walk": 0.3}}, "off_subject"),
-        ({"described": {"deep snow": -0.2}}, "question"),
-        ({"kept": {"red foxes walk": 0.3}, "described": {"deep snow": -0.2}}, "question"),
+        (OTHER_WORDS, {"kept": {"red foxes walk": 0.3}}, "off_subject"),
+        (OTHER_WORDS, {"kept": {"red foxes walk": -0.5}}, "off_subject"),
+        (GOOD, {"described": {"soft light": -0.2}}, "question"),
     ],
 )
 def test_an_answer_that_the_figures_refuse_is_asked_for_once_more_and_then_replaced(
-    judging: Judgings, by: str, figures: Any, code: str
+    judging: Judgings, by: str, says: str, figures: Any, code: str
 ) -> None:
-    operations, model = judging(by, **figures)
+    operations, model = judging(by, says, **figures)
     reply = by_pack(operations)
     assert code_of(reply) == code
     assert len(model.asked) == 2
-    assert "red foxes walk" not in reply.enhanced.enhanced_prompt
+    assert reply.enhanced.enhanced_prompt.startswith(PROMPT)
+    assert "light" not in reply.enhanced.enhanced_prompt.replace("soft natural light", "")
     assert told(reply) == Judged(by="rules")  # of the text that stands in
 
 
@@ -124,7 +125,7 @@ def test_a_second_answer_that_the_figures_accept_is_the_result(judging: Judgings
     reply = by_pack(operations)
     assert reply.enhanced.degraded is None
     assert judged(reply).retries == 1
-    assert told(reply) == Judged(by="both", kept=1.0, described=1.0)
+    assert told(reply) == Judged(by="both", kept=1.0)
 
 
 def test_by_rules_nothing_is_scored(judging: Judgings) -> None:
@@ -134,7 +135,7 @@ def test_by_rules_nothing_is_scored(judging: Judgings) -> None:
 
 
 def test_by_the_model_talk_is_found_by_the_figures_and_not_by_lists(judging: Judgings) -> None:
-    says = "two red foxes in deep snow, no people, I'm sorry to say that the light is fading"
+    says = f"{PROMPT}, I'm sorry to say that the pale winter light is fading behind the trees"
     assert code_of(by_pack(judging("both", says)[0])) == "refusal"
     assert code_of(by_pack(judging("model", says)[0])) is None
     assert code_of(by_pack(judging("model", says, described={"fading": -1.0})[0])) == "question"
@@ -164,19 +165,20 @@ def test_talk_behind_a_copy_of_the_prompt_is_found_though_the_meaning_is_kept(ju
 
 
 def test_the_figures_are_parts_of_the_score(judging: Judgings) -> None:
-    figures = {"kept": {"red foxes walk": 0.6}, "described": {"deep snow": 1.0}}
+    figures = {"kept": {"red foxes walk": 0.6}}
     without = by_pack(judging("both", weights={"meaning": 0, "description": 0}, **figures)[0])
     score = judged(without).score
     assert score is not None
     assert score.parts["meaning"] == 0.6
-    assert score.parts["description"] == pytest.approx(0.7311, abs=1e-4)
+    assert "description" not in score.parts
     lower = by_pack(judging("both", weights={"meaning": 3, "description": 0}, **figures)[0])
     assert lower.enhanced.quality_score is not None
     assert without.enhanced.quality_score is not None
     assert lower.enhanced.quality_score < without.enhanced.quality_score
-    copy = judged(by_pack(judging("both", GOOD)[0])).score
+    copy = judged(by_pack(judging("both", GOOD, described={"soft light": 0.9})[0])).score
     assert copy is not None
     assert "meaning" not in copy.parts
+    assert copy.parts["description"] == pytest.approx(0.7311, abs=1e-4)  # one nat above the threshold
 
 
 @pytest.mark.parametrize("by", ["model", "both"])
@@ -203,7 +205,7 @@ def test_an_answer_that_was_judged_without_the_model_as_it_failed_is_not_cached(
     operations, model = judging("both", fails=EngineFailed("no"))
     assert told(by_pack(operations)) == Judged(by="rules", error="engine_failed")
     model.fails = None
-    assert told(by_pack(operations)) == Judged(by="both", kept=1.0, described=1.0)
+    assert told(by_pack(operations)) == Judged(by="both", kept=1.0)
 
 
 def test_a_deadline_ends_the_scoring_and_the_answer_is_used(judging: Judgings) -> None:
@@ -249,7 +251,7 @@ def test_usage_has_the_tokens_of_what_was_scored(judging: Judgings) -> None:
     fields: dict[str, Any] = {"cache": "off"}
     before, reply = by_pack(alone, **fields).run, by_pack(both[0], **fields).run
     scored = sum(len(prompt.token_ids) + len(text) for prompt, text in both[1].seen_scores)
-    assert len(both[1].seen_scores) == 5
+    assert len(both[1].seen_scores) == 3
     assert reply.usage.prompt_tokens == before.usage.prompt_tokens + scored
     assert reply.usage.completion_tokens == before.usage.completion_tokens
     assert reply.prompt_sha256 == before.prompt_sha256
@@ -259,7 +261,7 @@ def test_tokens_of_an_answer_that_the_figures_refuse_are_counted_too(judging: Ju
     operations, model = judging("both", kept={"red foxes walk": 0.0})
     once = judging("rules")[0]
     reply, plain = by_pack(operations).run, by_pack(once).run
-    assert len(model.seen_scores) == 2 * 5
+    assert len(model.seen_scores) == 2 * 3
     scored = sum(len(prompt.token_ids) + len(text) for prompt, text in model.seen_scores)
     assert reply.usage.prompt_tokens == 2 * plain.usage.prompt_tokens + scored
 
@@ -270,7 +272,7 @@ def test_each_variant_is_judged(judging: Judgings) -> None:
         variants = by_pack(operations, n=2).variants
         assert variants is not None
         assert [one.degraded and one.degraded.code for one in variants] == [code] * 2
-        assert len(model.seen_scores) == 2 * tries * 5
+        assert len(model.seen_scores) == 2 * tries * 3
 
 
 def test_a_dry_run_scores_nothing_and_shows_the_same_prompt(judging: Judgings) -> None:
@@ -304,6 +306,14 @@ def test_a_candidate_is_judged_by_rules_alone_and_the_reply_says_so(judging: Jud
     assert model.seen_scores == []
 
 
+def test_a_translation_is_judged_by_rules_alone_and_the_reply_says_so(judging: Judgings) -> None:
+    for by in ("model", "both"):
+        operations, model = judging(by, REFUSAL, OTHER_WORDS, kept={"red foxes walk": 0.0})
+        reply = by_pack(operations, prompt="雪の中の二匹の赤い狐", language="en", protect=None)
+        assert (code_of(reply), judged(reply).retries, model.seen_scores) == (None, 1, [])
+        assert told(reply) == Judged(by="rules")
+
+
 def test_answers_to_the_callers_own_messages_are_not_judged(judging: Judgings) -> None:
     operations, model = judging("both", kept={"red foxes walk": 0.0})
     reply = by_template(operations)
@@ -314,8 +324,8 @@ def test_a_kept_answer_has_its_figures_and_is_not_scored_again(judging: Judgings
     operations, model = judging("both", kept={"red foxes walk": 0.7})
     first, again = by_pack(operations), by_pack(operations)
     assert again.enhanced.cache_hit
-    assert told(first) == told(again) == Judged(by="both", kept=0.7, described=1.0)
-    assert len(model.seen_scores) == 5
+    assert told(first) == told(again) == Judged(by="both", kept=0.7)
+    assert len(model.seen_scores) == 3
     assert again.run.usage.prompt_tokens == 0
 
 
@@ -323,14 +333,15 @@ def test_an_answer_judged_one_way_is_not_given_where_another_is_asked_for(judgin
     operations, model = judging("rules")
     by_pack(operations)
     by_pack(with_judge(operations, "both"))
-    assert (len(model.asked), len(model.seen_scores)) == (2, 5)
+    assert (len(model.asked), len(model.seen_scores)) == (2, 3)
 
 
 def test_syntax_of_a_user_interface_is_not_scored(judging: Judgings) -> None:
     operations, model = judging("both", f"a den of {OTHER_WORDS}, <lora:snow:0.8>")
     run(operations, prompt="(two red foxes:1.3), <lora:snow:0.8>", job_type="sdxl_image_fast", mode="rewrite")
     texts = [model._said(ids) for pair in model.seen_scores for ids in (pair[0].token_ids, pair[1])]
-    assert len(texts) >= 10
+    assert len(texts) == 2 * 3
+    assert " two red foxes" in texts
     assert not any("lora" in text or "1.3" in text for text in texts)
 
 
