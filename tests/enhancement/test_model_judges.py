@@ -175,6 +175,14 @@ def test_the_figures_are_parts_of_the_score(judging: Judgings) -> None:
     assert lower.enhanced.quality_score is not None
     assert without.enhanced.quality_score is not None
     assert lower.enhanced.quality_score < without.enhanced.quality_score
+    alone = {"words_kept": 0.0, "bindings": 0.0, "meaning": 1.0}
+    less, whole = (
+        by_pack(judging("both", weights=alone, kept={"red foxes walk": kept})[0]).enhanced.quality_score
+        for kept in (0.8, 1.0)
+    )
+    assert less is not None
+    assert whole is not None
+    assert less == pytest.approx(0.8 * whole, abs=1e-3)  # the additions are weighed apart
     copy = judged(by_pack(judging("both", GOOD, described={"soft light": 0.9})[0])).score
     assert copy is not None
     assert "meaning" not in copy.parts
