@@ -24,13 +24,14 @@ from handler.engine.fold import whole
 from handler.engine.protocol import Prompt
 from handler.enhancement.clean import clean
 from handler.enhancement.contexts import Judge
-from handler.enhancement.likelihood import Likelihood
+from handler.enhancement.likelihood import Likelihood, rest_of_copy
 from handler.enhancement.opinion import Opinion, fault
 from handler.enhancement.syntax import encoded
 from handler.enhancement.verdict import verdict
 from handler.inference.loop import BatchingEngine
 from handler.model import weights
 from handler.model.snapshot import Snapshot
+from handler.model.template import Turn
 from handler.model.weights import Loaded
 from handler.pool import Pool
 from tests.support import real
@@ -41,6 +42,8 @@ KEPT = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 DESCRIBED = (-0.4, -0.2, -0.1, -0.05, 0.0, 0.1)
 #: tokens of an answer beside which judging is timed
 NEW = 64
+#: answers of a kind that are timed
+TIMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Seen:
     """An answer, the verdicts of the rules, and the model's figures."""
 
     answer: Answer
+    #: the answer, cleaned
+    text: str
     by_rules: bool
     #: by the rules that the model does not replace
     by_counting: bool
@@ -94,8 +99,8 @@ async def see(likelihood: Likelihood, answer: Answer, figures: Figures) -> Seen:
     by_counting = verdict(brief, text, begun=answer.begun, by="model") is not None
     prompt, read = encoded(answer.prompt), encoded(text)
     if not read.strip():
-        return Seen(answer, by_rules, by_counting, Opinion(), None)
-    return Seen(answer, by_rules, by_counting, *await figures.of(likelihood, prompt, read))
+        return Seen(answer, text, by_rules, by_counting, Opinion(), None)
+    return Seen(answer, text, by_rules, by_counting, *await figures.of(likelihood, prompt, read))
 
 
 def share(seen: Sequence[Seen], by: JudgedBy, judge: Judge) -> str:
@@ -143,23 +148,20 @@ def _pairs(seen: Sequence[Seen], kind: str) -> list[tuple[float, float]]:
 async def cost(bench: Bench, likelihood: Likelihood, engine: BatchingEngine, some: Sequence[Answer]) -> None:
     """Add what judging an answer takes beside writing one."""
     table = bench.table(
-        f"Judging one answer, beside writing {NEW} tokens (medians of {len(some)})",
-        ["answer", "prompt tokens", "of them cached", "judging, ms", "writing, ms"],
+        f"Judging one answer, beside writing {NEW} tokens (medians)",
+        ["answer", "answers", "prompt tokens", "of them cached", "judging, ms", "writing, ms", "judging : writing"],
     )
-    for begun in (False, True):
+    for name, begun in (("in its own words", False), ("begins with the prompt", True)):
         figures = list[tuple[int, int, float, float]]()
-        for one in some:
-            prompt = encoded(one.prompt)
-            text = f"{prompt}, {one.text}" if begun else f"The picture: {one.text}"
-            written = time.perf_counter()
-            ids = likelihood.template.raw(f"Prompt: {one.text}", 1000).prompt.token_ids
-            await whole(engine.stream(Prompt(ids), greedy(NEW).model_copy(update={"stop": ()})))
-            writing = time.perf_counter() - written
-            opinion = await likelihood.opinion(prompt, text)
+        for one in [one for one in some if (rest_of_copy(one.prompt, one.text) is not None) == begun][:TIMED]:
+            ids = likelihood.template.chat([Turn("user", one.prompt)], 1000).prompt.token_ids
+            began = time.perf_counter()
+            completion = await whole(engine.stream(Prompt(ids), greedy(NEW)))
+            writing = (time.perf_counter() - began) / completion.finish.usage.completion_tokens * NEW
+            opinion = await likelihood.opinion(encoded(one.prompt), encoded(one.text))
             figures.append((opinion.usage.prompt_tokens, opinion.usage.cached_tokens, opinion.seconds, writing))
-        tokens, cached, judging, writing_s = (percentile([one[at] for one in figures], 50) for at in range(4))
-        name = "begins with the prompt" if begun else "does not"
-        table.add(name, int(tokens), int(cached), 1e3 * judging, 1e3 * writing_s)
+        tokens, cached, judging, writing = (percentile([one[at] for one in figures], 50) for at in range(4))
+        table.add(name, len(figures), int(tokens), int(cached), 1e3 * judging, 1e3 * writing, judging / writing)
 
 
 async def measure(
@@ -169,12 +171,13 @@ async def measure(
     judge = packs().loaded[0].pack.judge
     assert judge is not None
     likelihood = Likelihood(engine, loaded.template, Pool("judge", 1), judge)
-    seen = list[Seen]()
-    for number, answer in enumerate(some):
-        # Each by itself: prefixes of answers before it would be in the cache, as they are not in a worker.
-        seen.append(await see(replace(likelihood, salt=number.to_bytes(4)), answer, figures))
-    tables(bench, seen, judge)
-    await cost(bench, replace(likelihood, salt=b"cost"), engine, [one for one in some if one.kind == "good"][:8])
+    seen = dict[tuple[str, str, str], Seen]()
+    for answer in some:
+        one = await see(likelihood, answer, figures)
+        seen[answer.group, answer.prompt, one.text] = one  # the same text may come out of several answers
+    tables(bench, list(seen.values()), judge)
+    # With a salt of its own: the prefixes of these answers are in the cache by now.
+    await cost(bench, replace(likelihood, salt=b"cost"), engine, [one for one in some if one.label == "good"])
 
 
 def main() -> None:
