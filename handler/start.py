@@ -331,7 +331,7 @@ def build_jobs(
         libraries={library: version(library) for library in ("torch", "transformers", "runpod")},
     )
     cache: Cache[Rewritten | Unusable] = Cache(settings.enhance_cache_entries, settings.enhance_cache_evict)
-    enhancer = Enhancer(packs, encoders, Rewriter(engine, cache), model)
+    enhancer = Enhancer(packs, encoders, Rewriter(engine, template, cache), model)
     default_system = template.default_system if settings.model_default_system else None
     core = Core(
         engine,

@@ -98,7 +98,10 @@ def line(template: Template) -> Callable[[ScriptedEngine], Operations]:
 
     def build(engine: ScriptedEngine) -> Operations:
         enhancer = Enhancer(
-            packs.load(PACKS), encoder.load(ENCODERS, "demo", template.count), Rewriter(engine, Cache()), model
+            packs.load(PACKS),
+            encoder.load(ENCODERS, "demo", template.count),
+            Rewriter(engine, template, Cache()),
+            model,
         )
         worker = WorkerConstants(version="test", engine={}, python="3", libraries={})
         clockwork: dict[str, Any] = {"draw_seed": lambda: 4242, "now": lambda: "now", "new_id": lambda: "id"}

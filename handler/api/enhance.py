@@ -37,6 +37,8 @@ def _name_the_new_mode(mode: object) -> object:
 
 
 Mode = Annotated[Literal["rewrite", "extend"], BeforeValidator(_name_the_new_mode)]
+#: what finds an assistant's talk and another subject in an answer
+JudgedBy = Literal["rules", "model", "both"]
 #: the fields that go with `candidate`; every other one is for a run of the model
 _WITH_CANDIDATE = frozenset(
     {
@@ -301,12 +303,32 @@ class Repair(Value):
     text: str
 
 
+class Judged(Part):
+    """How the model itself judged its answer, by likelihoods: `docs/enhance.md` says what the figures mean."""
+
+    by: JudgedBy = Field(
+        description="What judged the result. `rules` where the model was not asked: of a candidate, of a text that "
+        "stands in for an answer, of a translation, and where `error` says why."
+    )
+    kept: float | None = Field(
+        None,
+        description="The share of the prompt's meaning that the answer keeps. Absent where it begins with the prompt.",
+    )
+    described: float | None = Field(
+        None,
+        description="How much likelier the text behind the prompt is as a description than as an assistant's words, in "
+        "nats a token. Absent where the answer does not begin with the prompt.",
+    )
+    error: str | None = Field(None, description="The code of the error for which the model could not judge.")
+
+
 class Enhancement(Part):
     """The way to the result, and its measures."""
 
     pack: PackFacts | None = Field(None, description="Where an entry was named.")
     budget: BudgetFacts | None = Field(None, description="Where the result was measured.")
     score: Score | None = Field(None, description="Where an entry was named.")
+    judge: Judged | None = Field(None, description="Where the entry has the model judge.")
     retries: int = Field(description="How often the model was asked again.")
     repairs: tuple[Repair, ...]
     failed_checks: dict[str, Check] = Field(description="By name; empty where every check passed.")

@@ -25,6 +25,18 @@ class Spent:
     #: of the token ids that the model read; None where it read none
     prompt_sha256: str | None = None
 
+    def scored(self, usage: Usage, seconds: float) -> "Spent":
+        """With the prompt tokens and the time of texts that were scored."""
+        return replace(
+            self,
+            usage=Usage(
+                self.usage.prompt_tokens + usage.prompt_tokens,
+                self.usage.cached_tokens + usage.cached_tokens,
+                self.usage.completion_tokens,
+            ),
+            timing=replace(self.timing, total_s=self.timing.total_s + seconds),
+        )
+
     def plus(self, completion: Completion, prompt_sha256: str) -> "Spent":
         """With one more try."""
         before, usage, timing = self.usage, completion.finish.usage, completion.finish.timing

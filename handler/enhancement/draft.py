@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from handler.api.enhance import Repair, Trimmed
+from handler.api.enhance import JudgedBy, Repair, Trimmed
 from handler.engine.stream import FinishReason
 from handler.enhancement import budget, vocabulary
 from handler.enhancement.begun import up_to_repeated_clause
@@ -35,11 +35,11 @@ class Draft:
     answer: str | None = None
 
 
-def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fault:
+def draft(brief: Brief, answer: str, finish_reason: FinishReason, *, by: JudgedBy = "rules") -> Draft | Fault:
     """Make a prompt of an answer, or say why there is none in it.
 
     In mode extend the answer is the text after the prompt. No fault is looked for in an answer to the caller's own
-    messages.
+    messages. `by`: see `verdict`.
     """
     extends = brief.mode == "extend"
     text, repairs, whole = answer, tuple[Repair, ...](), finish_reason == "stop"
@@ -48,7 +48,8 @@ def draft(brief: Brief, answer: str, finish_reason: FinishReason) -> Draft | Fau
         if extends:
             text, ended = _continuation(brief, text)
             whole = whole or ended
-        if (fault := verdict(brief, _joined(brief, text) if extends else text, begun=extends)) is not None:
+        whole_text = _joined(brief, text) if extends else text
+        if (fault := verdict(brief, whole_text, begun=extends, by=by)) is not None:
             return fault
     elif extends:
         text, ended = _continuation(brief, text)

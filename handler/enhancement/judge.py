@@ -16,6 +16,7 @@ from handler.api.enhance import (
 from handler.enhancement.brief import Brief
 from handler.enhancement.checks import Candidate, check
 from handler.enhancement.draft import Draft
+from handler.enhancement.opinion import Opinion, as_parts, contexts, told
 from handler.enhancement.pack import Fault
 from handler.enhancement.score import score
 from handler.enhancement.verdict import verdict
@@ -29,8 +30,14 @@ def judged(
     source: Source | None = None,
     retries: int = 0,
     degraded: Degraded | None = None,
+    opinion: Opinion | None = None,
 ) -> Enhanced:
-    """The result that a reply holds. `source`: where its text comes from; None where that is the model's answer."""
+    """The result that a reply holds.
+
+    Args:
+        source: where its text comes from; None where that is the model's answer.
+        opinion: what the model says of its answer; None where it was not asked.
+    """
     fault = None
     # The user's own words have no fault, and without an entry there are no lists by which to look for one.
     if brief.found is not None and draft.answer is None and draft.text != brief.prompt:
@@ -39,7 +46,7 @@ def judged(
     checks = check(candidate) if brief.is_checked else None
     quality_score, scored = None, None
     if brief.found is not None and checks is not None:
-        quality_score, scored = _score(brief, draft, candidate, checks)
+        quality_score, scored = _score(brief, draft, candidate, checks, opinion)
     return Enhanced(
         enhanced_prompt=draft.text,
         enhancement_source=source or ("worker_fallback" if brief.by_pack else "edge_function"),
@@ -47,7 +54,7 @@ def judged(
         quality_score=quality_score,
         sdxl_optimizations=_sdxl(brief, candidate),
         wan_optimizations=_wan(brief, candidate),
-        enhancement=None if checks is None else _enhancement(brief, draft, candidate, checks, scored, retries),
+        enhancement=None if checks is None else _enhancement(brief, draft, candidate, checks, scored, retries, opinion),
         degraded=degraded,
         reason=_reason(brief, draft, degraded),
         error=degraded.message if source == "emergency_fallback" and degraded is not None else None,
@@ -81,26 +88,37 @@ def _candidate(brief: Brief, text: str, *, whole: bool, fault: Fault | None = No
     )
 
 
-def _score(brief: Brief, draft: Draft, candidate: Candidate, checks: Mapping[str, Check]) -> tuple[float, Score]:
+def _score(
+    brief: Brief, draft: Draft, candidate: Candidate, checks: Mapping[str, Check], opinion: Opinion | None
+) -> tuple[float, Score]:
     """The score of the text before its repairs, beside that of the prompt; `checks` are those of the result."""
     if draft.answer is not None and draft.answer != draft.text:
         candidate = _candidate(brief, draft.answer, whole=draft.whole)
         # Fitting has mended these, and no repair did.
         mended = {name: one for name, one in checks.items() if name in ("budget", "complete")}
         checks = check(candidate) | mended
-    value, parts = score(candidate, checks)
+    judge = contexts(brief)
+    figures = {} if opinion is None or judge is None else as_parts(opinion, judge)
+    value, parts = score(candidate, checks, figures)
     original = _candidate(brief, brief.prompt, whole=True)
     score_original, _ = score(original, check(original))
     return value, Score(parts=parts, score_original=score_original, rules_version=brief.rules.version)
 
 
 def _enhancement(
-    brief: Brief, draft: Draft, candidate: Candidate, checks: Mapping[str, Check], scored: Score | None, retries: int
+    brief: Brief,
+    draft: Draft,
+    candidate: Candidate,
+    checks: Mapping[str, Check],
+    scored: Score | None,
+    retries: int,
+    opinion: Opinion | None,
 ) -> Enhancement:
     return Enhancement(
         pack=None if brief.found is None else brief.found.loaded.facts,
         budget=_budget(brief, draft, candidate.tokens),
         score=scored,
+        judge=told(brief, opinion),
         retries=retries,
         repairs=draft.repairs,
         failed_checks={name: one for name, one in checks.items() if not one.passed},

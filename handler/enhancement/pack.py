@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from handler.api.enhance import EncoderName, Language, Mode, Quality
+from handler.api.enhance import EncoderName, JudgedBy, Language, Mode, Quality
 from handler.engine.sampling import Distribution
 from handler.engine.values import Value
 from handler.enhancement.contexts import Judge
@@ -86,13 +86,16 @@ class Lexicon(Lists):
 class Weights(Value):
     """The weight of each part of the score; only the proportions within a group matter.
 
-    The score is the mean of `words_kept` and `bindings`, which say how much of the prompt is kept, times the mean of
-    the others, which say how good the additions are. A group whose weights are all 0 counts as 1.
+    The score is the mean of `words_kept`, `bindings` and `meaning`, which say how much of the prompt is kept, times
+    the mean of the others, which say how good the additions are. A group whose weights are all 0 counts as 1.
+    `meaning` and `description` are there where the model judged.
     """
 
     words_kept: Weight
     bindings: Weight = 0
+    meaning: Weight = 0
     described: Weight = 0
+    description: Weight = 0
     coverage: Weight
     repetition: Weight
     added_style: Weight
@@ -294,6 +297,11 @@ class Entry(Value):
     compose_language: Language = Field(
         default="en", description="Of `compose`; a prompt in another language is given back without them."
     )
+    judge: JudgedBy = Field(
+        default="rules",
+        description="What says that an answer is talk or on another subject: `rules`, the pack's lists and counts; "
+        "`model`, the likelihoods of the pack's `judge`; `both`, either of them. All else is found by rules.",
+    )
     negations: Literal["keep", "move"] = Field(
         default="keep",
         description="`move`: the nouns that the user negates are named in the reply's negative_prompt, and no longer "
@@ -344,7 +352,9 @@ class Pack(Value):
     entries: Annotated[dict[str, Entry], Field(min_length=1)]
     targets: dict[str, dict[Quality, str]] = Field(default={}, description="The entry for a target_model and quality.")
     judge: Judge | None = Field(
-        default=None, description="How the model itself judges answers, by likelihood; no entry asks for it yet."
+        default=None,
+        description="How the model itself judges answers, by likelihood; needed where an entry's `judge` is `model` or "
+        "`both`.",
     )
 
     @model_validator(mode="after")
@@ -352,6 +362,11 @@ class Pack(Value):
         for name, entry in self.entries.items():
             _require(f"entries.{name}.rules", entry.rules, self.rules)
             _require(f"entries.{name}.language", entry.language, self.languages)
+            if entry.judge != "rules" and self.judge is None:
+                values = {"name": name, "judge": entry.judge}
+                raise PydanticCustomError(
+                    "judge", "entries.{name}.judge is {judge}, and the pack has no judge: add its contexts", values
+                )
         for target, qualities in self.targets.items():
             for quality, name in qualities.items():
                 _require(f"targets.{target}.{quality}", name, self.entries)

@@ -14,12 +14,14 @@ from handler.engine.fold import whole
 from handler.engine.protocol import Engine
 from handler.engine.sampling import Sampling
 from handler.engine.spent import NO_TIME, NO_TOKENS, Spent
-from handler.engine.stream import FinishReason
 from handler.enhancement.brief import Brief
 from handler.enhancement.cache import Cache, key_of
 from handler.enhancement.draft import Draft, as_it_is, composed, draft, without_room
 from handler.enhancement.judge import judged
+from handler.enhancement.likelihood import Likelihood
+from handler.enhancement.opinion import Opinion, contexts, fault, judged_by
 from handler.enhancement.pack import Fault
+from handler.enhancement.syntax import encoded
 from handler.errors import (
     BadAnswer,
     ContextLengthExceeded,
@@ -29,7 +31,7 @@ from handler.errors import (
     Unsupported,
     WorkerError,
 )
-from handler.model.template import Rendered
+from handler.model.template import Rendered, Template
 from handler.pool import Pool
 
 P = ParamSpec("P")
@@ -119,6 +121,8 @@ class Rewriter:
     """Answers questions over one engine."""
 
     engine: Engine
+    #: of the model, which also judges
+    template: Template
     cache: Cache[Rewritten | Unusable] = field(default_factory=Cache)
     #: for all work on texts, which may be a caller's own, so that no other operation waits for it
     pool: Pool = field(default_factory=lambda: Pool("enhancement", THREADS))
@@ -181,20 +185,39 @@ class Rewriter:
 
     async def _ask(self, question: Question) -> Rewritten | Unusable:
         """Ask the model, and once more where its answer is no prompt."""
-        brief = question.brief
         spent = Spent(question.sampling)
         while True:
             text, spent = await self._complete(question, spent)
-            until = time_for_texts(question.deadline)
-            finish_reason = spent.finish_reason or "stop"
-            made = await self.work(until, answered, brief, text, finish_reason, retries=spent.tries - 1)
+            made, spent = await self._result(question, text, spent)
             if isinstance(made, Enhanced):
                 return Rewritten(made, spent)
-            ended = finish_reason in ("stop", "length")
+            ended = spent.finish_reason in ("stop", "length")
             # A greedy model would give the same answer again.
             if spent.tries == 2 or not ended or not spent.sampling.temperature:
                 return Unusable(made, spent)
             spent = replace(spent, sampling=spent.sampling.with_seed(spent.sampling.seed + question.seed_step))
+
+    async def _result(self, question: Question, text: str, spent: Spent) -> tuple[Enhanced | Fault, Spent]:
+        """The result that an answer makes, or its fault, and what was spent with the model's own judging of it."""
+        brief, by, judge = question.brief, judged_by(question.brief), contexts(question.brief)
+        finish_reason = spent.finish_reason or "stop"
+        until = time_for_texts(question.deadline)
+        made = await self.work(until, draft, brief, text, finish_reason, by=by)
+        opinion = None
+        if isinstance(made, Draft) and made.answer is not None and judge is not None:
+            salt = question.rendered.prompt.salt
+            likelihood = Likelihood(self.engine, self.template, self.pool, judge, salt, question.deadline)
+            # Both as the text encoder reads them, without the syntax of a UI.
+            opinion = await likelihood.opinion(brief.read_prompt, encoded(made.answer))
+            spent = spent.scored(opinion.usage, opinion.seconds)
+            if (found := fault(opinion, judge)) is not None:
+                return found, spent
+            until = time_for_texts(question.deadline)
+            if opinion.error is not None and by == "model":
+                made = await self.work(until, draft, brief, text, finish_reason)
+        if not isinstance(made, Draft):
+            return made, spent
+        return await self.work(until, finished, brief, made, opinion, retries=spent.tries - 1), spent
 
     async def _complete(self, question: Question, spent: Spent) -> tuple[str, Spent]:
         """One completion, and what was spent with it."""
@@ -204,12 +227,9 @@ class Rewriter:
         return completion.text, spent.plus(completion, rendered.sha256)
 
 
-def answered(brief: Brief, text: str, finish_reason: FinishReason, *, retries: int) -> Enhanced | Fault:
-    """The result that an answer of the model makes, or its fault."""
-    made = draft(brief, text, finish_reason)
-    if not isinstance(made, Draft):
-        return made
-    result = judged(brief, made, retries=retries)
+def finished(brief: Brief, made: Draft, opinion: Opinion | None, *, retries: int) -> Enhanced | Fault:
+    """The result that a draft makes, or its fault."""
+    result = judged(brief, made, retries=retries, opinion=opinion)
     return "low_score" if brief.by_pack and not brief.translated and _scores_low(result) else result
 
 
@@ -265,11 +285,14 @@ _FAULTS: Mapping[Fault, str] = {
 
 
 def _may_be_cached(answer: Rewritten | Unusable) -> bool:
-    """Whether the model ended by itself, and every hard check passed."""
+    """Whether the model ended by itself and could judge where it had to, and every hard check passed."""
     if isinstance(answer, Unusable) or answer.spent.finish_reason not in ("stop", "length"):
         return False
     enhancement = answer.enhanced.enhancement
-    return enhancement is None or not any(check.hard for check in enhancement.failed_checks.values())
+    if enhancement is None:
+        return True
+    unjudged = enhancement.judge is not None and enhancement.judge.error is not None
+    return not unjudged and not any(check.hard for check in enhancement.failed_checks.values())
 
 
 def _paid(answer: Rewritten | Unusable) -> Rewritten | Unusable:

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable, Mapping, Set
 from itertools import pairwise
+from types import MappingProxyType
 
 from handler.api.enhance import Check
 from handler.enhancement.checks import Candidate
@@ -26,16 +27,18 @@ OF_FAULTS: Mapping[Fault, float] = {
     "empty": 0.0,
 }
 #: the parts that say how much of the prompt is kept
-KEPT = ("words_kept", "bindings")
+KEPT = ("words_kept", "bindings", "meaning")
 #: words of a clause that describes; shorter ones are keywords
 _DESCRIBES = 3
 #: words of content that a text adds for each token that it is to have, and at least
 _PER_TOKEN, _AT_LEAST = 0.4, 8
 
 
-def score(candidate: Candidate, checks: Mapping[str, Check]) -> tuple[float, dict[str, float]]:
-    """A text's score, 0 to 1, and the parts that it is made of."""
-    parts = _parts(candidate, checks)
+def score(
+    candidate: Candidate, checks: Mapping[str, Check], figures: Mapping[str, float] = MappingProxyType({})
+) -> tuple[float, dict[str, float]]:
+    """A text's score, 0 to 1, and the parts that it is made of; `figures` are those by the model."""
+    parts = {**_parts(candidate, checks), **figures}
     value = OF_FAULTS.get(candidate.fault) if candidate.fault is not None else None
     if value is None:
         weights = candidate.rules.score.model_dump()

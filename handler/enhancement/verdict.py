@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from handler.api.enhance import JudgedBy
 from handler.enhancement import scripts
 from handler.enhancement.brief import Brief, messages
 from handler.enhancement.content import Content, content
@@ -20,12 +21,13 @@ _PROMPT = "\0"
 _ENDS = " \t\n.,;:。，；：、"
 
 
-def verdict(brief: Brief, answer: str, *, begun: bool = False) -> Fault | None:
+def verdict(brief: Brief, answer: str, *, begun: bool = False, by: JudgedBy = "rules") -> Fault | None:
     """The fault of an answer; None where it is a prompt.
 
     Args:
         answer: the text that would be used: cleaned, not yet repaired or fitted.
         begun: the answer begins with the user's prompt, which the model did not write; only the rest is judged.
+        by: with `model`, talk and another subject are not looked for.
     """
     prompt, words = brief.prompt, brief.words
     written = _continuation(answer, prompt) if begun else answer
@@ -34,7 +36,7 @@ def verdict(brief: Brief, answer: str, *, begun: bool = False) -> Fault | None:
         return "unchanged" if begun else "empty"
     if _echoes(brief, written):
         return "echo"
-    said = talk(written, prompt, words)
+    said = None if by == "model" else talk(written, prompt, words)
     if said == "refusal":
         return said
     if brief.language is not None and scripts.foreign(answer, prompt, brief.language, words):
@@ -48,7 +50,7 @@ def verdict(brief: Brief, answer: str, *, begun: bool = False) -> Fault | None:
         return "unchanged"
     if loops(written, prompt):
         return "loop"
-    rewritten = brief.mode == "rewrite" and not begun and not translated
+    rewritten = brief.mode == "rewrite" and not begun and not translated and by != "model"
     return "off_subject" if rewritten and is_another(written, asked, there) else None
 
 
