@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.harness import Bench
 from handler.enhancement.brief import Brief, TokenBudget
 from handler.enhancement.draft import Draft, draft
-from handler.enhancement.rewrite import answered
+from handler.enhancement.rewrite import finished
 
 DATA = Path(__file__).parent / "data"
 LABELS, WORDS = DATA / "outputs_labels.json", DATA / "words_of_pack_1_0_0.json"
@@ -110,8 +110,9 @@ def measure(bench: Bench, directory: Path, brief_of: MakeBrief) -> None:
 
 def _refused(one: Output, brief: Brief) -> str:
     """The fault of an output as an answer of the model; empty where it has none."""
-    made = answered(brief, one.text, "stop", retries=0)
-    return made if isinstance(made, str) else ""
+    made = draft(brief, one.text, "stop")
+    result = finished(brief, made, None, retries=0) if isinstance(made, Draft) else made
+    return result if isinstance(result, str) else ""
 
 
 def _cut(one: Output, brief: Brief) -> str:
