@@ -27,6 +27,7 @@ CPU = (
     ("loop_lag",),
     ("cold_start", "--repeat", "2"),
     ("platform", "--quick"),
+    ("faces", "--quick"),
 )
 GPU = (
     ("decode", "--gpu"),

@@ -2,9 +2,9 @@
 
     python -m bench.faces [--quick] [--save]
 
-`idle`: one chat of one token at a time, from the client's send to the whole answer, less the time that the worker says
-it took for it (`timing.total_ms`). `at 64`: chats of one token, 64 at a time. Both workers run in turn, as processes of
-their own; the client, and for the queue its control plane, run in this process and share the machine.
+`idle`: one chat of one token at a time, from the client's send to the whole answer, less the engine's time
+(`timing.total_ms`). `at 64`: chats of one token, 64 at a time. Both workers run in turn, as processes of their own; the
+client, and for the queue its control plane, run in this process and share the machine.
 """
 
 import argparse

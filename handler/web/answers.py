@@ -45,12 +45,9 @@ class EventStream:
     Until then the request can still be answered with another status.
     """
 
-    def __init__(
-        self, request: web.Request, headers: Mapping[str, str] | None = None, *, silence_s: float = SILENCE_S
-    ) -> None:
+    def __init__(self, request: web.Request, headers: Mapping[str, str] | None = None) -> None:
         self._request = request
         self._response = web.StreamResponse(headers={**_STREAM_HEADERS, **(headers or {})})
-        self._silence_s = silence_s
         self._writing = asyncio.Lock()
         self._wrote = asyncio.get_running_loop().time()
         self._comments: asyncio.Task[None] | None = None
@@ -100,8 +97,8 @@ class EventStream:
     async def _comment(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(max(0.0, self._wrote + self._silence_s - loop.time()))
-            if loop.time() - self._wrote >= self._silence_s:
+            await asyncio.sleep(max(0.0, self._wrote + SILENCE_S - loop.time()))
+            if loop.time() - self._wrote >= SILENCE_S:
                 await self.write(b": \n\n")
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import sys
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from runpod_local.balancer import AFFINITY, Balancer
 from tests.support.facing import clients
+from tests.support.http_worker import endless
 
 COMMAND = [sys.executable, "-u", "-m", "handler"]
 ENV = {"FACE": "http", "MODEL_PATH": "demo", "BIND_ADDRESS": "127.0.0.1", "MAX_CONCURRENT_REQUESTS": "2"}
@@ -52,10 +54,12 @@ def test_a_request_waits_for_a_cold_worker_and_one_that_drains_gets_no_more() ->
     asyncio.run(scenario())
 
 
-def test_a_request_that_takes_too_long_is_cut() -> None:
+def test_a_request_that_takes_too_long_is_cut(tmp_path: Path) -> None:
+    env = {**ENV, "MODEL_PATH": endless(tmp_path)}
+
     async def scenario() -> None:
         async with Balancer(poll_s=0.05, wait_s=60) as balancer, clients(balancer.url) as client:  # noqa: SIM117
-            async with balancer.worker(COMMAND, env=ENV, own_health_port=False) as worker:
+            async with balancer.worker(COMMAND, env=env, own_health_port=False) as worker:
                 await balancer.until(worker.id, "healthy")
                 balancer.limit_s = 0.2
                 with pytest.raises(aiohttp.ClientError):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -12,10 +13,20 @@ from typing import Any
 
 import aiohttp
 
+from handler.model.snapshot import DEMO
 from tests.support.facing import Client, clients
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-u", "-m", "handler")
+
+
+def endless(directory: Path) -> str:
+    """The path of a demo model with no token that ends an answer."""
+    model = shutil.copytree(DEMO, directory / "endless")
+    for name in ("config.json", "generation_config.json"):
+        text = (model / name).read_text(encoding="utf-8")
+        (model / name).write_text(text.replace('"eos_token_id"', '"not_eos_token_id"'), encoding="utf-8")
+    return str(model)
 
 
 class HttpWorker:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from handler.errors import EngineFailed, Internal, OutOfMemory, Overloaded, Work
 from handler.operations.operations import Operations
 from handler.report import Report
 from handler.settings import Settings
+from handler.web import answers
 from handler.web.face import Face
 from handler.web.routes import GETS, POSTS
 from tests.support.facing import Answer, Client, faced, serving, slow, until
@@ -229,8 +231,6 @@ def test_what_http_refuses_has_the_shape_of_every_other_error(line: Line) -> Non
 
 
 def test_a_request_without_a_deadline_gets_one_below_the_platforms_and_one_with_keeps_it(line: Line) -> None:
-    import time
-
     engine = ScriptedEngine()
     asked(
         faced(line(engine)),
@@ -262,11 +262,7 @@ def test_openais_answers_stream_and_name_what_had_no_effect_in_a_header(line: Li
 
 
 def test_a_silent_stream_is_kept_open_by_comments(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    from handler.web.answers import EventStream
-
-    defaults = EventStream.__init__.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "silence_s", 0.05)
+    monkeypatch.setattr(answers, "SILENCE_S", 0.05)
     engine = ScriptedEngine([EngineFailed("gone")], step_s=0.3)
     native, openai = asked(
         faced(line(engine)),

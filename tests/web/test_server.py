@@ -2,15 +2,13 @@
 
 import asyncio
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from handler.model.snapshot import DEMO
 from tests.support.churn import Churn
 from tests.support.facing import clients
-from tests.support.http_worker import HttpWorker, http_worker
+from tests.support.http_worker import HttpWorker, endless, http_worker
 
 #: two minutes by `make hostile-http`
 CHURN_S = float(os.environ.get("CHURN_S", "8"))
@@ -18,7 +16,7 @@ AT_ONCE = 64
 LONG = {"prompt": "a", "max_tokens": 2000, "temperature": 2.0}
 
 
-def test_the_port_answers_before_the_model_is_loaded_on_both_ports(tmp_path: Path) -> None:
+def test_the_port_answers_before_the_model_is_loaded_on_both_ports() -> None:
     async def scenario() -> None:
         with_health = {"PORT_HEALTH": str(_free_port()), "HEALTH_CHECK_PATH": "/alive"}
         async with http_worker(wait=False, **with_health) as worker:
@@ -87,13 +85,8 @@ def test_a_crowd_that_comes_streams_stalls_and_vanishes_loses_nothing_and_sigter
 
 
 def test_sigterm_turns_the_ping_at_once_and_cuts_off_what_outlasts_the_grace_period(tmp_path: Path) -> None:
-    model = shutil.copytree(DEMO, tmp_path / "endless")
-    for name in ("config.json", "generation_config.json"):
-        text = (model / name).read_text(encoding="utf-8")
-        (model / name).write_text(text.replace('"eos_token_id"', '"not_eos_token_id"'), encoding="utf-8")
-
     async def scenario() -> None:
-        async with http_worker(MODEL_PATH=str(model), SHUTDOWN_GRACE_S="1.0") as worker:
+        async with http_worker(MODEL_PATH=endless(tmp_path), SHUTDOWN_GRACE_S="1.0") as worker:
             whole = asyncio.create_task(worker.client.post("/generate", LONG))
             streamed = asyncio.create_task(worker.client.post("/generate", {**LONG, "stream": True}))
             while (await worker.health())["active_jobs"] < 2:  # noqa: ASYNC110  another process
