@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from handler.api.failure import Failure
-from handler.api.reply import Reply
+from handler.api.reply import Reply, to_wire
 from handler.engine.fold import Piece
 from handler.errors import EngineFailed, Overloaded
 from handler.job import Jobs
@@ -96,7 +96,7 @@ def test_completions_have_their_own_shape(line: Line) -> None:
 
 
 def test_log_probabilities_come_whole_and_in_a_stream_with_the_reason(line: Line) -> None:
-    asked = {"logprobs": True, "top_logprobs": 2}
+    asked: Json = {"logprobs": True, "top_logprobs": 2}
     told = ask(line(ScriptedEngine()), **asked)["choices"][0]["logprobs"]
     assert [set(one) for one in told["content"]] == [{"token", "logprob", "bytes", "top_logprobs"}] * 4
     assert len(told["content"][0]["top_logprobs"]) == 2
@@ -156,7 +156,7 @@ def test_thoughts_are_reasoning_content() -> None:
 
 def test_each_variant_is_a_choice_with_its_own_seed_below_worker(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """The native reply is given its variants here, as `n` makes them."""
-    native = replies.to_wire
+    native = to_wire
 
     def with_variants(reply: Reply) -> Json:
         wire: Json = native(reply)
