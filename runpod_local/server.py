@@ -221,7 +221,11 @@ class Platform(Queue):
         raw = await request.read()
         try:
             call = parse_call("openai", request, raw)
-            self._record(call)
+        except Refused as refusal:
+            self._record(parse_call("openai", request, b"", size=len(raw)))
+            return _refusal(refusal)
+        self._record(call)
+        try:
             if wrong := await self._apply(self._claim(call, "before"), request):
                 return wrong
             job = self._submit({"input": openai.job_input(request.method, request.match_info["path"], call)})

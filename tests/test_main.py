@@ -63,7 +63,8 @@ def test_a_chat_on_the_command_line_gets_a_finished_answer() -> None:
 
 
 def test_a_job_that_is_streamed_prints_chunks_and_then_the_reply() -> None:
-    done = run(*given({**CHAT, "stream": True}))
+    done = run(*given({**CHAT, "stream": True}), STREAMING="true")
+    assert "STREAMING has no effect" in done.stderr
     chunks, _, reply = done.stdout.partition("\n{\n")
     deltas = [json.loads(line) for line in chunks.splitlines()]
     assert done.returncode == 0

@@ -3,7 +3,7 @@
 import pytest
 
 from handler.errors import StartError
-from handler.settings import Settings, on_runpod
+from handler.settings import Settings, on_runpod, without_effect
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -103,3 +103,10 @@ def test_settings_cannot_change_later() -> None:
 def test_runpod_is_recognised_by_the_url_from_which_jobs_are_taken() -> None:
     assert on_runpod({"RUNPOD_WEBHOOK_GET_JOB": "http://…"})
     assert not on_runpod({"RUNPOD_POD_ID": "x"})
+
+
+def test_a_variable_that_was_a_setting_once_is_named_with_what_took_its_place() -> None:
+    assert Settings.from_environment({"STREAMING": "true"}) == Settings()
+    (sentence,) = without_effect({"STREAMING": "false", "HOME": "/root"})
+    assert sentence.startswith("STREAMING has no effect: each job is streamed where its own field `stream` is true")
+    assert without_effect({"STREAMING": ""}) == []

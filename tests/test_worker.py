@@ -100,8 +100,9 @@ def test_jobs_that_are_streamed_send_indexed_chunks_that_fold_to_the_whole() -> 
         async with Platform() as platform, platform.worker(COMMAND, env=environment()) as worker:
             await worker.ready()
             ids = [
-                await platform.run(request if request["operation"] == "info" else {**request, "stream": True})
+                await platform.run({**request, "stream": True})
                 for request in requests(64)
+                if request["operation"] != "info"
             ]
             streams = await asyncio.gather(*(fold(platform, id_) for id_ in ids))
             for deltas, reply in streams:

@@ -3,12 +3,15 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from handler.api.chat import ChatRequest
 from handler.api.failure import Failure
 from handler.api.info import InfoRequest
 from handler.errors import InvalidRequest, Unsupported, WorkerError
 from handler.openai import errors
+from handler.openai.events import event
 from handler.openai.fields import BOTH, RULES, Kind, Rule
 from handler.openai.requests import MOST, Asked, in_their_names, read, wants_stream
 from tests.support.openai_bodies import BESIDE, BODIES, HI, HONOURED, PATHS, SERVED
@@ -251,3 +254,34 @@ def test_every_error_has_a_status_and_a_type_that_agree() -> None:
 def test_every_code_of_the_worker_has_a_status_but_those_of_enhance() -> None:
     codes = {kind.code for kind in WorkerError.__subclasses__()} - {"no_pack", "bad_answer"}
     assert codes <= set(errors.STATUS)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+MESSAGES = st.lists(
+    st.dictionaries(st.sampled_from(["role", "content", "name", "tool_calls", "\ud800"]), VALUES, max_size=4),
+    max_size=3,
+)
+
+
+@given(
+    kind=st.sampled_from(BOTH),
+    fields=st.dictionaries(st.sampled_from([rule.name for rule in RULES]) | st.text(max_size=9), VALUES, max_size=4),
+    messages=MESSAGES | st.just(HI),
+)
+@settings(max_examples=200)
+def test_any_body_is_read_or_refused_with_an_error_that_can_be_sent(
+    kind: Kind, fields: dict[str, Any], messages: Any
+) -> None:
+    beside = {"messages": messages} if kind == "chat" else {"prompt": "hi"}
+    try:
+        told = read(PATHS[kind], {**beside, **fields}, SERVED)
+    except WorkerError as error:
+        status, body = errors.body(Failure.of(error))
+        assert status in (400, 404)
+        event(body).encode()
+    else:
+        "".join(told.ignored).encode()

@@ -399,8 +399,8 @@ def test_the_command_of_the_readme_serves_the_worker_and_prints_curl_lines_that_
         with log.open("wb") as out:
             served = await asyncio.create_subprocess_shell(f"exec env {line}", cwd=ROOT, stdout=out, stderr=out)
         try:
-            await eventually(lambda: len(curls()) == 6)
-            runsync, run, status, stream, cancel, health = curls()
+            await eventually(lambda: len(curls()) == 7)
+            runsync, run, status, stream, cancel, health, openai = curls()
             done = await curl(runsync)
             assert (done["status"], done["output"]["success"]) == ("COMPLETED", True)
             queued = await curl(run)
@@ -410,6 +410,8 @@ def test_the_command_of_the_readme_serves_the_worker_and_prints_curl_lines_that_
             assert state["id"] == cancelled["id"] == queued["id"]
             assert chunks.keys() == {"status", "stream"}
             assert (await curl(health))["workers"]["unhealthy"] == 0
+            asked = await asyncio.create_subprocess_shell(openai, stdout=asyncio.subprocess.PIPE)
+            assert (await asked.communicate())[0].endswith(b"data: [DONE]\n\n")
         finally:
             served.terminate()
             await served.wait()
