@@ -179,7 +179,7 @@ def test_leaving_ends_every_answer_within_a_few_steps_and_frees_its_pages(line: 
 
 
 def test_answers_share_the_pages_of_their_prompt_and_are_those_of_single_requests(line: Line) -> None:
-    prompt = "O n c e " * 20
+    prompt = "0 1 2 3 4 " * 15
     with models.serving() as engine:
         operations = line(engine)  # type: ignore[arg-type]
         fields = {"operation": "generate", "prompt": prompt, "max_tokens": 20, "temperature": 1.0}
