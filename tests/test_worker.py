@@ -127,6 +127,34 @@ def test_jobs_that_are_streamed_send_indexed_chunks_that_fold_to_the_whole() -> 
     asyncio.run(scenario())
 
 
+def test_several_answers_stream_side_by_side_and_fold_to_their_variants() -> None:
+    """With a bias and 20 alternatives; each answer alone is the same."""
+
+    async def scenario() -> None:
+        wish = {**LONG, "max_tokens": 12, "logprobs": True, "top_logprobs": 20, "seed": 5, "logit_bias": {"7": -100}}
+        async with Platform() as platform, platform.worker(COMMAND, env=environment(STREAMING="true")) as worker:
+            await worker.ready()
+            deltas, reply = await fold(platform, await platform.run({**wish, "n": 8, "stream": True}))
+            assert [chunk["index"] for chunk in deltas] == list(range(len(deltas)))
+            for place, variant in enumerate(reply["variants"]):
+                own = [chunk["delta"] for chunk in deltas if chunk["variant"] == place]
+                assert "".join(own) == variant["text"]
+                assert variant["seed"] == 5 + place
+                assert {len(drawn["top"]) for drawn in variant["logprobs"]} == {20}
+                assert 7 not in {drawn["token_id"] for drawn in variant["logprobs"]}
+            order = [chunk["variant"] for chunk in deltas]
+            assert order != sorted(order)
+            assert reply["text"] == reply["variants"][0]["text"]
+            assert reply["sampling"]["logit_bias"] == {"7": -100}
+            alone = last(await platform.runsync({**wish, "seed": 8}))
+            assert (alone["text"], "variants" in alone) == (reply["variants"][3]["text"], False)
+            assert reply["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"]
+            refused = await platform.runsync({**wish, "logit_bias": {"7": -100, "999999": 1}})
+            assert json.loads(refused["error"])["field"] == "logit_bias.999999"
+
+    asyncio.run(scenario())
+
+
 def logged(worker: Worker, id_: str) -> dict[str, str]:
     """The figures in the one log line of a job, by name."""
     lines = [json.loads(line) for line in worker.log.splitlines() if line.startswith('{"requestId": ')]
