@@ -44,7 +44,15 @@ def clean(answer: str, prompt: str, words: Words) -> str:
             break
         text = inner
     text = _without_closing(text, prompt, words)
-    return _without_quotes(one_line(_without_markdown(text, prompt, words)).strip())
+    text = _without_markdown(text, prompt, words)
+    lines = _lines(text)
+    # Where the user wrote one prompt a line, each line of as many is one.
+    kept = "\n".join(lines) if len(lines) > 1 and len(lines) == len(_lines(prompt)) else one_line(text)
+    return _without_quotes(kept.strip())
+
+
+def _lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
 def _without_opening(text: str, prompt: str, words: Words) -> str:

@@ -10,6 +10,7 @@ from handler.enhancement import vocabulary
 from handler.enhancement.amend import amended
 from handler.enhancement.brief import Brief
 from handler.enhancement.clauses import SENTENCE_END, SEPARATORS, Clause, concatenate, join, split
+from handler.enhancement.parting import is_mark, parted
 from handler.enhancement.regions import Region, Regions
 from handler.enhancement.spans import missing, reversed_in, unbroken, without_moved
 from handler.pool import check_stop
@@ -48,6 +49,9 @@ def repaired(brief: Brief, text: str) -> tuple[str, tuple[Repair, ...]]:
             repairs += [Repair(kind="removed", text=body) for body in replaced]
             repairs += [Repair(kind="inserted", text=one.text) for one in insertions]
             removed += replaced
+    if brief.mode == "rewrite":
+        text, marks = parted(brief, text, anew=bool(repairs))
+        repairs += marks
     return text, tuple(repairs)
 
 
@@ -95,6 +99,8 @@ def _insertions(brief: Brief, text: str, removed: list[str]) -> list[_Insertion]
     insertions = {(one.start, join([one]).strip()) for one in own if lost & brief.stems(one.text)}
     prompt, ends = brief.spans.searched(brief.prompt), [one.end for one in own]
     for span in missing(present, brief.spans):
+        if is_mark(span.text):  # `parted` knows its place
+            continue
         place = span.region or prompt.place(span)
         around = _touched(own, ends, place)
         insertions.add((around[0].start, join(around).strip()) if around else (len(brief.prompt), span.text))

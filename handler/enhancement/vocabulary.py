@@ -1,7 +1,7 @@
 """The words of a text: its content words, and the word lists that it has words of. Pure."""
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 
 from handler.enhancement.pack import Kind, Lexicon
 from handler.enhancement.regions import Regions
@@ -14,6 +14,12 @@ _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30
 def tokens(text: str) -> list[str]:
     """Words as they are written; of a script without spaces, each character."""
     return _TOKEN.findall(text)
+
+
+def words_of(text: str) -> Iterator[tuple[int, int, str]]:
+    """Start, end and stem of each word of a text, those without content too."""
+    for found in _TOKEN.finditer(text):
+        yield found.start(), found.end(), found.group().casefold()[:5]
 
 
 def stems(text: str, stopwords: Set[str] = frozenset()) -> dict[str, str]:

@@ -72,7 +72,8 @@ def test_a_composition_and_the_emergency_answer_keep_to_it(line: Line) -> None:
 
 def test_a_prompt_of_negations_alone_and_one_in_another_language_keep_them(line: Line) -> None:
     for prompt in ("no people", "ein Platz ohne Autos und mit einem Baum"):
-        assert (a_brief(prompt, pack=moving()).prompt, a_brief(prompt, pack=moving()).moved) == (prompt, ())
+        brief = a_brief(prompt, pack=moving(), language="en")
+        assert (brief.prompt, brief.moved) == (prompt, ())
 
 
 def test_prompts_that_differ_in_what_they_negate_share_no_answer() -> None:

@@ -155,12 +155,12 @@ def test_a_prompt_that_is_too_long_keeps_its_syntax_its_subject_and_its_budget(p
 
 
 @settings(max_examples=EXAMPLES)
-@given(prompts(), st.integers(9, 40), st.lists(st.sampled_from(LISTED), max_size=6))
+@given(prompts(), st.integers(9, 40), st.lists(st.sampled_from(LISTED), max_size=6, unique=True))
 def test_an_answer_with_the_users_syntax_keeps_it_when_it_is_fitted(
     prompt: Prompt, tokens: int, added: list[str]
 ) -> None:
     brief = a_brief(prompt.text, target={"encoder": "qwen", "max_tokens": tokens})
-    made = draft(brief, ", ".join([prompt.text.replace("\n", ", "), *added]), "stop")
+    made = draft(brief, ", ".join([prompt.text, "herons over a lake", *added]), "stop")
     assert isinstance(made, Draft)
     assert brief.limit.fits(made.text)
     keeps(made.text, prompt)
@@ -170,5 +170,26 @@ def test_an_answer_with_the_users_syntax_keeps_it_when_it_is_fitted(
 @settings(max_examples=EXAMPLES)
 @given(prompts())
 def test_nothing_is_put_into_an_answer_that_has_all_of_the_users_syntax(prompt: Prompt) -> None:
-    text = prompt.text.replace("\n", ", ")
-    assert repaired(a_brief(prompt.text), text) == (text, ())
+    assert repaired(a_brief(prompt.text), prompt.text) == (prompt.text, ())
+
+
+@settings(max_examples=EXAMPLES)
+@given(prompts(), st.sampled_from(["without syntax", "whole", "of the subject", "of something else"]))
+def test_an_answer_that_lost_syntax_gets_it_back_whole_and_once(prompt: Prompt, kind: str) -> None:
+    answers = {
+        "without syntax": encoded(prompt.text),
+        "whole": prompt.text,
+        "of the subject": f"a {prompt.subject} in soft light, highly detailed",
+        "of something else": "a quiet harbour in soft light",
+    }
+    text, _ = repaired(a_brief(prompt.text), answers[kind])
+    assert is_whole(text)
+    assert tags(text) >= tags(prompt.text)
+    assert text.count("\n") == prompt.text.count("\n")
+    assert not text.startswith(("BREAK", "AND", "<segment:face>"))
+    if kind == "without syntax":
+        assert all(
+            part_of(word, text) == part_of(word, prompt.text) for word in WORDS if word in text and word in prompt.text
+        )
+    assert {one.words for one in parse(prompt.text).elements} <= {one.words for one in parse(text).elements}
+    assert text.count(prompt.subject) == 1 or (kind == "of something else" and prompt.subject not in text)

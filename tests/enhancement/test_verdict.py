@@ -48,7 +48,8 @@ def test_an_answer_that_is_no_prompt_has_its_fault(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases("good_answers"))
 def test_a_prompt_that_looks_like_talk_is_none_and_is_not_cut(case: Case) -> None:
-    assert judge(case) == (None, one_line(case["answer"]))
+    fault, text = judge(case)
+    assert (fault, one_line(text)) == (None, one_line(case["answer"]))
 
 
 @pytest.mark.parametrize("case", cases("wrapped"))
