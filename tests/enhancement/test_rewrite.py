@@ -512,7 +512,7 @@ def test_a_good_text_in_other_words_may_score_lower_than_the_prompt(line: Line) 
     reply = by_pack(line(wide(said)), prompt="a bear hunting for prey")
     score = judged(reply).score
     assert (reply.enhanced.enhancement_source, code_of(reply)) == ("worker_fallback", None)
-    assert reply.enhanced.enhanced_prompt == said
+    assert reply.enhanced.enhanced_prompt.startswith("a massive grizzly bear prowls")
     assert score is not None
     assert reply.enhanced.quality_score is not None
     assert reply.enhanced.quality_score < score.score_original
