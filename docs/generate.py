@@ -95,6 +95,18 @@ EXAMPLES: Mapping[str, dict[str, Any]] = {
     },
     "error": {"operation": "chat", "message": "hi", "temprature": 0.5},
 }
+#: by fault: candidates for `FOX` that are no prompt
+FOX = "a red fox in the snow"
+FAULTY: Mapping[str, str] = {
+    "empty": "...",
+    "echo": "Copy quoted text, tags in angle brackets and weights in parentheses exactly.",
+    "refusal": "I'm sorry, but I can't help with that.",
+    "language": "雪地里的一只红狐狸，柔和的光线，细节丰富",
+    "question": "Would you like the red fox to stand or to sit in the snow?",
+    "unchanged": "A red fox in the snow.",
+    "loop": "a red fox in the snow, a very quiet place, a very quiet place, a very quiet place, a very quiet place",
+    "off_subject": "a blue whale under the northern lights, calm dark sea, long exposure, deep focus",
+}
 
 
 def documents() -> dict[Path, str]:
@@ -117,7 +129,7 @@ def documents() -> dict[Path, str]:
             other=block,
         ),
         ARCHITECTURE: filled(ARCHITECTURE, {"layers": layers}, other=modules_table),
-        ENHANCE: filled(ENHANCE, {}, other=block),
+        ENHANCE: filled(ENHANCE, {"faults": lambda: faults_table(replies)}, other=block),
         OPENAI: openai(),
         DEPLOY: filled(
             DEPLOY, {"sizes": sizes_table, "settings": lambda: settings_table(tuple(Settings.model_fields))}
@@ -406,11 +418,22 @@ def example(name: str, reply: dict[str, Any]) -> str:
     return f"```json\n{request}\n```\nanswers\n```json\n{text}\n```"
 
 
+def faults_table(replies: Mapping[str, dict[str, Any]]) -> str:
+    """What the worker says of a candidate of each fault."""
+    rows = (
+        (f"`{text}`", f"`{reply['degraded']['code']}`", reply["degraded"]["message"], str(reply["quality_score"]))
+        for text, reply in ((text, replies[f"fault {name}"]) for name, text in FAULTY.items())
+    )
+    return table_of("candidate,`degraded.code`,`degraded.message`,`quality_score`", rows)
+
+
 def answers() -> dict[str, dict[str, Any]]:
     """The demo model's answers to the examples, as a caller reads them."""
     worker = start(Settings.from_environment({"MODEL_PATH": "demo"}), Report())
     read = {}
-    for name, request in EXAMPLES.items():
+    judged = {"operation": "enhance", "prompt": FOX, "job_type": "sdxl_image_fast"}
+    faulty = {f"fault {name}": {**judged, "candidate": text} for name, text in FAULTY.items()}
+    for name, request in {**EXAMPLES, **faulty}.items():
         end = asyncio.run(worker.jobs.answer({"id": name, "input": request}))
         read[name] = {"error": end.to_wire()} if isinstance(end, Failure) else to_wire(end)
     worker.engine.close()

@@ -1,7 +1,9 @@
 """Makes a draft, a prompt that is not judged yet: from the model's answer, or from the user's prompt alone. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import get_args
 
 from handler.api.enhance import JudgedBy, Repair, Trimmed
 from handler.engine.stream import FinishReason
@@ -13,11 +15,14 @@ from handler.enhancement.choice import naming_the_subject
 from handler.enhancement.clauses import SENTENCE_END, SEPARATORS, concatenate, join, separator, split
 from handler.enhancement.clean import clean
 from handler.enhancement.limits import Ranking
-from handler.enhancement.pack import Fault
+from handler.enhancement.pack import Fault, Kind
 from handler.enhancement.repair import repaired, without_repetitions
 from handler.enhancement.scripts import speaks
 from handler.enhancement.spans import regions, unbroken
 from handler.enhancement.verdict import verdict
+
+#: every word list of kinds
+_KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "subject")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +105,18 @@ def over_budget(brief: Brief) -> Draft:
 
 
 def composed(brief: Brief) -> Draft | None:
-    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none in its language."""
+    """The user's prompt with the pack's clauses, as many as fit; None where the pack has none in its language.
+
+    A clause on what the prompt speaks of by itself, such as its light or camera, could contradict it, and is left out.
+    """
     if brief.found is None or not brief.by_pack or not brief.found.entry.compose:
         return None
     if not speaks(brief.prompt, brief.found.entry.compose_language, brief.words):
         return None
-    made = _appended(brief, ", ".join(brief.found.entry.compose))
-    return made if made.text else None
+    said = _kinds(brief, brief.prompt).keys()
+    fitting = (one for one in brief.found.entry.compose if said.isdisjoint(_kinds(brief, one)))
+    made = _appended(brief, ", ".join(fitting))
+    return made if made.text and (made.trimmed or made.text != brief.prompt) else None
 
 
 def ranking(brief: Brief) -> Ranking:
@@ -128,6 +138,10 @@ def ranking(brief: Brief) -> Ranking:
         subject=frozenset(brief.stems(subject)),
         stems=brief.stems,
     )
+
+
+def _kinds(brief: Brief, text: str) -> Mapping[Kind, int]:
+    return vocabulary.kinds_in(text, brief.words.lexicon, _KINDS)
 
 
 def _joined(brief: Brief, added: str) -> str:

@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 #: Threads that work on texts. With more of them the event loop waits longer for its turn: they run one at a time.
 THREADS = 2
+#: A text in other words keeps fewer of the prompt's, and may be good: its score is low below this share of the prompt's
+LEAST_OF_ORIGINAL = 1 / 3
 #: Seconds after its deadline in which a request may still make a reply of what the model wrote in time
 AFTER_DEADLINE_S = 0.2
 
@@ -234,11 +236,17 @@ def finished(brief: Brief, made: Draft, opinion: Opinion | None, *, retries: int
 
 
 def _scores_low(result: Enhanced) -> bool:
-    """Whether a result is no better than the prompt was; a prompt to which nothing is missing cannot be bettered."""
+    """Whether a result is no better than the prompt was; in other words than the prompt's, whether it is far worse.
+
+    A prompt to which nothing is missing cannot be bettered.
+    """
     score = None if result.enhancement is None else result.enhancement.score
     if score is None or result.quality_score is None:
         return False
-    return result.quality_score < score.score_original or result.quality_score == score.score_original < 1
+    value, original = result.quality_score, score.score_original
+    in_other_words = score.parts.get("words_kept", 1) < 1
+    least = LEAST_OF_ORIGINAL * original if in_other_words else original
+    return value < least or value == original < 1
 
 
 def candidate(brief: Brief, text: str) -> Enhanced:

@@ -478,3 +478,44 @@ def test_a_quality_that_the_entry_has_not_is_refused(line: Line) -> None:
 
 def test_a_bad_answer_is_worth_another_try_to_a_client() -> None:
     assert BadAnswer.retryable
+
+
+@pytest.mark.parametrize(
+    ("prompt", "absent"),
+    [
+        ("a night street in the rain", "light"),
+        ("an attic lit by candlelight", "light"),
+        ("a low angle shot of a tower", "framing"),
+        ("a wide-angle view of a bay", "composition"),
+        ("a masterpiece of a cake", "quality"),
+    ],
+)
+@pytest.mark.parametrize("job_type", ["sdxl_image_fast", "wan_video_fast"])
+def test_a_composition_says_nothing_of_light_camera_or_quality_that_the_prompt_speaks_of(
+    line: Line, prompt: str, absent: str, job_type: str
+) -> None:
+    reply = by_pack(line(wide("...")), prompt=prompt, job_type=job_type)
+    assert reply.enhanced.enhancement_source == "worker_fallback"
+    added = reply.enhanced.enhanced_prompt.removeprefix(prompt)
+    assert added
+    assert absent not in added
+
+
+def test_a_prompt_that_speaks_of_all_that_a_composition_adds_comes_back_alone(line: Line) -> None:
+    prompt = "a fox, best quality, dusk light, balanced composition"
+    reply = by_pack(line(wide("...")), prompt=prompt)
+    assert (reply.enhanced.enhancement_source, reply.enhanced.enhanced_prompt) == ("emergency_fallback", prompt)
+
+
+def test_a_good_text_in_other_words_may_score_lower_than_the_prompt(line: Line) -> None:
+    said = (
+        "a massive grizzly bear prowls through a dense misty forest, its fur glistening with morning dew, keen eyes "
+        "fixed on a deer that grazes between the ferns, low light through the pines, soft focus in the background"
+    )
+    reply = by_pack(line(wide(said)), prompt="a bear hunting for prey")
+    score = judged(reply).score
+    assert (reply.enhanced.enhancement_source, code_of(reply)) == ("worker_fallback", None)
+    assert reply.enhanced.enhanced_prompt.startswith("a massive grizzly bear prowls")
+    assert score is not None
+    assert reply.enhanced.quality_score is not None
+    assert reply.enhanced.quality_score < score.score_original
