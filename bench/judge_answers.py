@@ -34,6 +34,7 @@ class Answer(NamedTuple):
     kind: str
     #: it begins with the prompt, which the model did not write
     begun: bool = False
+    job_type: str = "sdxl_image_fast"
 
 
 def answers() -> list[Answer]:
@@ -60,7 +61,8 @@ def _ranking() -> Iterator[Answer]:
             for kind in ("good", "keywords", "echo", "chatter", "other", "swapped"):
                 if kind in kinds:
                     label: Any = {"good": "good", "keywords": "good", "swapped": "order"}.get(kind, "bad")
-                    yield Answer(name, row["language"], row["prompt"], kinds[kind], label, kind)
+                    job_type = row["job_type"]
+                    yield Answer(name, row["language"], row["prompt"], kinds[kind], label, kind, job_type=job_type)
 
 
 def _tables() -> Iterator[Answer]:
