@@ -19,9 +19,12 @@ from handler.engine.sampling import Sampling
 from handler.engine.stream import Stream
 from handler.errors import EngineFailed, InvalidRequest, Overloaded
 from handler.inference.loop import BatchingEngine
+from handler.job import Jobs
+from handler.openai.served import Served
 from handler.operations.operations import Operations
 from handler.queue.output import Chunk, handler
 from handler.queue.sdk import overfetched
+from handler.report import Report
 from tests.enhancement.test_variants import places
 from tests.support import models
 from tests.support.fakes import ScriptedEngine
@@ -106,8 +109,12 @@ def test_a_chunk_of_a_stream_names_its_answer(line: Line) -> None:
     operations = line(ScriptedEngine(["a"]))
 
     async def chunks(**fields: Any) -> list[Any]:
-        outputs = handler(lambda job: operations.run(parse(job["input"])), streams=True)
-        return [out.value async for out in outputs({"id": "j", "input": fields}) if isinstance(out, Chunk)]
+        outputs = handler(Jobs(operations, Report()), Served("scripted", "fp_1", 1))
+        return [
+            out.value
+            async for out in outputs({"id": "j", "input": {**fields, "stream": True}})
+            if isinstance(out, Chunk)
+        ]
 
     several = asyncio.run(chunks(**CHAT))
     assert sorted(json.dumps(one) for one in several) == [
