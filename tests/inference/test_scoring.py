@@ -330,7 +330,7 @@ def test_a_failed_step_fails_the_texts_that_it_scores_and_the_next_ones_are_scor
         ((1,), (models.VOCAB,), 0, InvalidRequest),
         ((1,), (-1,), 0, InvalidRequest),
         ((1,), (1 << 70,), 0, InvalidRequest),
-        ((1,), (1,), 6, InvalidRequest),
+        ((1,), (1,), 21, InvalidRequest),
         ((1,) * 350, (1,) * 351, 0, ContextLengthExceeded),
     ],
 )
