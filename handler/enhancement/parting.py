@@ -3,18 +3,21 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
 
 from handler.api.enhance import Repair
 from handler.enhancement.brief import Brief
 from handler.enhancement.clauses import SEPARATORS, split
 from handler.enhancement.phrases import folded
-from handler.enhancement.regions import Region
+from handler.enhancement.regions import Region, Regions
 from handler.enhancement.spans import unbroken
 from handler.enhancement.syntax import encoded, parse
 from handler.enhancement.vocabulary import words_of
 from handler.pool import check_stop
 
 _LINE = "\n"
+#: Marks of a prompt, at most; a text of more keeps those that it has. Each is searched in all of the answer.
+MAX_MARKS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,8 @@ def parted(brief: Brief, text: str, *, anew: bool) -> tuple[str, list[Repair]]:
     A part that the answer has no word of comes back with its mark. Of a text in another language the clauses are
     shared out among the marks. `anew`: marks that are there may not be where they were, and get their places, too.
     """
-    marks = list(_marks(brief.prompt))
-    if not marks:
+    marks = list(islice(_marks(brief.prompt), MAX_MARKS + 1))
+    if not 0 < len(marks) <= MAX_MARKS:
         return text, []
     wanted = Counter(brief.prompt[start:end] for start, end in marks)
     lost = wanted - Counter(text[start:end] for start, end in _marks(text))
@@ -68,19 +71,23 @@ def _marks(text: str) -> Iterator[Region]:
     """The marks of a text, in order; a line end with the blank lines behind it is one."""
     elements = parse(text).elements
     found = [one.region for one in elements if one.is_positional]
-    inside = [one.region for one in elements]
+    inside = Regions((one.start + 1, one.end - 1) for one in elements)
+    first, last = len(text) - len(text.lstrip()), len(text.rstrip())
     behind = 0
     while (start := text.find(_LINE, behind)) >= 0:
         check_stop()
         behind = start + 1
-        if text[:start].strip() and text[behind:].strip() and not any(first < start < last for first, last in inside):
+        if first < start < last and not inside.contain(start):
             found.append((start, behind))
-    behind = -1
+    # A line end beside another mark parts nothing more.
+    behind, is_beside = 0, True
     for start, end in sorted(found):
-        # A line end beside another mark parts nothing more.
-        if text[start:end] != _LINE or (behind >= 0 and text[behind:start].strip()) or behind < 0:
+        check_stop()
+        is_beside = is_beside and not text[behind:start].strip()
+        if text[start:end] != _LINE or not is_beside or not behind:
             yield start, end
-            behind = end
+            is_beside = True
+        behind = end
 
 
 def _without(text: str, marks: Counter[str]) -> str:

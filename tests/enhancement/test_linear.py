@@ -15,7 +15,8 @@ from handler.enhancement.brief import Brief
 from handler.enhancement.draft import Draft, composed, draft, over_budget
 from handler.enhancement.judge import judged
 from handler.enhancement.packs import Loaded, Packs
-from tests.support.enhancing import pack_json, packs, word_encoders
+from handler.enhancement.repair import repaired
+from tests.support.enhancing import a_brief, pack_json, packs, word_encoders
 
 #: Twice the input may take so many times the processor time: 2, and room for a machine that is busy. Quadratic is 4.
 AT_MOST = 3.0
@@ -44,6 +45,12 @@ def enhanced(prompt: str, answer: str, pack: dict[str, Any] | None = None, **fie
                 judged(brief, one)
 
     return work
+
+
+def mended(prompt: str, answer: str) -> Work:
+    """The repair of an answer, which may have any fault."""
+    brief = a_brief(prompt)
+    return lambda: repaired(brief, answer)
 
 
 def defaults() -> dict[str, Any]:
@@ -130,6 +137,12 @@ INPUTS: dict[str, Callable[[int], Work]] = {
     ),
     "lost colours": lambda n: enhanced("a red fox, " * 40 * n, "a blue fox, an owl, " * 40 * n),
     "quotation marks": lambda n: enhanced("\"a' “«「" * 60 * n, "\"a' “«「" * 60 * n),
+    "lines of a prompt": lambda n: mended("a fox\n" * 60 * n, "a fox, an owl, " * 60 * n),
+    "lines in a rewritten answer": lambda n: mended("a fox\n" * 60 * n, "a fox\n\n" * 60 * n),
+    "marks between words": lambda n: mended("fox BREAK owl AND " * 40 * n, "an owl, a fox, " * 60 * n),
+    "as many marks as get their places": lambda n: mended(
+        "fox BREAK owl, " * 120 + "a hen, " * 40 * n, "an owl, a fox, a hen, " * 60 * n
+    ),
     "brackets": lambda n: enhanced("(a:1 [b:2 <c:" * 40 * n, "(a:1 [b:2 <c:" * 40 * n),
     "open brackets": lambda n: enhanced("(" * 300 * n, "(" * 300 * n),
     "brackets in brackets": lambda n: enhanced("(" * 60 * n + "a" + ":1.1)" * 60 * n, "[" * 60 * n + "a|b]" * 60 * n),
