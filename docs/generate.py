@@ -50,6 +50,7 @@ COMMON_SETTINGS = (
     "max_concurrent_requests",
     "max_model_len",
     "packs_dir",
+    "face",
 )
 
 #: requests that the documents show; greedy or with a seed where the answer is shown in full, so that it stays

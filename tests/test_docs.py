@@ -107,7 +107,7 @@ def test_the_schema_of_replies_says_what_is_always_there_and_allows_no_null_for_
     chat = schema["ChatReply"]
     optional = {
         *("system_prompt_used", "conversation_history", "conversation_id", "context_type", "project_id"),
-        *("finish_reason", "reasoning", "reasoning_cut", "logprobs", "truncated_turns", "prompt_sha256"),
+        *("finish_reason", "reasoning", "reasoning_cut", "logprobs", "truncated_turns", "prompt_sha256", "variants"),
     }
     assert set(chat["properties"]) - set(chat["required"]) == optional
     assert chat["properties"]["system_prompt_used"]["type"] == "string"
@@ -122,7 +122,7 @@ def test_what_the_api_document_says_other_apis_have_is_refused_by_its_name() -> 
         name for row in re.findall(r"^\| (.+?) \| ", section, re.MULTILINE) for name in re.findall(r"`(\w+)", row)
     }
     foreign = theirs - set(ChatRequest.model_fields)
-    assert {"max_completion_tokens", "response_format", "tools", "n"} <= foreign
+    assert {"max_completion_tokens", "response_format", "tools"} <= foreign
     for name in foreign:
         with pytest.raises(InvalidRequest, match=rf"^{name}: unknown field(; did you mean \w+\?)?$"):
             parse({"operation": "chat", "message": "hi", name: None})

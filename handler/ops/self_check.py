@@ -150,7 +150,7 @@ def _draws_alike(sizes: Sizes, every: tuple[tuple[float, ...], ...], *, full_sea
     history = torch.zeros(len(every), sizes.vocab, dtype=torch.int32, device=device)
     history[:, : tokens // 2 : 3] = IN_PROMPT
     history[:, : tokens // 2 : 5] += 2
-    biased = range(0, len(every), 3)
+    biased = range(1, len(every), 3)
     biases = _biases(len(every), biased, tokens, device)
     rows = torch.arange(len(every), device=device).flip(0)
     positions = 100 + rows

@@ -96,7 +96,7 @@ def test_more_is_not_protected_than_can_be_put_back_in_time() -> None:
         ("un renard à l'été", "a fox", {"language"}),
         (", ".join(f"fox {place}" for place in range(40)), "a fox", {"budget"}),
         ("a fox, a deep place, a deep place, a deep place, a deep place", "a fox", {"clean"}),
-        ("Do not add subjects, and do not choose an artistic style", "a fox", {"clean"}),
+        ("Copy quoted text, tags in angle brackets and weights in parentheses exactly", "a fox", {"clean"}),
         ("What kind of fox would you like?", "a fox", {"clean"}),
         ("a whale in deep water", "a fox", {"subject"}),
         ("a fox", "a fox", set()),

@@ -116,7 +116,7 @@ def test_an_answer_that_the_figures_refuse_is_asked_for_once_more_and_then_repla
     assert code_of(reply) == code
     assert len(model.asked) == 2
     assert reply.enhanced.enhanced_prompt.startswith(PROMPT)
-    assert "light" not in reply.enhanced.enhanced_prompt.replace("soft natural light", "")
+    assert "soft light" not in reply.enhanced.enhanced_prompt
     assert told(reply) == Judged(by="rules")  # of the text that stands in
 
 

@@ -72,7 +72,7 @@ def test_the_callers_own_messages_have_no_echo_of_the_packs() -> None:
 
 
 def test_the_packs_messages_are_no_echo_where_the_user_wrote_the_same() -> None:
-    prompt = "a poster: Do not add subjects, and do not choose an artistic style the user did not ask for"
+    prompt = "a poster: Copy quoted text, tags in angle brackets and weights in parentheses exactly"
     assert verdict(a_brief(prompt), f"{prompt}, torn edges, rain on a brick wall, yellow street lamps") is None
 
 

@@ -121,7 +121,7 @@ def test_what_was_not_sent_is_the_workers_default_whatever_the_generation_config
     expected = {**{name: WORKERS[name] for name in COLUMNS}, "seed": 1}
     assert rows == [pytest.approx(expected, abs=1e-7)]
     limit = 200 if operation == "enhance" else 512
-    assert reply["sampling"] == {**expected, "max_tokens": limit, "stop": [], "stop_token_ids": []}
+    assert reply["sampling"] == {**expected, "max_tokens": limit, "stop": []}
 
 
 @every_operation
@@ -131,7 +131,7 @@ def test_the_models_own_defaults_are_applied_and_shown_where_they_were_asked_for
     reply = answer(bent, operation=operation, sampling_defaults="model", seed=1, max_tokens=5)
     expected = {**dict(Distribution()), **THEIRS, "seed": 1}
     assert rows == [pytest.approx(expected, abs=1e-7)]
-    assert reply["sampling"] == {**expected, "max_tokens": 5, "stop": [], "stop_token_ids": []}
+    assert reply["sampling"] == {**expected, "max_tokens": 5, "stop": []}
     answer(bent, operation=operation, sampling_defaults="model", **SENT)
     assert rows[1] == {name: SENT[name] for name in (*COLUMNS, "seed")}
 
