@@ -262,6 +262,7 @@ class TestTakes:
     )
     def test_a_broken_take_is_asked_gently_and_works_again(self, face: Face, fault: dict[str, Any]) -> None:
         async def scenario(platform: Platform) -> None:
+            await asyncio.sleep(0.2)  # until a take is held: the worker may still be asking
             broken = platform.fault("take", times=None, **fault)
             await platform.runsync({})  # ends the take that is held
             await asyncio.sleep(1)
