@@ -1,7 +1,7 @@
 """One request's events as the engine sends them. Knows no tensor; imports nothing heavier than asyncio."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +42,16 @@ class Usage:
     #: tokens generated, an end token included
     completion_tokens: int
 
+    @classmethod
+    def of_all(cls, usages: Iterable["Usage"]) -> "Usage":
+        """The counts of several requests together."""
+        each = list(usages)
+        return cls(
+            sum(one.prompt_tokens for one in each),
+            sum(one.cached_tokens for one in each),
+            sum(one.completion_tokens for one in each),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -53,6 +63,13 @@ class Timing:
     ttft_s: float | None
     #: until it ended
     total_s: float
+
+    @classmethod
+    def of_all(cls, timings: Iterable["Timing"]) -> "Timing":
+        """The times of several requests that ran side by side: from the first one's start to the last one's end."""
+        each = list(timings)
+        firsts = [one.ttft_s for one in each if one.ttft_s is not None]
+        return cls(min(one.queue_s for one in each), min(firsts) if firsts else None, max(one.total_s for one in each))
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,19 +124,8 @@ def best(answers: tuple[Rewritten, ...]) -> Rewritten:
 
 def spent_on_all(answers: tuple[Rewritten, ...]) -> Spent:
     """The tokens of all variants together, and the time from the first one's start to the last one's end."""
-    usages = [answer.spent.usage for answer in answers]
-    timings = [answer.spent.timing for answer in answers]
-    firsts = [timing.ttft_s for timing in timings if timing.ttft_s is not None]
     return replace(
         best(answers).spent,
-        usage=Usage(
-            sum(usage.prompt_tokens for usage in usages),
-            sum(usage.cached_tokens for usage in usages),
-            sum(usage.completion_tokens for usage in usages),
-        ),
-        timing=Timing(
-            min(timing.queue_s for timing in timings),
-            min(firsts) if firsts else None,
-            max(timing.total_s for timing in timings),
-        ),
+        usage=Usage.of_all(answer.spent.usage for answer in answers),
+        timing=Timing.of_all(answer.spent.timing for answer in answers),
     )

@@ -77,7 +77,7 @@ class Likelihood:
         return Opinion(
             kept=None if kept is None else kept.value,
             described=None if described is None else described.value,
-            usage=_together([one.usage for one in (kept, described) if one is not None]),
+            usage=Usage.of_all([one.usage for one in (kept, described) if one is not None]),
             seconds=time.monotonic() - began,
         )
 
@@ -101,7 +101,7 @@ class Likelihood:
         after_answer, after_nothing, after_itself = scores = await self._scored(pairs)
         whole = after_itself.mean - after_nothing.mean
         share = (after_answer.mean - after_nothing.mean) / whole if whole >= _LEAST_GAIN else None
-        return Figure(share, _usage(scores))
+        return Figure(share, Usage.of_all(scored.usage for scored in scores))
 
     async def described(self, prompt: str, answer: str) -> Figure | None:
         """How much likelier an answer is as a description that goes on with the prompt than as an assistant's words
@@ -125,7 +125,7 @@ class Likelihood:
             return [(self._raw(described), text), (self._chat(said, filled(self.judge.begun, own)), text)]
 
         as_description, as_talk = scores = await self._scored(pairs)
-        return Figure(as_description.mean - as_talk.mean, _usage(scores))
+        return Figure(as_description.mean - as_talk.mean, Usage.of_all(scored.usage for scored in scores))
 
     async def _scored(self, pairs: Callable[[], Sequence[Pair]]) -> list[Scored]:
         """Texts after contexts, `AT_ONCE` at a time; where one fails, the others are cancelled."""
@@ -168,11 +168,3 @@ def _own(prompt: str) -> str:
     """The prompt without marks at its end; a prompt of marks alone as it is."""
     own = prompt.strip()
     return own.rstrip(_ENDS) or own
-
-
-def _usage(scores: Sequence[Scored]) -> Usage:
-    return _together([scored.usage for scored in scores])
-
-
-def _together(usages: Sequence[Usage]) -> Usage:
-    return Usage(sum(one.prompt_tokens for one in usages), sum(one.cached_tokens for one in usages), 0)

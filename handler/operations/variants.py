@@ -12,7 +12,7 @@ from typing import assert_never
 from handler.api.text import TextRequest
 from handler.engine.fold import Completion, Piece, fold
 from handler.engine.spent import Spent
-from handler.engine.stream import Stream, Timing, Usage
+from handler.engine.stream import Stream, Timing
 from handler.operations.core import Core
 from handler.operations.prompt import Prepared
 
@@ -99,17 +99,9 @@ def spent_on(prepared: Prepared, answers: tuple[Completion, ...]) -> Spent:
     other requests had left.
     """
     first = Spent(prepared.sampling).plus(answers[0], prepared.rendered.sha256)
-    usages = [answer.finish.usage for answer in answers]
-    timings = [answer.finish.timing for answer in answers]
-    firsts = [timing.ttft_s for timing in timings if timing.ttft_s is not None]
+    completed = sum(answer.finish.usage.completion_tokens for answer in answers)
     return replace(
         first,
-        usage=Usage(
-            first.usage.prompt_tokens, first.usage.cached_tokens, sum(usage.completion_tokens for usage in usages)
-        ),
-        timing=Timing(
-            min(timing.queue_s for timing in timings),
-            min(firsts) if firsts else None,
-            max(timing.total_s for timing in timings),
-        ),
+        usage=replace(first.usage, completion_tokens=completed),
+        timing=Timing.of_all(answer.finish.timing for answer in answers),
     )
